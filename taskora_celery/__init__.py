@@ -1,0 +1,45 @@
+"""A context for every Celery task, and a handle to watch and steer it."""
+
+from taskora_celery._version import __version__
+from taskora_celery.context import Context, current_context
+from taskora_celery.errors import (
+    JobAbortedError,
+    JobNotFoundError,
+    MaxRetriesExceededError,
+    NoActiveJobError,
+    RetryError,
+    SettingsError,
+    StoreNotConfiguredError,
+    StoreUnavailableError,
+    TaskoraError,
+)
+from taskora_celery.handle import EagerJobHandle, JobHandle
+from taskora_celery.local import LocalContext, local_context
+from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
+from taskora_celery.signal import Signal
+from taskora_celery.task import ContextTask
+
+__all__ = [
+    "AttemptRecord",
+    "Context",
+    "ContextTask",
+    "EagerJobHandle",
+    "Event",
+    "JobAbortedError",
+    "JobHandle",
+    "JobNotFoundError",
+    "JobStatus",
+    "LocalContext",
+    "LogEntry",
+    "MaxRetriesExceededError",
+    "NoActiveJobError",
+    "RetryError",
+    "SettingsError",
+    "Signal",
+    "StoreNotConfiguredError",
+    "StoreUnavailableError",
+    "TaskoraError",
+    "__version__",
+    "current_context",
+    "local_context",
+]

@@ -1,0 +1,80 @@
+"""The handle's asynchronous side: no thread per wait, no blocking of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from taskora_celery.backoff import outage_pause
+from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
+from taskora_celery.reading import Follower, Patience, history_of, logs_of, progress_of, status_of
+from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
+from taskora_celery.store.aio import AsyncRedisReader
+
+__all__ = ["AsyncJobReader"]
+
+
+class AsyncJobReader:
+    """Reads one job from an event loop."""
+
+    __slots__ = ("_id", "_keep", "_reader")
+
+    def __init__(self, reader: AsyncRedisReader, job_id: str, keep: int) -> None:
+        """``keep`` is the number of newest log entries that count as kept."""
+        self._reader = reader
+        self._id = job_id
+        self._keep = keep
+
+    async def progress(self) -> Any:
+        """Return the last progress value, or None."""
+        return progress_of(await self._reader.read(self._id))[0]
+
+    async def logs(self, **filters: Any) -> list[LogEntry]:
+        """Return log entries; the filters are those of :func:`taskora_celery.reading.logs_of`."""
+        return logs_of(await self._reader.read(self._id, 0), self._keep, **filters)
+
+    async def status(self) -> JobStatus:
+        """Return the record, or raise ``JobNotFoundError``."""
+        return status_of(self._id, await self._reader.read(self._id), self._keep)
+
+    async def history(self) -> list[AttemptRecord]:
+        """Return the attempts."""
+        return history_of(await self._reader.read(self._id, attempts=True))
+
+    async def follow(
+        self, *, after: int | None, timeout: float | None, ready: Callable[[], bool], expected: bool = True  # noqa: ASYNC109
+    ) -> AsyncIterator[Event]:  # fmt: skip
+        """Yield events until the job ends, as :meth:`taskora_celery.reading.JobReader.follow` does."""
+        follower, patience, failures = Follower(after), Patience(timeout), 0
+        while not follower.over:
+            try:
+                async for events in self._watched(follower, patience, ready, expected):
+                    failures = 0
+                    for event in events:
+                        yield event
+            except StoreUnavailableError:
+                failures += 1
+                patience.check(self._id)
+                await asyncio.sleep(outage_pause(failures))
+            else:
+                return
+
+    async def _watched(
+        self, follower: Follower, patience: Patience, ready: Callable[[], bool], expected: bool
+    ) -> AsyncIterator[list[Event]]:
+        async with self._reader.watch(self._id) as watch:
+            while True:
+                snapshot = await self._reader.read(self._id, follower.skip)
+                if snapshot is None and not expected:
+                    raise JobNotFoundError(self._id)
+                events = follower.feed(snapshot)
+                if events:
+                    patience.renew()
+                    yield events
+                if patience.asks() and await asyncio.to_thread(ready):
+                    patience.is_over()
+                if follower.over or patience.is_past_grace():
+                    return
+                if not await watch.wait(patience.wait()):
+                    patience.check(self._id)

@@ -1,0 +1,57 @@
+"""Python logging inside a handler becomes log entries of its job (rule F6)."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+from taskora_celery.context import current_context
+
+__all__ = ["CaptureHandler", "install_capture"]
+
+#: Celery's parent of all loggers of ``get_task_logger``.
+_TASK_LOGGERS = "celery.task"
+
+#: What every record has; the rest came in with ``extra=`` and becomes meta.
+_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "task_id", "task_name", "data"}
+#: These loggers work for the reports themselves: to capture them would feed the reporter with its own noise.
+_OWN = ("taskora_celery", "redis", "kombu", "amqp", "celery.app.trace", "celery.worker", "celery.redirected")
+
+
+class CaptureHandler(logging.Handler):
+    """Turns a record that the handler's code emits into an entry of the job that runs in the same thread or coroutine."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append the record to the current job's log; do nothing outside a job, or for what ``ctx.log`` itself emitted."""
+        ctx = current_context(None)
+        if ctx is None or hasattr(record, "taskora_entry") or record.name.startswith(_OWN):
+            return
+        try:
+            ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), record.name, record.created)
+        except Exception:  # noqa: BLE001 - logging's own convention for a handler that fails
+            self.handleError(record)
+
+
+def install_capture(mode: bool | str) -> None:
+    """Put the handler where ``taskora_capture_logging`` says, once; called when Celery has set up logging in this process."""
+    if not mode:
+        return
+    logger = logging.getLogger() if mode == "root" else logging.getLogger(_TASK_LOGGERS)
+    if not any(isinstance(handler, CaptureHandler) for handler in logger.handlers):
+        logger.addHandler(CaptureHandler())
+
+
+def _code(level: int) -> int:
+    if level >= logging.ERROR:
+        return 4
+    if level >= logging.WARNING:
+        return 3
+    return 2 if level >= logging.INFO else 1
+
+
+def _meta(record: logging.LogRecord) -> dict[str, Any] | None:
+    meta = {key: value for key, value in vars(record).items() if key not in _ORDINARY}
+    if record.exc_info and record.exc_info[0] is not None:
+        meta["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+    return meta or None

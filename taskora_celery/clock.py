@@ -1,0 +1,53 @@
+"""Time: one source that tests can replace, and one unit (float seconds) for durations.
+
+Instants on the wire are integer milliseconds since the epoch, UTC; a name that ends in ``_ms`` holds one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Protocol
+
+__all__ = ["SYSTEM_CLOCK", "Clock", "instant", "seconds"]
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never goes back; only differences mean something."""
+
+
+class _SystemClock:
+    """The machine's clocks, as the functions of the standard library themselves: no call in between."""
+
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+
+SYSTEM_CLOCK: Clock = _SystemClock()
+
+
+def seconds(value: float | timedelta, name: str) -> float:
+    """Return a duration as float seconds; a ``timedelta`` is accepted.
+
+    :raises TypeError: ``value`` is no number and no ``timedelta``.
+    :raises ValueError: ``value`` is negative, NaN or infinite.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is not a duration: give seconds or a timedelta")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name}={value!r} is not a duration: give 0 or more seconds")
+    return float(value)
+
+
+def instant(ms: int) -> datetime:
+    """Return the aware UTC ``datetime`` of an instant in milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc)

@@ -1,0 +1,257 @@
+"""``ctx``: what a running handler talks to."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from taskora_celery.clock import instant, seconds
+from taskora_celery.encoding import pack, unpack
+from taskora_celery.errors import NoActiveJobError, RetryError
+from taskora_celery.logs import JobLog
+from taskora_celery.progress import STEPS
+from taskora_celery.records import AttemptRecord
+from taskora_celery.reporter.report import JobReport
+from taskora_celery.retry import build_retry
+from taskora_celery.signal import Signal
+
+__all__ = ["Context", "JobInfo", "activate", "current_context", "deactivate"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class JobInfo(msgspec.Struct, frozen=True):
+    """What is known of a job when its handler is called."""
+
+    id: str
+    name: str
+    attempt: int = 1
+    max_attempts: int | None = None
+    delivery: int = 1
+    fence: int = 0
+    timestamp: int = 0
+    #: Instant of the time limit in seconds since the epoch, None where there is none.
+    deadline: float | None = None
+    checkpoint: bytes | None = None
+    history: tuple[AttemptRecord, ...] = ()
+    #: Why there is no lease to extend, None where there is one.
+    no_lease: str | None = None
+
+
+class Context:
+    """A running job, as its handler sees it.
+
+    Every method that reports stores a value in memory and returns; a thread of the process sends it. None blocks on I/O, and none
+    raises because a broker or a store is away. A context may be used from any thread that the handler starts, and from
+    coroutines. After the job has ended, what is still reported is dropped.
+    """
+
+    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "_report", "log", "signal")
+
+    def __init__(self, info: JobInfo, report: JobReport, signal: Signal | None = None, checkpoint_limit: int = 1_048_576) -> None:
+        """Made by the library; a handler gets its context, and tests use the test kit."""
+        self._info = info
+        self._report = report
+        self._checkpoint_limit = checkpoint_limit
+        #: Structured log entries of this job.
+        self.log = JobLog(report)
+        #: Fires when the job should stop.
+        self.signal = signal or Signal()
+
+    # --- what is known -------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The task id."""
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self._info.name
+
+    @property
+    def attempt(self) -> int:
+        """1, and one more for each retry by any road; a redelivery does not change it."""
+        return self._info.attempt
+
+    @property
+    def max_attempts(self) -> int | None:
+        """``max_retries + 1``, or None where retries are unlimited."""
+        return self._info.max_attempts
+
+    @property
+    def delivery(self) -> int:
+        """1, and one more each time that the broker delivers this attempt again."""
+        return self._info.delivery
+
+    @property
+    def fence(self) -> int:
+        """A number that grows with each delivery of this job: guard your own writes with it. 0 where no store was there."""
+        return self._report.fence or self._info.fence
+
+    @property
+    def timestamp(self) -> int:
+        """When the job was created, in milliseconds since the epoch; the same in every retry and redelivery."""
+        return self._info.timestamp
+
+    @property
+    def created_at(self) -> datetime:
+        """When the job was created, as an aware ``datetime`` in UTC."""
+        return instant(self._info.timestamp)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the time limit is reached (the soft one, else the hard one), in UTC; None where there is none."""
+        return None if self._info.deadline is None else instant(int(self._info.deadline * 1000))
+
+    def remaining(self) -> float | None:
+        """Return the seconds until :attr:`deadline`, negative once it has passed; None where there is none."""
+        return None if self._info.deadline is None else self._info.deadline - time.time()
+
+    @property
+    def history(self) -> tuple[AttemptRecord, ...]:
+        """One record for each earlier attempt or lost delivery, oldest first; at most the newest 100."""
+        return self._info.history
+
+    @property
+    def last_checkpoint(self) -> Any:
+        """What an earlier delivery or attempt of this job gave to :meth:`checkpoint` last, as plain JSON types; None at first."""
+        return None if self._info.checkpoint is None else unpack(self._info.checkpoint)
+
+    # --- what the handler says -----------------------------------------------------------------------------------------
+
+    def heartbeat(self) -> None:
+        """Say "I am alive": keep the broker from delivering this message again.
+
+        The first call goes out at once, later ones at most every lease interval, so a call in a tight loop is free.
+        """
+        report = self._report
+        if not report.beat:
+            report.pulse()
+
+    def progress(self, value: Any, total: float | None = None, message: str | None = None) -> None:
+        """Report how far the job is: a number (percent), any JSON-able object, or ``current, total=…, message=…``.
+
+        The first report goes out at once, then the latest value at most every ``taskora_flush_interval``; the last one is
+        written before the job's outcome becomes visible. A value that cannot be serialised is stored as its repr and marked.
+        """
+        if total is not None or message is not None:
+            value = (STEPS, value, total, message)
+        report = self._report
+        report.progress = value
+        if not report.dirty:
+            report.touch()
+
+    def track(self, iterable: Iterable[T], total: int | None = None, message: str | None = None) -> Iterator[T]:
+        """Yield the items, and report after each how many are done.
+
+        ``total`` is taken from ``len(iterable)`` (or its length hint) where it is not given and there is one.
+        """
+        if total is None:
+            total = operator.length_hint(iterable, -1)
+            if total < 0:
+                total = None
+        report = self._report
+        done = 0
+        for done, item in enumerate(iterable, 1):
+            yield item
+            report.progress = (STEPS, done, total, message)
+            if not report.dirty:
+                report.touch()
+        if not done:
+            self._report.progress = (STEPS, 0, total, message)
+            self._report.touch()
+
+    def checkpoint(self, value: Any) -> None:
+        """Keep ``value`` so that the next delivery or attempt of this job finds it in :attr:`last_checkpoint`.
+
+        The value is copied now and stored within one flush interval; None clears it. It is gone once the job succeeded.
+
+        :raises TypeError: it has no JSON-like form; what was kept before stays.
+        :raises ValueError: it is circular, or larger than ``taskora_checkpoint_bytes``; what was kept before stays.
+        """
+        try:
+            data = pack(value)
+        except TypeError as exc:
+            raise TypeError(f"a checkpoint must be made of JSON types: {exc}; keep ids and positions, not objects") from exc
+        except ValueError as exc:
+            raise ValueError(f"a checkpoint must be a plain value: it {exc}") from exc
+        if len(data) > self._checkpoint_limit:
+            raise ValueError(
+                f"a checkpoint of {len(data)} bytes is too large: taskora_checkpoint_bytes={self._checkpoint_limit}; "
+                "store large state elsewhere and keep its name"
+            )
+        report = self._report
+        report.checkpoint = data
+        if not report.dirty:
+            report.touch()
+
+    def retry(
+        self,
+        delay: float | timedelta | None = None,
+        reason: str | None = None,
+        eta: datetime | None = None,
+        exc: BaseException | None = None,
+    ) -> RetryError:
+        """Build the exception that makes the job run again: ``raise ctx.retry(delay=30, reason="rate limited")``.
+
+        Nothing happens until it leaves the handler. ``delay`` (seconds, or a ``timedelta``) is used exactly, 0 means now; with
+        None the task's ``retry_backoff`` or ``default_retry_delay`` decides. ``eta`` is an instant instead. ``exc`` is the
+        cause, by default the exception that is being handled. When ``max_retries`` is used up the job fails with
+        :class:`~taskora_celery.MaxRetriesExceededError`.
+
+        :raises ValueError: ``delay`` is negative or not finite, both ``delay`` and ``eta`` are given, or ``eta`` is naive.
+        """
+        return build_retry(delay, reason, eta, exc)
+
+    def sleep(self, duration: float | timedelta) -> None:
+        """Sleep for ``duration`` seconds, or until the job should stop.
+
+        :raises JobAbortedError: ``ctx.signal`` fired, before or meanwhile.
+        """
+        self.signal.wait(seconds(duration, "duration"))
+        self.signal.raise_if_aborted()
+
+    def __repr__(self) -> str:
+        return f"<Context {self.name}[{self.id}] attempt {self.attempt} delivery {self.delivery}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Context belongs to its running job and cannot be sent elsewhere; pass ctx.id")
+
+
+_current: ContextVar[Context | None] = ContextVar("taskora_current_context", default=None)
+
+#: Make a context the current one, and undo it with the token.
+activate = _current.set
+deactivate = _current.reset
+
+
+class _NoDefault:
+    pass
+
+
+@overload
+def current_context() -> Context: ...
+@overload
+def current_context(default: D) -> Context | D: ...
+def current_context(default: Any = _NoDefault) -> Any:
+    """Return the context of the job that runs in this thread, greenlet or coroutine, at any call depth.
+
+    Outside a job return ``default`` where one was given.
+
+    :raises NoActiveJobError: no job is running here, and there is no default.
+    """
+    context = _current.get()
+    if context is not None:
+        return context
+    if default is _NoDefault:
+        raise NoActiveJobError("no job is running here; current_context(None) returns None instead")
+    return default

@@ -1,0 +1,212 @@
+"""From whatever a user reports to plain data of bounded size, and from there to bytes and back.
+
+Values are kept as MessagePack: it holds NaN and infinities, needs no escaping, and is decoded into typed records at C speed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import numbers
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+if TYPE_CHECKING:
+    from taskora_celery.redaction import Redactor
+
+__all__ = ["CUT", "Plain", "pack", "to_plain", "unpack", "unpack_all"]
+
+#: Ends a text that was cut.
+CUT = "…[cut]"
+
+_encoder = msgspec.msgpack.Encoder(decimal_format="string")
+_decoder = msgspec.msgpack.Decoder()
+
+#: Nesting deeper than this is shown as its repr; msgspec itself would recurse on.
+_MAX_DEPTH = 32
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_ATOMS = frozenset({str, int, float, bool, type(None)})
+
+
+class Plain(msgspec.Struct, frozen=True):
+    """A value as it is stored: JSON-like data, and what had to be done to it."""
+
+    value: Any
+    #: None: as reported. ``"repr"``: a part could not be serialised and is its repr. ``"cut"``: it was too large.
+    mark: str | None = None
+
+
+def pack(value: Any) -> bytes:
+    """Return plain data as bytes.
+
+    :raises TypeError: a part of it has no plain form.
+    :raises ValueError: it is nested too deeply (a circular value), or an integer has more than 64 bits.
+    """
+    try:
+        return _encoder.encode(value)
+    except (RecursionError, OverflowError) as exc:
+        raise ValueError(f"cannot be serialised: {exc}") from exc
+
+
+def unpack(data: bytes) -> Any:
+    """Return the data of :func:`pack`.
+
+    :raises ValueError: these are not the bytes of one packed value.
+    """
+    return _decoder.decode(data)
+
+
+def unpack_all(items: list[bytes]) -> list[Any]:
+    """Return the packed values that can be read; one that cannot be is left out, since it tells nothing."""
+    values = []
+    for item in items:
+        try:
+            values.append(_decoder.decode(item))
+        except ValueError:
+            continue
+    return values
+
+
+def to_plain(value: Any, redactor: Redactor, limit: int) -> Plain:
+    """Return ``value`` as plain, redacted data of about ``limit`` bytes at most. Never raises for what a value holds."""
+    kind = type(value)
+    if kind is float or value is None or kind is bool or (kind is int and _INT_MIN <= value <= _INT_MAX):
+        return Plain(value)
+    walk = _Walk(redactor, limit)
+    return Plain(walk.plain(value, 0), walk.mark)
+
+
+class _Walk:
+    """One pass over one value, with what is left of its size."""
+
+    __slots__ = ("left", "mark", "open", "redactor")
+
+    def __init__(self, redactor: Redactor, limit: int) -> None:
+        self.redactor = redactor
+        self.left = limit
+        self.mark: str | None = None
+        self.open: set[int] = set()
+
+    def plain(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self.text(value)
+        self.left -= 8
+        if kind is float or value is None or kind is bool:
+            return value
+        if isinstance(value, dict | list | tuple | AbstractSet | Mapping):
+            return self.container(value, depth)
+        return self.leaf(value, depth)
+
+    def text(self, value: str) -> str:
+        if len(value) > self.left:
+            value = value[: max(self.left, 0)] + CUT
+            self.mark = "cut"
+        self.left -= len(value) + 2
+        if not value.isascii():
+            # Lone surrogates (a file name that is not UTF-8) have no UTF-8 form.
+            value = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return value
+
+    def container(self, value: Any, depth: int) -> Any:
+        if depth >= _MAX_DEPTH or id(value) in self.open:
+            self.mark = "repr"
+            return "<circular>" if id(value) in self.open else "<nested too deeply>"
+        self.open.add(id(value))
+        try:
+            return self.mapping(value, depth) if isinstance(value, Mapping) else self.items(value, depth)
+        except RuntimeError:  # changed by the handler while it was read: the next report will have it whole
+            self.mark = "repr"
+            return self.text(_safe_repr(value, self.left))
+        finally:
+            self.open.discard(id(value))
+
+    def mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        redactor, result = self.redactor, {}
+        for key, item in list(value.items()):
+            if self.left <= 0:
+                self.mark = "cut"
+                break
+            name = self.text(key if type(key) is str else _safe_str(key))
+            seen = redactor.value(name, item)
+            result[name] = self.plain(seen, depth + 1)
+        return result
+
+    def items(self, value: Any, depth: int) -> list[Any]:
+        result = []
+        for item in list(value) if isinstance(value, AbstractSet) else value:
+            if self.left <= 0:
+                self.mark = "cut"
+                break
+            result.append(self.plain(item, depth + 1))
+        return result
+
+    def leaf(self, value: Any, depth: int) -> Any:
+        if isinstance(value, numbers.Integral):
+            number = int(value)
+            if _INT_MIN <= number <= _INT_MAX:
+                return number
+            self.mark = "repr"
+            return self.text(_safe_repr(number, self.left))
+        if isinstance(value, numbers.Real):
+            return float(value)
+        plain = _known_form(value)
+        if plain is not None:
+            return self.plain(plain, depth + 1) if depth < _MAX_DEPTH else self.text(_safe_repr(value, self.left))
+        self.mark = "repr"
+        return self.text(_safe_repr(value, self.left))
+
+
+def _known_form(value: Any) -> Any:
+    """Return the form that people expect of the types that people report, or None."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, UUID | Decimal | PurePath):
+        return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value)
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {_safe_str(value)}"
+    return _model_form(value)
+
+
+def _model_form(value: Any) -> Any:
+    """Return a pydantic model's own plain form; other objects have none."""
+    dump = getattr(type(value), "model_dump", None)
+    if dump is None:
+        return None
+    try:
+        return dump(value, mode="json")
+    except Exception:  # noqa: BLE001 - a user's serializer; its repr is used instead
+        return None
+
+
+def _safe_str(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a user's __str__
+        return f"<{type(value).__name__}: str failed>"
+
+
+def _safe_repr(value: Any, limit: int) -> str:
+    try:
+        return repr(value)[: max(limit, 0) + 1]
+    except Exception:  # noqa: BLE001 - a user's __repr__
+        return f"<{type(value).__name__}: repr failed>"

@@ -1,0 +1,125 @@
+"""Every exception that this library raises, under one root.
+
+A result backend stores an exception as its class and its ``args`` and rebuilds it as ``cls(*args)``.
+Each class here therefore passes its constructor's positional arguments to ``super().__init__``, and they are plain
+JSON values, so that the exception which ``handle.get()`` raises is the one that the worker raised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery.exceptions import MaxRetriesExceededError as _CeleryMaxRetriesExceededError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = [
+    "JobAbortedError",
+    "JobNotFoundError",
+    "MaxRetriesExceededError",
+    "NoActiveJobError",
+    "RetryError",
+    "SettingsError",
+    "StoreNotConfiguredError",
+    "StoreUnavailableError",
+    "TaskoraError",
+]
+
+
+class TaskoraError(Exception):
+    """The root of all errors of this library."""
+
+
+class NoActiveJobError(TaskoraError, RuntimeError):
+    """``current_context()`` was called where no job is running in this thread, greenlet or coroutine."""
+
+
+class JobNotFoundError(TaskoraError, LookupError):
+    """There is no record of this job: it has not started yet, its record expired, or the id is wrong."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"no record of job {self.job_id!r}: it has not started, its record expired, or the id is wrong"
+
+
+class StoreNotConfiguredError(TaskoraError, RuntimeError):
+    """No Redis is known to keep job records in; ``taskora_redis_url`` is the way out."""
+
+    def __init__(self, message: str = "no Redis for job records: set taskora_redis_url in the app's configuration") -> None:
+        super().__init__(message)
+
+
+class StoreUnavailableError(TaskoraError, ConnectionError):
+    """The Redis that keeps job records did not answer, or refused; nothing is known to have been written."""
+
+
+class SettingsError(TaskoraError, ValueError):
+    """A ``taskora_*`` setting or a task option is unknown or has a wrong value; the worker does not start with it."""
+
+
+class JobAbortedError(TaskoraError):
+    """The job was told to stop, and ``ctx.signal.raise_if_aborted()`` or ``ctx.sleep()`` noticed.
+
+    ``reason`` is one of ``"cancelled"``, ``"timeout"``, ``"shutdown"``, ``"superseded"``; ``message`` is free text or None.
+    """
+
+    def __init__(self, reason: str, message: str | None = None) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}" if self.message else self.reason
+
+
+class RetryError(TaskoraError):
+    """A retry that was asked for by ``raise ctx.retry(…)``; it is scheduled when it leaves the handler.
+
+    ``delay`` is in seconds, or None for the task's own backoff. ``cause`` is the text of the exception that
+    led to the retry. Once it is scheduled, ``attempt`` is the number of the attempt that ended with it, and ``next_ms`` the
+    instant of the next, in milliseconds since the epoch; that is how the RETRY state's metadata shows it. ``eta`` and ``exc``
+    stay in this process: a result backend does not carry them.
+    """
+
+    def __init__(
+        self,
+        reason: str | None = None,
+        delay: float | None = None,
+        cause: str | None = None,
+        attempt: int | None = None,
+        next_ms: int | None = None,
+        *,
+        eta: datetime | None = None,
+        exc: BaseException | None = None,
+    ) -> None:
+        super().__init__(reason, delay, cause, attempt, next_ms)
+        self.reason = reason
+        self.delay = delay
+        self.cause = cause
+        self.attempt = attempt
+        self.next_ms = next_ms
+        self.eta = eta
+        self.exc = exc
+
+    def __str__(self) -> str:
+        text = self.reason or self.cause or "retry"
+        return f"{text} (retry in {self.delay:g} s)" if self.delay is not None else text
+
+
+class MaxRetriesExceededError(TaskoraError, _CeleryMaxRetriesExceededError):  # type: ignore[misc]
+    """``ctx.retry`` was raised and ``max_retries`` is used up; Celery's own class is a base.
+
+    ``reason`` is that of the last retry that was asked for.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message, reason)
+        self.message = message
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,0 +1,305 @@
+"""One delivery of one job: begin, call the handler, finish, and nothing of it left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+from taskora_celery.backoff import DEFAULT_BACKOFF_MAX, RetryPolicy, retry_delay
+from taskora_celery.context import Context, JobInfo, activate, current_context, deactivate
+from taskora_celery.errors import MaxRetriesExceededError, RetryError
+from taskora_celery.injection import ContextParameter
+from taskora_celery.local import LocalContext, local_context
+from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.reporter.report import JobReport
+from taskora_celery.results import sink_for
+from taskora_celery.retry import delay_until
+from taskora_celery.runtime import Runtime
+from taskora_celery.store.journal import STATE
+from taskora_celery.store.protocol import Begin, Ended
+
+__all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of"]
+
+#: The publisher's stamp: when the job was created, in milliseconds since the epoch.
+CREATED_HEADER = "taskora_created"
+#: Where a running request keeps its execution; requests are Celery's place for what belongs to one delivery.
+_ATTRIBUTE = "taskora_execution"
+#: A reason or an error's text is cut to so many characters in records.
+_REASON_CHARS = 500
+
+#: Collects the contexts of eager runs, for the handle that ``apply()`` returns.
+eager_contexts: ContextVar[list[LocalContext] | None] = ContextVar("taskora_eager_contexts", default=None)
+
+
+class Handler:
+    """The user's function, and where it takes the context."""
+
+    __slots__ = ("fun", "parameter", "takes_self")
+
+    def __init__(self, fun: Callable[..., Any], parameter: ContextParameter | None, *, takes_self: bool) -> None:
+        self.fun = fun
+        self.parameter = parameter
+        self.takes_self = takes_self
+
+    def call(self, task: Any, ctx: Context | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function with the context filled in."""
+        if self.parameter is not None:
+            args, kwargs = self.parameter.fill(args, kwargs, ctx)
+        return self.fun(task, *args, **kwargs) if self.takes_self else self.fun(*args, **kwargs)
+
+
+def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task's body in the way that its request asks for: a job, an eager run, a direct call, or a nested one."""
+    request = task.request
+    current = current_context(None)
+    if current is not None and (request.called_directly or execution_of(request) is not None):
+        # `super().run(…)`, or another task called directly inside this job: the same job, the same context.
+        return handler.call(task, current, args, kwargs)
+    if request.called_directly or request.is_eager:
+        return _run_local(task, request, handler, args, kwargs)
+    runtime = Runtime.of(task.app)
+    if handler.parameter is None and runtime.settings.track == "context":
+        return handler.call(task, None, args, kwargs)
+    return Execution(task, request, runtime).run(handler, args, kwargs)
+
+
+def execution_of(request: Any) -> Execution | None:
+    """Return the execution that a request belongs to, None outside one."""
+    return vars(request).get(_ATTRIBUTE)
+
+
+def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = handler.parameter.given(args, kwargs) if handler.parameter is not None else None
+    ctx = given or local_context(task.name, request.id, attempt=request.retries + 1, max_attempts=_max_attempts(task))
+    collected = eager_contexts.get()
+    if request.is_eager and collected is not None and isinstance(ctx, LocalContext):
+        collected.append(ctx)
+    token = activate(ctx)
+    try:
+        return handler.call(task, ctx, args, kwargs)
+    except RetryError as error:
+        if request.called_directly:
+            raise
+        _schedule(task, request, error)
+    finally:
+        deactivate(token)
+
+
+class Execution:
+    """One delivery of a tracked job. Used by the thread that runs the handler."""
+
+    __slots__ = ("_announced", "_handler_ended", "_reporter", "_started", "_task", "_worker", "ctx", "report", "request", "runtime")
+
+    def __init__(self, task: Any, request: Any, runtime: Runtime) -> None:
+        """Register the delivery with the store: one round trip, bounded; without a store the job runs all the same."""
+        runtime.prepare()
+        self.runtime = runtime
+        self.request = request
+        self._task = task
+        self._reporter = runtime.reporter
+        self._started = time.time()
+        self._worker = request.hostname or ""
+        self._announced = False
+        self._handler_ended = False
+        self.report = self._new_report()
+        self.ctx = self._begin()
+        setattr(request, _ATTRIBUTE, self)
+
+    def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the handler, and record how it ended before Celery does: who sees the outcome can read the whole record."""
+        token = activate(self.ctx)
+        try:
+            result = handler.call(self._task, self.ctx, args, kwargs)
+        except RetryError as error:
+            self._handler_ended = True
+            self._retry(error)
+        except BaseException as exc:
+            self._handler_ended = True
+            self._raised(exc)
+            raise
+        else:
+            self.finish(self._ended(Outcome.SUCCESS))
+            return result
+        finally:
+            deactivate(token)
+
+    def retrying(self, do: Callable[[], Any], max_retries: int | None, exc: Any, countdown: Any, eta: Any) -> Any:
+        """Record a retry around Celery's own ``Task.retry``, whoever called it: ``ctx.retry``, the handler, or autoretry.
+
+        Recorded before the message of the next attempt is sent: with no delay another worker may begin it at once, and finds
+        this attempt's record complete.
+        """
+        limit = self._task.max_retries if max_retries is None else max_retries
+        if limit is None or self.request.retries < limit:
+            self._announce(exc, countdown, eta)
+        try:
+            result = do()
+        except Retry:
+            if self._handler_ended:
+                self.finish(None)
+            raise
+        except BaseException as failure:
+            if self._handler_ended:
+                self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
+            raise
+        return result
+
+    def finish(self, ended: Ended | None) -> None:
+        """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store."""
+        vars(self.request).pop(_ATTRIBUTE, None)
+        self._reporter.flush(self.report, ended)
+        self._reporter.release(self.report)
+
+    def _new_report(self) -> JobReport:
+        task, request, settings = self._task, self.request, self.runtime.settings
+        properties = request.properties or {}
+        report = JobReport(
+            request.id, task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
+            tag=properties.get("delivery_tag") if task.acks_late else None,
+        )  # fmt: skip
+        report.logger = task.taskora_logger
+        report.sink = sink_for(task, request)
+        return report
+
+    def _begin(self) -> Context:
+        task, request, settings = self._task, self.request, self.runtime.settings
+        now_ms = int(self._started * 1000)
+        created = getattr(request, CREATED_HEADER, None)
+        begin = Begin(
+            request.id, task.name, request.retries + 1, self._worker, created if isinstance(created, int) else now_ms, now_ms,
+            redelivered=bool((request.delivery_info or {}).get("redelivered")),
+        )  # fmt: skip
+        begun = self._reporter.begin(self.report, begin)
+        known = {} if begun is None else {
+            "delivery": begun.delivery, "fence": begun.fence, "checkpoint": begun.checkpoint, "history": begun.attempts,
+        }  # fmt: skip
+        timestamp = begin.created_ms if begun is None or isinstance(created, int) else begun.created_ms
+        info = JobInfo(
+            request.id, task.name, begin.attempt, _max_attempts(task), timestamp=timestamp, deadline=self._deadline(), **known
+        )  # fmt: skip
+        return Context(info, self.report, checkpoint_limit=settings.checkpoint_bytes)
+
+    def _deadline(self) -> float | None:
+        hard, soft = self.request.timelimit or (None, None)
+        limit = soft or self._task.soft_time_limit or hard or self._task.time_limit
+        return self._started + limit if limit else None
+
+    def _retry(self, error: RetryError) -> None:
+        try:
+            _schedule(self._task, self.request, error)
+        except MaxRetriesExceededError as failure:
+            self.finish(self._failure(failure))
+            raise
+
+    def _raised(self, exc: BaseException) -> None:
+        if isinstance(exc, Retry):
+            self.finish(None)
+        elif isinstance(exc, Ignore):
+            self.finish(self._ended(Outcome.IGNORED))
+        elif isinstance(exc, Reject):
+            self.finish(self._ended(Outcome.REJECTED))
+        elif not isinstance(exc, Exception):
+            self.finish(None)  # the process is ending: what becomes of the job is not known here
+        elif not self._autoretries(exc):
+            self.finish(self._failure(exc))
+
+    def _autoretries(self, exc: Exception) -> bool:
+        """Say whether Celery's autoretry, which is wrapped around this, will call ``retry`` for the exception."""
+        task = self._task
+        if not hasattr(task, "_orig_run"):
+            return False
+        wanted, unwanted = tuple(task.autoretry_for), tuple(getattr(task, "dont_autoretry_for", ()))
+        return isinstance(exc, wanted) and not isinstance(exc, unwanted)
+
+    def _announce(self, exc: Any, countdown: Any, eta: Any) -> None:
+        if self._announced:
+            return
+        self._announced = True
+        now = self.runtime.clock.time()
+        delay = self._delay(countdown, eta, now)
+        reason, error = self._reason(exc)
+        keep = AttemptRecord(
+            self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
+            round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
+        )  # fmt: skip
+        data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
+        self.report.logs.append((STATE, now, data, None, None))
+        self._reporter.flush(self.report, self._ended(Outcome.RETRY, reason, error, keep))
+
+    def _delay(self, countdown: Any, eta: Any, now: float) -> float:
+        if isinstance(eta, datetime):
+            return delay_until(eta if eta.tzinfo else eta.replace(tzinfo=self._task.app.timezone), now)
+        return float(self._task.default_retry_delay if countdown is None else countdown)
+
+    def _reason(self, exc: Any) -> tuple[str | None, str | None]:
+        if isinstance(exc, RetryError):
+            cause = exc.exc
+            reason = exc.reason or exc.cause
+        else:
+            cause = exc
+            reason = None if exc is None else str(exc)
+        error = type(cause).__name__ if isinstance(cause, BaseException) else None
+        return (None if reason is None else self.runtime.redactor.text(reason, "reason")[:_REASON_CHARS]), error
+
+    def _failure(self, exc: BaseException) -> Ended:
+        reason = self.runtime.redactor.text(_text(exc), "reason")[:_REASON_CHARS]
+        return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
+
+    def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
+        return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - a user's __str__
+        return type(exc).__name__
+
+
+def _max_attempts(task: Any) -> int | None:
+    limit = getattr(task, "override_max_retries", None)
+    limit = task.max_retries if limit is None else limit
+    return None if limit is None else limit + 1
+
+
+def _schedule(task: Any, request: Any, error: RetryError) -> None:
+    """Turn ``raise ctx.retry(…)`` into Celery's retry; raises in any case.
+
+    :raises Retry: the next attempt's message is sent.
+    :raises MaxRetriesExceededError: there is no next attempt.
+    """
+    limit = _max_attempts(task)
+    if limit is not None and request.retries + 1 >= limit:
+        why = f": {error.reason}" if error.reason else ""
+        failure = MaxRetriesExceededError(f"{task.name}[{request.id}] failed in attempt {request.retries + 1} of {limit}{why}", error.reason)
+        raise failure from (error.exc or error)
+    countdown = error.delay
+    if countdown is None and error.eta is None:
+        countdown = retry_delay(_policy(task), request.retries)
+    now = time.time()
+    delay = delay_until(error.eta, now) if error.eta is not None else float(countdown or 0.0)
+    told = RetryError(
+        error.reason, round(delay, 3), error.cause, request.retries + 1, int((now + delay) * 1000), eta=error.eta, exc=error.exc
+    )  # fmt: skip
+    told.__cause__ = error.exc
+    try:
+        task.retry(exc=told, countdown=countdown, eta=error.eta)
+    except Reject as rejected:
+        # Celery drops the message when the next attempt's cannot be sent; it is still ours to give back.
+        if task.acks_late:
+            raise Reject(rejected.reason, requeue=True) from error
+        raise
+
+
+def _policy(task: Any) -> RetryPolicy:
+    return RetryPolicy(
+        float(task.default_retry_delay or 0),
+        float(getattr(task, "retry_backoff", False) or 0),
+        float(getattr(task, "retry_backoff_max", DEFAULT_BACKOFF_MAX)),
+        bool(getattr(task, "retry_jitter", True)),
+    )

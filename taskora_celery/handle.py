@@ -1,0 +1,167 @@
+"""``JobHandle``: an ``AsyncResult`` that can also read what the job says while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from celery.result import AsyncResult, EagerResult
+
+from taskora_celery.aio import AsyncJobReader
+from taskora_celery.local import LocalContext
+from taskora_celery.reading import JobReader
+from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
+from taskora_celery.runtime import Runtime
+
+__all__ = ["EagerJobHandle", "JobHandle"]
+
+
+class JobHandle(AsyncResult):  # type: ignore[misc]
+    """A job, seen from outside. ``JobHandle(id, app=app)`` attaches to a job that somebody else sent.
+
+    All that ``AsyncResult`` does works as ever. The methods added here read the job's record with a connection of their own,
+    never with the result backend's shared consumer, and may be called from several threads at once. A job that nobody knows
+    (not started, expired, wrong id) reads as None or ``[]``. All of them raise
+    :class:`~taskora_celery.StoreNotConfiguredError` where no Redis is configured for records, and
+    :class:`~taskora_celery.StoreUnavailableError` where it does not answer.
+    """
+
+    #: Whether this handle comes from the call that sent the job.
+    sent = False
+
+    def get_progress(self) -> Any:
+        """Return the last value that the job reported, as plain JSON types; None where there is none."""
+        return self._reader.progress()
+
+    def get_logs(
+        self, *, level: str | None = None, attempt: int | None = None, after: int | None = None, limit: int | None = None
+    ) -> list[LogEntry]:
+        """Return the job's log entries of all attempts, in call order.
+
+        ``level`` is the lowest wanted; ``attempt`` picks one; ``after`` is the ``seq`` of an entry; ``limit`` keeps the newest.
+
+        :raises ValueError: ``level`` is no level, or ``limit`` is negative.
+        """
+        return self._reader.logs(level=level, attempt=attempt, after=after, limit=limit)
+
+    def follow_logs(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[LogEntry]:
+        """Yield past entries, then new ones as they come, over retries and lost connections, until the job ends.
+
+        A job that this handle has sent may still be waiting in its queue; of one that it was attached to, a record is wanted,
+        unless a ``timeout`` is given.
+
+        :raises TimeoutError: nothing was heard of the job for ``timeout`` seconds; it goes on.
+        :raises JobNotFoundError: there is no record.
+        """
+        return (event.data for event in self.events(after=after, timeout=timeout) if event.kind == "log")
+
+    def events(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[Event]:
+        """Yield progress, log entries and changes of state in one order, until the job ends; ``after`` is an event's ``seq``.
+
+        The first event says in which attempt the job is. Waiting, and errors, are those of :meth:`follow_logs`.
+        """
+        expected = self.sent or timeout is not None
+        return self._reader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
+
+    def history(self) -> Sequence[AttemptRecord]:
+        """Return one record for each attempt and lost delivery, oldest first; the last is that of now."""
+        return self._reader.history()
+
+    def status(self) -> JobStatus:
+        """Return the job's record, from one round trip.
+
+        :raises JobNotFoundError: there is none.
+        """
+        return self._reader.status()
+
+    @property
+    def _reader(self) -> JobReader:
+        runtime = Runtime.of(self.app)
+        return JobReader(runtime.readable(), self.id, runtime.settings.log_limit)
+
+    def _is_over(self) -> bool:
+        """Ask the result backend whether the job has ended: some ends (a killed process) are known only there."""
+        return bool(self.backend.get_state(self.id) in self.backend.READY_STATES)
+
+    # --- without blocking an event loop --------------------------------------------------------------------------------
+
+    async def aget(self, timeout: float | None = None, **options: Any) -> Any:
+        """Return the result, or raise, as :meth:`get` does; ``options`` are its, too.
+
+        Waits for the job's record to end, then fetches the result, which is there by then or comes a moment later.
+        """
+        started = time.monotonic()
+        try:
+            async for _ in self._areader.follow(after=None, timeout=timeout, ready=self._is_over):
+                if timeout is not None and time.monotonic() - started > timeout:
+                    break
+        except TimeoutError:
+            pass  # get() below says it in Celery's words
+        left = None if timeout is None else max(timeout - (time.monotonic() - started), 0.05)
+        return await asyncio.to_thread(functools.partial(self.get, timeout=left, **options))
+
+    async def aget_progress(self) -> Any:
+        """Return what :meth:`get_progress` returns."""
+        return await self._areader.progress()
+
+    async def aget_logs(
+        self, *, level: str | None = None, attempt: int | None = None, after: int | None = None, limit: int | None = None
+    ) -> list[LogEntry]:
+        """Return what :meth:`get_logs` returns."""
+        return await self._areader.logs(level=level, attempt=attempt, after=after, limit=limit)
+
+    async def astatus(self) -> JobStatus:
+        """Return what :meth:`status` returns."""
+        return await self._areader.status()
+
+    async def ahistory(self) -> Sequence[AttemptRecord]:
+        """Return what :meth:`history` returns."""
+        return await self._areader.history()
+
+    def aevents(self, *, after: int | None = None, timeout: float | None = None) -> AsyncIterator[Event]:
+        """Yield what :meth:`events` yields."""
+        expected = self.sent or timeout is not None
+        return self._areader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
+
+    async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncIterator[LogEntry]:
+        """Yield what :meth:`follow_logs` yields."""
+        async for event in self.aevents(after=after, timeout=timeout):
+            if event.kind == "log":
+                yield event.data
+
+    @property
+    def _areader(self) -> AsyncJobReader:
+        runtime = Runtime.of(self.app)
+        return AsyncJobReader(runtime.async_reader(), self.id, runtime.settings.log_limit)
+
+
+class EagerJobHandle(EagerResult):  # type: ignore[misc]
+    """What ``task.apply()`` and ``task_always_eager`` return: the result, with what the handler reported in memory."""
+
+    _contexts: tuple[LocalContext, ...] = ()
+
+    @classmethod
+    def of(cls, result: EagerResult, contexts: list[LocalContext]) -> EagerJobHandle:
+        """Return a handle for a result; that of a retried run has the contexts of all its attempts."""
+        own = tuple(contexts)
+        if isinstance(result, cls):
+            result._contexts = (*own, *result._contexts)  # noqa: SLF001 - this class's own
+            return result
+        handle = cls(result.id, result.result, result.state, traceback=result.traceback, name=result._get_task_meta().get("name"))  # noqa: SLF001
+        handle._contexts = own
+        return handle
+
+    def get_progress(self) -> Any:
+        """Return the last value that the handler reported, None where there is none."""
+        for ctx in reversed(self._contexts):
+            value = ctx.get_progress()
+            if value is not None:
+                return value
+        return None
+
+    def get_logs(self) -> list[LogEntry]:
+        """Return the log entries of all attempts, in call order."""
+        return [entry for ctx in self._contexts for entry in ctx.get_logs()]

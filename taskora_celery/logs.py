@@ -1,0 +1,78 @@
+"""``ctx.log``: structured log entries of one job."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from taskora_celery.reporter.report import JobReport
+
+__all__ = ["JobLog"]
+
+_DEBUG, _INFO, _WARN, _ERROR = 1, 2, 3, 4
+
+
+def _merged(meta: Any, fields: dict[str, Any]) -> Any:
+    """Return a snapshot of ``meta``, with ``fields`` over it: the handler may change its mapping the moment after."""
+    if type(meta) is dict:
+        return {**meta, **fields} if fields else meta.copy()
+    if meta is None:
+        return fields or None
+    return {**meta, **fields} if isinstance(meta, Mapping) else {"value": meta, **fields}
+
+
+class JobLog:
+    """Writes log entries. Each call stores a tuple in memory: no I/O, no error of a store. Safe to use from any thread.
+
+    ``meta`` is a mapping; ``fields`` are merged over it. Both are copied one level deep. What is bounded and redacted is said
+    with ``taskora_log_limit``, ``taskora_log_entry_bytes`` and ``taskora_redact_keys``.
+    """
+
+    __slots__ = ("_logs", "_report")
+
+    def __init__(self, report: JobReport) -> None:
+        self._report = report
+        self._logs = report.logs
+
+    def debug(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Write an entry of level ``"debug"``."""
+        self.write(_DEBUG, message, _merged(meta, fields))
+
+    # Written out, since the extra call of `write` is a fifth of its cost, and this is the method that loops call.
+    def info(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Write an entry of level ``"info"``."""
+        if fields or meta is not None:
+            meta = meta.copy() if type(meta) is dict and not fields else _merged(meta, fields)
+        report = self._report
+        if len(self._logs) >= report.buffer_limit:
+            report.overflow()
+        self._logs.append((2, report.time(), message, meta, None))
+        if not report.dirty:
+            report.touch()
+
+    def warning(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Write an entry of level ``"warn"``."""
+        self.write(_WARN, message, _merged(meta, fields))
+
+    warn = warning
+
+    def error(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Write an entry of level ``"error"``."""
+        self.write(_ERROR, message, _merged(meta, fields))
+
+    def exception(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Write an entry of level ``"error"`` with the traceback of the exception that is being handled, as ``traceback``."""
+        if sys.exc_info()[0] is not None:
+            fields.setdefault("traceback", traceback.format_exc())
+        self.write(_ERROR, message, _merged(meta, fields))
+
+    def write(self, code: int, message: Any, meta: Any, logger: str | None = None, at: float | None = None) -> None:
+        """Store an entry as it is; ``logger`` names the logger it was captured from, ``at`` is in seconds since the epoch."""
+        report = self._report
+        if len(self._logs) >= report.buffer_limit:
+            report.overflow()
+        self._logs.append((code, report.time() if at is None else at, message, meta, logger))
+        if not report.dirty:
+            report.touch()

@@ -1,0 +1,56 @@
+"""The shapes of progress: what ``ctx.progress`` takes, what a reader gets, and what the result backend shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["STEPS", "backend_meta", "progress_value"]
+
+#: Marks ``(STEPS, current, total, message)``, as ``ctx.progress(current, total=…, message=…)`` keeps it: a plain tuple is made
+#: in a fifth of the time that a class of its own takes, and no user's tuple begins with this object.
+STEPS: Final = object()
+
+
+def progress_value(value: Any) -> Any:
+    """Return what a reader gets: a value as reported; steps as an object with their percentage."""
+    if type(value) is not tuple or not value or value[0] is not STEPS:
+        return value
+    _, current, total, message = value
+    shape = {"current": current, "total": total, "percent": percent(current, total)}
+    if message is not None:
+        shape["message"] = message
+    return shape
+
+
+def percent(current: Any, total: Any) -> float | None:
+    """Return how far ``current`` is on the way to ``total``; None where that has no meaning."""
+    try:
+        share = 100.0 * current / total
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return round(share, 2) if isinstance(share, float) and math.isfinite(share) else None
+
+
+def backend_meta(value: Any) -> Any:
+    """Return plain progress as the result backend shows it (state ``PROGRESS``).
+
+    A number appears with the keys that celery-progress and its kin read; an object appears as itself. NaN and infinities have
+    no form in JSON and appear as text.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _finite(value)
+    number = _finite(value)
+    share = float(value) if math.isfinite(value) else None
+    return {"progress": number, "current": number, "total": 100, "percent": share}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

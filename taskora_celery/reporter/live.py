@@ -1,0 +1,140 @@
+"""One running job as its reporter sees it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from taskora_celery.clock import Clock
+from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.decisions import Throttle, lease_interval
+from taskora_celery.reporter.outbox import Outbox
+from taskora_celery.reporter.report import UNSET, JobReport
+from taskora_celery.reporter.taking import emit, plain_entry, plain_progress
+from taskora_celery.settings import Settings
+from taskora_celery.store.journal import STATE, encode
+from taskora_celery.store.protocol import Begin, Ended
+
+__all__ = ["LiveJob"]
+
+logger = logging.getLogger("taskora_celery.reporter")
+
+#: A value of one of these types that was sent cannot have changed since.
+_UNCHANGING = frozenset({int, float, str, bool, type(None)})
+
+
+class LiveJob:
+    """A job's report, with what was taken from it, what was sent, and when what is due. Held under the reporter's lock."""
+
+    __slots__ = (
+        "_begin", "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "end", "lease", "outbox",
+        "report", "showing", "superseded",
+    )  # fmt: skip
+
+    def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor) -> None:
+        self.report = report
+        self.outbox = Outbox()
+        #: How the attempt ended, until it is taken.
+        self.end: Ended | None = None
+        self.superseded = False
+        self.lease = Throttle(lease_interval(settings.lease_interval, None))
+        # A job that ends within a flush interval is not worth a PROGRESS in the backend: nobody could have seen it.
+        self.backend = Throttle(settings.backend_interval, lead=settings.flush_interval)
+        #: Plain progress that the backend does not show yet.
+        self.showing: Any = UNSET
+        self._begin = begin
+        self._settings = settings
+        self._redactor = redactor
+        self._sent_progress: Any = UNSET
+        self._sent_checkpoint: bytes | None = None
+        self._warned = False
+        self._told_no_lease = False
+
+    def has_news(self) -> bool:
+        """Say whether there is something to take."""
+        report = self.report
+        return report.dirty or bool(report.logs) or self.end is not None
+
+    def take(self, clock: Clock) -> None:
+        """Move what the handler reported into the outbox: plain, redacted, bounded, packed."""
+        report, settings = self.report, self._settings
+        # First the flag, then the values: what is stored meanwhile sets the flag again.
+        report.dirty = False
+        first, taken = report.take_logs()
+        if taken:
+            entries = [plain_entry(entry, self._redactor, settings.log_entry_bytes) for entry in taken]
+            self.outbox.add(first, encode(report.attempt, entries, settings.log_limit), settings.buffer_limit)
+            if report.logger is not None:
+                self._emit(report.logger, entries)
+        progress = report.progress
+        if progress is not UNSET and (progress is not self._sent_progress or type(progress) not in _UNCHANGING):
+            self._sent_progress = progress
+            value, mark, packed = plain_progress(progress, self._redactor, settings.value_bytes, int(clock.time() * 1000))
+            self.outbox.progress = packed
+            self.showing = value
+            if mark is not None:
+                self._warn(mark)
+        if self.end is not None:
+            self.outbox.ended, self.end = self.end, None
+        checkpoint = report.checkpoint
+        if checkpoint is not self._sent_checkpoint:
+            self._sent_checkpoint = self.outbox.checkpoint = checkpoint
+
+    def late_begin(self) -> Begin:
+        """Return the begin to register with, where entries have been numbered already."""
+        return msgspec.structs.replace(self._begin, numbered=self.outbox.first)
+
+    def refused(self) -> None:
+        """Note that the job was delivered again since: the store took nothing of this, and never will."""
+        if self.superseded:
+            return
+        self.superseded = True
+        logger.warning("job %s was delivered again: the reports of this execution are refused", self.report.id)
+
+    def beats(self, now: float) -> bool:
+        """Say whether the handler asked for a renewal and its turn has come."""
+        return self.report.beat and now >= self.lease.due_at(now)
+
+    def no_lease(self) -> None:
+        """Note, once, that there is nothing to renew."""
+        if not self._told_no_lease:
+            self._told_no_lease = True
+            logger.debug(
+                "job %s: its message was acknowledged early (acks_late is off) or never came from a broker: "
+                "a heartbeat is a sign of life and has no lease to extend", self.report.id,
+            )  # fmt: skip
+
+    def shows(self, now: float) -> bool:
+        """Say whether progress is to be written to the result backend now."""
+        return self.report.sink is not None and self.showing is not UNSET and now >= self.backend.due_at(now)
+
+    def show(self) -> None:
+        """Write progress to the result backend."""
+        value, self.showing = self.showing, UNSET
+        if self.report.sink is not None:
+            self.report.sink.write(value)
+
+    def due_at(self, now: float) -> float | None:
+        """Return when something is due by itself, None where nothing is."""
+        due = []
+        if self.report.beat:
+            due.append(self.lease.due_at(now))
+        if self.report.sink is not None and self.showing is not UNSET:
+            due.append(self.backend.due_at(now))
+        return min(due) if due else None
+
+    def _emit(self, target: logging.Logger, entries: list[Any]) -> None:
+        for entry in entries:
+            if entry[4] is None and entry[0] < STATE:  # a captured record has been through logging already
+                try:
+                    emit(target, self.report.id, self.report.name, entry)
+                except Exception:  # noqa: BLE001 - a user's logging handler; the entry is stored all the same
+                    logger.debug("a logging handler failed", exc_info=True)
+
+    def _warn(self, mark: str) -> None:
+        if not self._warned:
+            self._warned = True
+            done = "too large and was cut" if mark == "cut" else "not serialisable in a part, which is stored as its repr"
+            logger.warning("job %s (%s): a progress value was %s", self.report.id, self.report.name, done)

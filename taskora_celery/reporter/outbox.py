@@ -1,0 +1,71 @@
+"""What was taken from a report and is not known to be stored: bounded, numbered, ready to be sent again."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from taskora_celery.store.protocol import Batch, Ended, Report
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """One execution's unsent batches, oldest first, with the latest progress and checkpoint.
+
+    Numbers make sending again safe: the store knows a repeat by them, and counts a jump as entries that were dropped.
+    Held under the reporter's lock.
+    """
+
+    __slots__ = ("alive", "batches", "checkpoint", "ended", "entries", "progress")
+
+    def __init__(self) -> None:
+        self.batches: deque[tuple[int, Batch]] = deque()
+        self.entries = 0
+        #: A sign of life is due even if there is nothing else to say.
+        self.alive = False
+        self.progress: bytes | None = None
+        self.checkpoint: bytes | None = None
+        self.ended: Ended | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.batches or self.progress or self.checkpoint or self.ended or self.alive)
+
+    def add(self, first: int, batches: tuple[Batch, ...], limit: int) -> int:
+        """Add batches whose first entry has the number ``first``; drop the oldest beyond ``limit`` entries, and count them."""
+        for batch in batches:
+            self.batches.append((first, batch))
+            first += batch.entries
+            self.entries += batch.entries
+        dropped = 0
+        while self.entries > limit and len(self.batches) > 1:
+            dropped += self.batches.popleft()[1].entries
+            self.entries = sum(batch.entries for _, batch in self.batches)
+        return dropped
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest unsent entry, 0 where there is none."""
+        return self.batches[0][0] if self.batches else 0
+
+    def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
+        """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""
+        runs: list[tuple[int, list[Batch]]] = []
+        expected = -1
+        for first, batch in self.batches:
+            if first != expected:
+                runs.append((first, []))
+            runs[-1][1].append(batch)
+            expected = first + batch.entries
+        reports = [Report(job_id, fence, now_ms, first, tuple(batches)) for first, batches in runs[:-1]]
+        first, batches = runs[-1] if runs else (0, [])
+        reports.append(
+            Report(job_id, fence, now_ms, first, tuple(batches), self.progress, self.checkpoint, self.ended)
+        )  # fmt: skip
+        return reports
+
+    def clear(self) -> None:
+        """Forget all of it: it is stored, or refused for good."""
+        self.batches.clear()
+        self.entries = 0
+        self.alive = False
+        self.progress = self.checkpoint = self.ended = None

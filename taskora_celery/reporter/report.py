@@ -1,0 +1,109 @@
+"""What one job has said and the store does not know yet: plain memory, written by the handler, read by the reporter."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+__all__ = ["UNSET", "JobReport", "LogTuple"]
+
+
+class _Unset:
+    """The type of :data:`UNSET`."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+#: Nothing was reported.
+UNSET: Final = _Unset()
+
+#: ``(level code, seconds since the epoch, message, meta, logger name)``.
+LogTuple = tuple[int, float, Any, Any, str | None]
+
+
+class ProgressSink(Protocol):
+    """A second place that shows progress: the result backend."""
+
+    def write(self, value: Any) -> None:
+        """Show a progress value (plain data); may block on I/O, never raises, does nothing once closed."""
+
+    def close(self) -> None:
+        """Return when no write is under way; none comes after this."""
+
+
+class JobReport:
+    """The slots that a running job writes and its reporter reads; no lock on the way in.
+
+    The handler stores a value, then looks whether ``dirty`` is set, and calls :meth:`touch` if it is not. The reporter clears
+    ``dirty``, then takes the values. Whatever is stored before the reporter looks is taken; whatever comes later finds the
+    flag cleared and wakes the reporter again. So the handler pays for one wake-up per flush, and no report is lost.
+    Any thread of the handler may write. Only the holder of the reporter's lock takes.
+    """
+
+    __slots__ = (
+        "attempt", "beat", "buffer_limit", "checkpoint", "dirty", "dropped", "fence", "id", "logger", "logs", "name", "on_touch",
+        "overflow_lock", "progress", "sink", "tag", "taken", "time", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self, job_id: str, name: str, attempt: int, *, time: Callable[[], float], buffer_limit: int = 10_000, tag: str | None = None
+    ) -> None:
+        """``tag`` is the delivery tag where the message's lease can be renewed; ``buffer_limit`` counts log entries."""
+        self.id = job_id
+        self.name = name
+        self.attempt = attempt
+        self.tag = tag
+        self.time = time
+        self.buffer_limit = buffer_limit
+        #: 0 until the store has counted this delivery.
+        self.fence = 0
+        self.progress: Any = UNSET
+        self.checkpoint: bytes | None = None
+        self.logs: deque[LogTuple] = deque()
+        #: Entries taken out of ``logs``, and entries dropped because nobody took them in time.
+        self.taken = 0
+        self.dropped = 0
+        self.dirty = False
+        self.beat = False
+        self.on_touch: Callable[[], None] | None = None
+        #: Where entries are repeated to Python logging, and where progress goes besides the store; both may be None.
+        self.logger: logging.Logger | None = None
+        self.sink: ProgressSink | None = None
+        self.worker = ""
+        self.overflow_lock = threading.Lock()
+
+    def touch(self) -> None:
+        """Say that there is something to report; wakes the reporter."""
+        self.dirty = True
+        if self.on_touch is not None:
+            self.on_touch()
+
+    def pulse(self) -> None:
+        """Say that the handler is alive and wants its lease renewed; wakes the reporter."""
+        self.beat = True
+        if self.on_touch is not None:
+            self.on_touch()
+
+    def overflow(self) -> None:
+        """Drop the oldest log entries until there is room for one more; each is counted."""
+        with self.overflow_lock:
+            while len(self.logs) >= self.buffer_limit:
+                try:
+                    self.logs.popleft()
+                except IndexError:  # the reporter took them meanwhile
+                    return
+                self.dropped += 1
+
+    def take_logs(self) -> tuple[int, list[LogTuple]]:
+        """Return the number of the first entry that is taken (the dropped ones have numbers, too), and the entries."""
+        with self.overflow_lock:
+            first = self.taken + self.dropped
+            entries = []
+            for _ in range(len(self.logs)):
+                entries.append(self.logs.popleft())
+            self.taken += len(entries)
+        return first, entries

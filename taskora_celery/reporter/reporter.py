@@ -1,0 +1,289 @@
+"""The thread that tells the store what the jobs of a process say."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
+from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.lease.protocol import Lease
+from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.decisions import Outage, lease_interval
+from taskora_celery.reporter.live import LiveJob
+from taskora_celery.reporter.report import JobReport
+from taskora_celery.settings import Settings
+from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
+
+__all__ = ["Reporter"]
+
+logger = logging.getLogger("taskora_celery.reporter")
+
+#: Jobs that ended while the store was away and still have something to be written; beyond it the oldest are given up.
+BACKLOG_JOBS = 1_000
+#: How long :meth:`Reporter.close` waits for its thread, in seconds.
+JOIN_TIMEOUT = 5.0
+
+
+class Reporter:
+    """Sends what running jobs report: one batch per flush interval for all jobs of the process.
+
+    Thread contract: one daemon thread named ``taskora-reporter``, started by the first job (so in a prefork child after the
+    fork), asleep on an event without a timeout while no job has anything to say. It survives any error of the store, the broker
+    and the result backend. :meth:`close` wakes it, lets it flush once more, and joins it for at most ``JOIN_TIMEOUT`` seconds,
+    with a warning if that is not enough. What waits is bounded by ``buffer_limit`` entries per job and ``BACKLOG_JOBS`` jobs.
+
+    The lock is held while reports are taken and sent, so that a job's end never overtakes its own last flush.
+    """
+
+    def __init__(
+        self,
+        store: JobStore | None,
+        settings: Settings,
+        redactor: Redactor,
+        *,
+        open_lease: Callable[[], Lease] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._redactor = redactor
+        self._open_lease = open_lease
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._start_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._live: dict[int, LiveJob] = {}
+        self._backlog: deque[LiveJob] = deque()
+        self._urgent = False
+        self._outage = Outage()
+        self._lease: Lease | None = None
+        self._lease_outage = Outage()
+
+    def begin(self, report: JobReport, begin: Begin) -> Begun | None:
+        """Register a delivery with the store, and take over its report.
+
+        Blocks for one round trip, at most ``final_flush_timeout``; returns None where the store is away, and then the job
+        is registered as soon as it is back.
+        """
+        begun = self._begin(begin)
+        if begun is not None:
+            report.fence = begun.fence
+        live = LiveJob(report, begin, self._settings, self._redactor)
+        report.on_touch = self._touched
+        self._live[id(report)] = live
+        if self._thread is None:
+            self._start()
+        return begun
+
+    def flush(self, report: JobReport, ended: Ended | None = None) -> None:
+        """Write all that a job has said until now, and its end, before returning.
+
+        Waits for the store for at most ``final_flush_timeout`` seconds. Where it is away, what remains is kept (bounded) and
+        written when it is back. A job that said nothing new and does not run again does not wait: its end goes out with the
+        next flush.
+        """
+        live = self._live.get(id(report))
+        if live is None:
+            return
+        silent = not live.has_news()
+        if ended is not None:
+            live.end = ended
+        if silent and (ended is None or ended.keep is None):
+            self._wake.set()
+            return
+        if not self._lock.acquire(timeout=self._settings.final_flush_timeout):
+            self._wake.set()
+            return
+        try:
+            live.take(self._clock)
+            if live.outbox:
+                self._send([live])
+        finally:
+            self._lock.release()
+
+    def release(self, report: JobReport) -> None:
+        """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
+        live = self._live.pop(id(report), None)
+        report.on_touch = None
+        if live is not None:
+            if live.has_news() or live.outbox:  # may be under way just now: then nothing is left when its turn comes
+                self._backlog.append(live)
+                self._wake.set()
+        if report.sink is not None:
+            report.sink.close()
+
+    def close(self) -> None:
+        """Write what can be written, and stop the thread. Bounded; idempotent."""
+        self._stop.set()
+        self._wake.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_TIMEOUT)
+            if thread.is_alive():
+                logger.warning("thread %s did not stop within %g s; it is left to end with the process", thread.name, JOIN_TIMEOUT)
+        if self._lease is not None:
+            self._lease.close()
+
+    def _touched(self) -> None:
+        self._urgent = True
+        self._wake.set()
+
+    def _start(self) -> None:
+        with self._start_lock:
+            if self._thread is None and not self._stop.is_set():
+                thread = threading.Thread(target=self._run, name="taskora-reporter", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _begin(self, begin: Begin) -> Begun | None:
+        if self._store is None or self._outage.closed_at(self._clock.monotonic()):
+            return None
+        try:
+            begun = self._store.begin(begin)
+        except StoreUnavailableError as exc:
+            self._store_failed(exc)
+            return None
+        self._store_answered()
+        return begun
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(self._pause())
+            if not self._urgent:
+                # Only ends of silent jobs wait: let more of them gather.
+                self._stop.wait(self._settings.flush_interval)
+            self._wake.clear()
+            self._urgent = False
+            self._turn()
+            self._stop.wait(self._settings.flush_interval)
+        self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self._flush_all()
+            self._renew()
+            self._show()
+        except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
+            logger.exception("the reporter failed in one turn; it goes on")
+
+    def _pause(self) -> float | None:
+        """Return the seconds until something is due by itself, None where nothing is."""
+        now = self._clock.monotonic()
+        due = [live.due_at(now) for live in list(self._live.values())]
+        if self._outage.failures and (self._backlog or any(live.outbox for live in list(self._live.values()))):
+            due.append(self._outage.ask_at)
+        times = [at for at in due if at is not None]
+        return max(min(times) - now, 0.0) if times else None
+
+    def _flush_all(self) -> None:
+        with self._lock:
+            backlog = [self._backlog.popleft() for _ in range(len(self._backlog))]
+            jobs = [*list(self._live.values()), *backlog]
+            now = self._clock.monotonic()
+            for live in jobs:
+                live.outbox.alive |= live.beats(now)
+                if live.has_news():
+                    live.take(self._clock)
+            waiting = [live for live in jobs if live.outbox]
+            if waiting and not self._send(waiting):
+                self._keep([live for live in backlog if live.outbox])
+
+    def _keep(self, ended: list[LiveJob]) -> None:
+        """Keep what ended jobs could not write, within bounds."""
+        if len(ended) > BACKLOG_JOBS:
+            logger.warning("the store is away: the last reports of %d ended jobs are given up", len(ended) - BACKLOG_JOBS)
+        self._backlog.extendleft(reversed(ended[-BACKLOG_JOBS:]))
+
+    def _send(self, jobs: list[LiveJob]) -> bool:
+        """Send the outboxes of these jobs; say whether the store took them."""
+        if self._store is None:
+            for live in jobs:
+                live.outbox.clear()
+            return True
+        now = self._clock.monotonic()
+        if self._outage.closed_at(now):
+            return False
+        now_ms = int(self._clock.time() * 1000)
+        try:
+            self._register(self._store, [live for live in jobs if not live.report.fence])
+            pieces: list[tuple[LiveJob, Report]] = []
+            for live in jobs:
+                pieces += [(live, report) for report in live.outbox.reports(live.report.id, live.report.fence, now_ms)]
+            replies = self._store.report([report for _, report in pieces])
+        except StoreUnavailableError as exc:
+            self._store_failed(exc)
+            return False
+        self._store_answered()
+        self._settle([(live, reply) for (live, _), reply in zip(pieces, replies, strict=True)])
+        return True
+
+    def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
+        """Count the deliveries of jobs that began while the store was away, or whose records it lost."""
+        for live in jobs:
+            live.report.fence = store.begin(live.late_begin()).fence
+
+    def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
+        for live, reply in replies:
+            if reply is Reply.UNKNOWN:
+                # The record expired, or the store lost its data: register anew, and send the same again with the next flush.
+                live.report.fence = 0
+                self._touched()
+            elif live.report.fence:
+                if reply is Reply.SUPERSEDED:
+                    live.refused()
+                live.outbox.clear()
+
+    def _store_failed(self, exc: StoreUnavailableError) -> None:
+        if self._outage.failed(self._clock.monotonic()):
+            logger.error("job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped", exc)
+
+    def _store_answered(self) -> None:
+        if self._outage.succeeded():
+            logger.warning("job records can be written again")
+
+    def _renew(self) -> None:
+        """Renew the leases of the jobs whose handlers asked for it and whose turn it is, in one command."""
+        now = self._clock.monotonic()
+        jobs = [live for live in list(self._live.values()) if live.beats(now)]
+        if not jobs or self._lease_outage.closed_at(now):
+            return
+        tagged = [live for live in jobs if live.report.tag is not None]
+        try:
+            if tagged:
+                lease = self._lease_of_broker()
+                held = lease.renew([live.report.tag for live in tagged if live.report.tag is not None])
+                interval = lease_interval(self._settings.lease_interval, lease.visibility_timeout)
+                for live, ok in zip(tagged, held, strict=True):
+                    live.lease.interval = interval
+                    if not ok:
+                        logger.debug("job %s: its message is no longer held", live.report.id)
+        except Exception as exc:  # noqa: BLE001 - any transport's error; the next renewal tries again
+            if self._lease_outage.failed(now):
+                logger.error("leases cannot be renewed: %s", exc)  # noqa: TRY400 - an outage is one line, not a traceback
+            return
+        self._lease_outage.succeeded()
+        for live in jobs:
+            # Cleared before the next look at the clock: a beat that comes in between asks for the next renewal.
+            live.report.beat = False
+            live.lease.done(now)
+            if live.report.tag is None:
+                live.no_lease()
+
+    def _lease_of_broker(self) -> Lease:
+        if self._lease is None:
+            assert self._open_lease is not None
+            self._lease = self._open_lease()
+        return self._lease
+
+    def _show(self) -> None:
+        """Write progress to the result backend, for the jobs whose turn it is."""
+        for live in list(self._live.values()):
+            if live.shows(self._clock.monotonic()):
+                live.show()
+                live.backend.done(self._clock.monotonic())
+

@@ -1,0 +1,62 @@
+"""From a report's slots to packed, redacted, bounded data: the work that the handler's thread is spared."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from taskora_celery.encoding import CUT, pack, to_plain
+from taskora_celery.progress import progress_value
+from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.report import LogTuple
+from taskora_celery.store.journal import STATE
+
+__all__ = ["emit", "plain_entry", "plain_progress"]
+
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+
+#: Control characters would move the cursor or forge lines on a console; tabs and printable text stay.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 9}
+_CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, int, Any, Any, str | None]:
+    """Return a log entry as it is stored, of about ``limit`` bytes at most."""
+    code, at, message, meta, logger = entry
+    if code >= STATE:
+        return code, int(at * 1000), message, None, None
+    if type(message) is not str:
+        message = to_plain(message, redactor, limit).value
+        message = message if isinstance(message, str) else repr(message)
+    if len(message) > limit:
+        message = message[:limit] + CUT
+    if not message.isascii():
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    if redactor.hook is not None:
+        message = str(redactor.value("message", message))
+    if meta:
+        plain = to_plain(meta, redactor, max(limit - len(message), 64)).value
+        meta = plain if isinstance(plain, dict) else {"value": plain}
+    return code, int(at * 1000), message, meta, logger
+
+
+def plain_progress(value: Any, redactor: Redactor, limit: int, now_ms: int) -> tuple[Any, str | None, bytes]:
+    """Return a progress value as plain data, its mark, and both packed with the instant."""
+    plain = to_plain(progress_value(value), redactor, limit)
+    return plain.value, plain.mark, pack((plain.value, now_ms, plain.mark))
+
+
+def emit(logger: logging.Logger, job_id: str, task_name: str, entry: tuple[int, int, str, Any, str | None]) -> None:
+    """Repeat a stored entry to Python logging, with its own time and the task's id and name for Celery's formatter."""
+    code, ms, message, meta, _ = entry
+    level = _LEVELS.get(code, logging.INFO)
+    if not logger.isEnabledFor(level):
+        return
+    text = message if not meta else message + " " + " ".join(f"{key}={value!r}" for key, value in meta.items())
+    record = logger.makeRecord(
+        logger.name, level, "(task)", 0, text.translate(_CONTROLS), (), None,
+        extra={"task_id": job_id, "task_name": task_name, "taskora_entry": True},
+    )  # fmt: skip
+    record.created = ms / 1000
+    record.msecs = ms % 1000
+    logger.handle(record)

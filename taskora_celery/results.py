@@ -1,0 +1,123 @@
+"""Progress in the result backend: state ``PROGRESS``, written so that it never damages an outcome (rules E4, E5)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from celery import states
+
+from taskora_celery.progress import backend_meta
+
+__all__ = ["PROGRESS", "sink_for"]
+
+logger = logging.getLogger("taskora_celery.results")
+
+PROGRESS = "PROGRESS"
+
+#: Over these a PROGRESS is never written. RETRY is special: an attempt's own is final, the one before may be overwritten.
+_FINAL = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED, states.IGNORED, states.REJECTED})
+
+#: Sets a result only if it is still the one that was judged; ARGV: expected ("" for none), new, ttl in seconds (0 for none).
+_COMPARE_AND_SET = """
+local now = redis.call('GET', KEYS[1])
+if (now or '') ~= ARGV[1] then return 0 end
+if ARGV[3] ~= '0' then redis.call('SETEX', KEYS[1], ARGV[3], ARGV[2]) else redis.call('SET', KEYS[1], ARGV[2]) end
+redis.call('PUBLISH', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+def sink_for(task: Any, request: Any) -> BackendSink | None:
+    """Return the sink of a job, None where its result is ignored or there is no backend."""
+    backend = task.backend
+    ignored = vars(request).get("ignore_result")
+    if (task.ignore_result if ignored is None else ignored) or type(backend).__name__ == "DisabledBackend":
+        return None
+    first = not request.retries
+    if hasattr(backend, "connparams") and hasattr(backend, "client") and hasattr(backend, "get_key_for_task"):
+        return RedisSink(backend, request, first_attempt=first)
+    return BackendSink(backend, request, first_attempt=first)
+
+
+class BackendSink:
+    """Writes PROGRESS through any backend: looks at the state, then stores.
+
+    The worker's parent may store an outcome between the two (it does when it revokes, or when the hard limit is reached), a
+    window of one round trip; where the backend is Redis, :class:`RedisSink` has none. The job's own outcome comes after
+    :meth:`close`, which waits for a write that is under way.
+    """
+
+    def __init__(self, backend: Any, request: Any, *, first_attempt: bool) -> None:
+        self._backend = backend
+        self._request = request
+        self._id: str = request.id
+        self._lock = threading.Lock()
+        self._closed = False
+        self._told = False
+        #: The RETRY of the attempt before may be overwritten, once.
+        self._over_retry = not first_attempt
+
+    def write(self, value: Any) -> None:
+        """Store a progress value; never raises."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self._write(backend_meta(value))
+            except Exception as exc:  # noqa: BLE001 - any backend's error; a report may be lost, a job may not be hurt
+                if not self._told:
+                    self._told = True
+                    logger.warning("job %s: progress cannot be written to the result backend: %s", self._id, exc)
+
+    def close(self) -> None:
+        """Return when no write is under way; none comes after this."""
+        with self._lock:
+            self._closed = True
+
+    def _write(self, meta: Any) -> None:
+        if self._may_replace(self._backend.get_state(self._id) if self._asks() else states.PENDING):
+            self._backend.store_result(self._id, meta, PROGRESS, request=self._request)
+
+    def _asks(self) -> bool:
+        # rpc sends results to the caller's queue; to ask for one would take it from there.
+        return type(self._backend).__module__ != "celery.backends.rpc"
+
+    def _may_replace(self, state: str) -> bool:
+        if state in _FINAL or (state == states.RETRY and not self._over_retry):
+            self._closed = True
+            return False
+        self._over_retry = False
+        return True
+
+
+class RedisSink(BackendSink):
+    """Writes PROGRESS with a compare-and-set, in one round trip once the key's content is known."""
+
+    def __init__(self, backend: Any, request: Any, *, first_attempt: bool) -> None:
+        super().__init__(backend, request, first_attempt=first_attempt)
+        self._expected: bytes | None = None
+
+    def _write(self, meta: Any) -> None:
+        backend = self._backend
+        key = backend.get_key_for_task(self._id)
+        data = backend.encode({
+            **backend._get_result_meta(result=meta, state=PROGRESS, traceback=None, request=self._request),  # noqa: SLF001
+            "task_id": self._id,
+        })  # fmt: skip
+        raw = data if isinstance(data, bytes) else data.encode()
+        if self._expected is not None and self._swap(key, self._expected, raw):
+            return
+        # Something else is there (or this is the first write): look, judge, and set it only if it is still the same.
+        for _ in range(3):
+            current = backend.client.get(key) or b""
+            state = backend.decode_result(current)["status"] if current else states.PENDING
+            if not self._may_replace(state) or self._swap(key, current, raw):
+                return
+
+    def _swap(self, key: Any, expected: bytes, new: bytes) -> bool:
+        ttl = self._backend.expires
+        swapped = bool(self._backend.client.eval(_COMPARE_AND_SET, 1, key, expected, new, int(ttl or 0)))
+        self._expected = new if swapped else None
+        return swapped

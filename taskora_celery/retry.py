@@ -1,0 +1,35 @@
+"""``ctx.retry``: from its arguments to the exception that is raised, and from there to a delay."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta, timezone
+
+from taskora_celery.clock import seconds
+from taskora_celery.errors import RetryError
+
+__all__ = ["build_retry", "delay_until"]
+
+
+def build_retry(
+    delay: float | timedelta | None, reason: str | None, eta: datetime | None, exc: BaseException | None
+) -> RetryError:
+    """Return the exception for these arguments; see :meth:`taskora_celery.Context.retry`."""
+    if delay is not None and eta is not None:
+        raise ValueError(f"delay={delay!r} and eta={eta!r} exclude each other: give one")
+    if eta is not None and eta.tzinfo is None:
+        raise ValueError(f"eta={eta!r} has no time zone: give an aware datetime")
+    wait = None if delay is None else seconds(delay, "delay")
+    if reason is not None and not isinstance(reason, str):
+        raise TypeError(f"reason={reason!r} is not a text")
+    if exc is None:
+        exc = sys.exc_info()[1]
+    cause = None if exc is None else f"{type(exc).__name__}: {exc}"
+    error = RetryError(reason, wait, cause, eta=eta, exc=exc)
+    error.__cause__ = exc
+    return error
+
+
+def delay_until(eta: datetime, now: float) -> float:
+    """Return the seconds from ``now`` (seconds since the epoch) to ``eta``, 0 where it has passed."""
+    return max(0.0, eta.astimezone(timezone.utc).timestamp() - now)

@@ -1,0 +1,212 @@
+"""What one app has in one process: its settings, its store, its reporter. The task layer's only shared state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from taskora_celery.capture import install_capture
+from taskora_celery.clock import SYSTEM_CLOCK
+from taskora_celery.errors import StoreNotConfiguredError
+from taskora_celery.lease.protocol import Lease
+from taskora_celery.lease.resolve import lease_for
+from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.reporter import Reporter
+from taskora_celery.settings import REDIS_SCHEMES, Settings
+from taskora_celery.store.aio import AsyncRedisReader
+from taskora_celery.store.connect import Endpoint, query_options
+from taskora_celery.store.protocol import JobStore
+from taskora_celery.store.redis import RedisStore
+
+__all__ = ["Runtime", "endpoint_of", "settings_of"]
+
+logger = logging.getLogger("taskora_celery")
+
+#: Kept where results never expire: a record without a TTL would stay for ever.
+_DEFAULT_TTL = 86_400.0
+
+
+class Runtime:
+    """One app's parts in this process. Made at the first use, made anew after a fork; threads may share it.
+
+    :meth:`of` is the way to it: one per app and process, forgotten with the app.
+    """
+
+    _by_app: WeakKeyDictionary[Any, Runtime] = WeakKeyDictionary()
+    _lock = threading.Lock()
+
+    def __init__(self, app: Any, store: JobStore | None = None) -> None:
+        self.pid = os.getpid()
+        self.settings = settings_of(app)
+        self.redactor = Redactor(self.settings.redact_keys, _resolved(self.settings.redact))
+        endpoint = endpoint_of(app, self.settings)
+        self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
+        self.reporter = Reporter(self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)))
+        self.clock = SYSTEM_CLOCK
+        self._ready = False
+        self._async_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisReader] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, app: Any) -> Runtime:
+        """Return the app's runtime in this process."""
+        app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+        runtime = cls._by_app.get(app)
+        if runtime is None or runtime.pid != os.getpid():
+            with cls._registry_lock():
+                runtime = cls._by_app.get(app)
+                if runtime is None or runtime.pid != os.getpid():
+                    # The parent's, if there was one, is dropped unclosed: its thread and connections are the parent's.
+                    runtime = cls._by_app[app] = cls(app)
+        return runtime
+
+    @classmethod
+    def _registry_lock(cls) -> threading.Lock:
+        return cls._lock
+
+    def prepare(self) -> None:
+        """Make this process ready to run jobs: capture of logging, and the last flush at its end."""
+        if self._ready:
+            return
+        self._ready = True
+        install_capture(self.settings.capture_logging)
+        from celery.signals import worker_process_shutdown, worker_shutdown
+
+        # A prefork child ends in os._exit: this signal is the last that it hears. What fails here is only logged by Celery.
+        worker_process_shutdown.connect(self._on_shutdown, weak=False, dispatch_uid=f"taskora-{id(self)}")
+        worker_shutdown.connect(self._on_shutdown, weak=False, dispatch_uid=f"taskora-{id(self)}")
+
+    def readable(self) -> JobStore:
+        """Return the store.
+
+        :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+        """
+        if self.store is None:
+            raise StoreNotConfiguredError
+        return self.store
+
+    def async_reader(self) -> AsyncRedisReader:
+        """Return the reader for the running event loop, which owns its connections.
+
+        :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+        """
+        loop = asyncio.get_running_loop()
+        reader = self._async_readers.get(loop)
+        if reader is None:
+            store = self.readable()
+            if not isinstance(store, RedisStore):
+                raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
+            reader = self._async_readers[loop] = AsyncRedisReader(store.endpoint, store.keys)
+        return reader
+
+    def close(self) -> None:
+        """Flush what can be flushed, and give up threads and connections."""
+        self.reporter.close()
+        if self.store is not None:
+            self.store.close()
+
+    def _on_shutdown(self, **_: object) -> None:
+        if self.pid == os.getpid():
+            self.close()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held it in the moment of the fork.
+    Runtime._lock = threading.Lock()  # noqa: SLF001 - this module's own
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def settings_of(app: Any) -> Settings:
+    """Return the validated settings of an app; a Django-style ``namespace`` and upper case names are understood.
+
+    :raises SettingsError: an unknown ``taskora_*`` name, or a wrong value.
+    """
+    conf = app.conf
+    prefix = (getattr(conf, "prefix", "") or "").lower()
+    names = set()
+    for key in conf:
+        name = str(key).lower()
+        if prefix and name.startswith(prefix):
+            name = name[len(prefix) :]
+        if name.startswith("taskora_"):
+            names.add(name)
+    return Settings.from_conf({name: _lookup(conf, name) for name in names})
+
+
+def _lookup(conf: Any, name: str) -> Any:
+    for key in (name, name.upper()):
+        try:
+            return conf[key]
+        except KeyError:
+            continue
+    return None
+
+
+def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
+    """Return where this app's job records are, None where no Redis is known."""
+    conf = app.conf
+    if settings.redis_url is not None:
+        options = query_options(settings.redis_url)
+        url = settings.redis_url
+        if "master_name" in options and url.startswith("sentinel"):
+            url = url.split("?", 1)[0]
+        return Endpoint(url, None, options.get("master_name"))
+    backend, broker = conf.result_backend, conf.broker_read_url or conf.broker_url
+    if _is_redis(backend):
+        return _endpoint(backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+    if _is_redis(broker):
+        return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
+    return None
+
+
+def _is_redis(url: Any) -> bool:
+    return isinstance(url, str) and url.split("://", 1)[0] in REDIS_SCHEMES and "://" in url
+
+
+def _endpoint(url: str, ssl: Any, options: Any) -> Endpoint:
+    options = options or {}
+    if url.startswith(("sentinel://", "sentinels://")):
+        url = url.rstrip(";")
+    elif ";" in url:  # kombu's list of brokers to fail over between: the first is the one in use
+        url = url.split(";", 1)[0]
+    return Endpoint(
+        url,
+        dict(ssl) if isinstance(ssl, dict) else ({} if ssl else None),
+        options.get("master_name"),
+        options.get("sentinel_kwargs"),
+        options.get("global_keyprefix") or "",
+    )
+
+
+def _open_store(app: Any, settings: Settings, endpoint: Endpoint) -> JobStore:
+    return RedisStore(
+        endpoint,
+        prefix=settings.key_prefix,
+        ttl=settings.record_ttl or _seconds(app.conf.result_expires) or _DEFAULT_TTL,
+        log_limit=settings.log_limit,
+        timeout=settings.final_flush_timeout,
+    )
+
+
+def _open_lease(app: Any) -> Lease:
+    # By weak reference: the registry forgets an app's runtime only when nothing in it holds the app.
+    return lease_for(app())
+
+
+def _seconds(value: Any) -> float:
+    return float(value.total_seconds() if hasattr(value, "total_seconds") else value or 0)
+
+
+def _resolved(hook: Any) -> Callable[[str, Any], Any] | None:
+    if isinstance(hook, str):
+        from celery.utils.imports import symbol_by_name
+
+        return symbol_by_name(hook)  # type: ignore[no-any-return]
+    return hook  # type: ignore[no-any-return]

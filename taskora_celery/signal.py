@@ -1,0 +1,119 @@
+"""``ctx.signal``: how a running job learns that it should stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+from taskora_celery.errors import JobAbortedError
+
+__all__ = ["AbortReason", "Signal"]
+
+logger = logging.getLogger("taskora_celery.signal")
+
+AbortReason = Literal["cancelled", "timeout", "shutdown", "superseded"]
+Listener = Callable[["Signal"], object]
+
+
+class Signal:
+    """Fires once, when the job should stop; fits the places where people have a ``threading.Event``.
+
+    ``aborted`` is False until then. ``reason`` is then ``"cancelled"``, ``"timeout"``, ``"shutdown"`` or ``"superseded"``, and
+    ``message`` a text or None. The first abort wins, and it never resets. Safe to use from any thread and from coroutines.
+    """
+
+    __slots__ = ("_event", "_listeners", "_lock", "aborted", "message", "reason")
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.reason: AbortReason | None = None
+        self.message: str | None = None
+        self._lock = threading.Lock()
+        # Most jobs never wait: an event costs more than the rest of the context.
+        self._event: threading.Event | None = None
+        self._listeners: list[Listener] = []
+
+    def is_set(self) -> bool:
+        """Return ``aborted``, under the name that ``threading.Event`` has for it."""
+        return self.aborted
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the abort, or for ``timeout`` seconds; return ``aborted``."""
+        with self._lock:
+            if self.aborted:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
+            event = self._event
+        return event.wait(timeout)
+
+    async def wait_async(self) -> None:
+        """Wait for the abort without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        def wake(_: Signal) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle)
+
+        self.add_listener(wake)
+        try:
+            await done
+        finally:
+            self.remove_listener(wake)
+
+    def add_listener(self, callback: Listener) -> None:
+        """Call ``callback(signal)`` at the abort, from the thread that fires it; at once if it has fired.
+
+        A callback that raises is logged, and neither the job nor the other callbacks notice.
+        """
+        with self._lock:
+            if not self.aborted:
+                self._listeners.append(callback)
+                return
+        self._call(callback)
+
+    def remove_listener(self, callback: Listener) -> None:
+        """Take a callback back; one that is not there is no error."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._listeners.remove(callback)
+
+    def raise_if_aborted(self) -> None:
+        """Do nothing while the job may go on.
+
+        :raises JobAbortedError: the signal has fired; let it leave the handler.
+        """
+        if self.aborted:
+            raise JobAbortedError(self.reason or "cancelled", self.message)
+
+    def abort(self, reason: AbortReason, message: str | None = None) -> bool:
+        """Fire. For the library and for tests: a job is stopped through its handle. Return False where it had fired before."""
+        with self._lock:
+            if self.aborted:
+                return False
+            self.reason, self.message = reason, message
+            self.aborted = True
+            event, listeners = self._event, self._listeners
+            self._listeners = []
+        if event is not None:
+            event.set()
+        for callback in listeners:
+            self._call(callback)
+        return True
+
+    def _call(self, callback: Listener) -> None:
+        try:
+            callback(self)
+        except Exception:  # a user's callback; the abort must reach the others
+            logger.exception("a listener of ctx.signal failed")
+
+    def __repr__(self) -> str:
+        return f"<Signal {self.reason}>" if self.aborted else "<Signal not aborted>"

@@ -1,0 +1,114 @@
+"""From a URL and the transport's options to redis-py clients: plain, TLS, unix socket, Sentinel, Cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+import redis
+import redis.sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from taskora_celery.errors import SettingsError
+
+__all__ = ["Endpoint", "async_client", "client"]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a Redis is, and how to talk to it."""
+
+    url: str
+    #: Celery's ``redis_backend_use_ssl`` or ``broker_use_ssl``: arguments of redis-py's TLS connection.
+    ssl: dict[str, Any] | None = None
+    #: Sentinel's name of the master, and arguments for the connections to the sentinels.
+    master_name: str | None = None
+    sentinel_kwargs: dict[str, Any] | None = None
+    #: Comes before every key: kombu's and Celery's ``global_keyprefix``.
+    global_keyprefix: str = ""
+
+    def shown(self) -> str:
+        """Return the URL without its password."""
+        return ";".join(_without_password(part) for part in self.url.split(";"))
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether this is a Redis Cluster."""
+        return self.url.startswith(("redis+cluster://", "rediss+cluster://"))
+
+
+def client(endpoint: Endpoint, timeout: float) -> Any:
+    """Return a redis-py client whose connections give up after ``timeout`` seconds and never retry by themselves."""
+    return _build(endpoint, timeout, redis, redis.sentinel.Sentinel, redis.RedisCluster, Retry(NoBackoff(), 0))
+
+
+def async_client(endpoint: Endpoint, timeout: float) -> Any:
+    """Return a ``redis.asyncio`` client, as :func:`client` does for threads."""
+    import redis.asyncio
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.asyncio.sentinel import Sentinel
+
+    return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, AsyncRetry(NoBackoff(), 0))
+
+
+def _build(endpoint: Endpoint, timeout: float, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+    url = endpoint.url
+    if url.startswith(("sentinel://", "sentinels://")):
+        return _sentinel(endpoint, {**options, **_ssl_arguments(endpoint)}, sentinel_cls)
+    if endpoint.is_cluster:
+        return cluster_cls.from_url(url.replace("+cluster://", "://", 1), socket_timeout=timeout, socket_connect_timeout=timeout)
+    if url.startswith("redis+socket://"):
+        url = "unix://" + url.removeprefix("redis+socket://")
+    if endpoint.ssl and url.startswith("redis://"):
+        url = "rediss://" + url.removeprefix("redis://")
+    if url.startswith("rediss://"):
+        options.update({k: v for k, v in _ssl_arguments(endpoint).items() if k != "ssl"})
+        url = _celery_ssl_names(url)
+    return api.Redis.from_url(url, **options)
+
+
+def _sentinel(endpoint: Endpoint, options: dict[str, Any], sentinel_cls: Any) -> Any:
+    parts = [urlsplit(part) for part in endpoint.url.split(";") if part]
+    hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
+    first = parts[0]
+    if not endpoint.master_name:
+        raise SettingsError(
+            f"{endpoint.shown()} needs the master's name: set 'master_name' in result_backend_transport_options "
+            "or broker_transport_options, or add ?master_name=… to taskora_redis_url"
+        )
+    if first.password:
+        options["password"] = unquote(first.password)
+    if first.username:
+        options["username"] = unquote(first.username)
+    options["db"] = int(first.path.strip("/") or 0)
+    sentinels = sentinel_cls(hosts, sentinel_kwargs={"socket_timeout": options["socket_timeout"], **(endpoint.sentinel_kwargs or {})})
+    return sentinels.master_for(endpoint.master_name, **options)
+
+
+def _ssl_arguments(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the TLS arguments under redis-py's names; ``True`` alone means the defaults."""
+    if endpoint.url.startswith("sentinels://") or endpoint.ssl:
+        return {"ssl": True, **(endpoint.ssl or {})}
+    return dict(endpoint.ssl or {})
+
+
+def _celery_ssl_names(url: str) -> str:
+    """Celery writes ``ssl_cert_reqs=CERT_NONE`` where redis-py wants ``none``."""
+    for name in ("NONE", "OPTIONAL", "REQUIRED"):
+        url = url.replace(f"ssl_cert_reqs=CERT_{name}", f"ssl_cert_reqs={name.lower()}")
+    return url
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def query_options(url: str) -> Mapping[str, str]:
+    """Return the options in the query of a URL, the last of each name."""
+    return {name: values[-1] for name, values in parse_qs(urlsplit(url.split(";", 1)[0]).query).items()}

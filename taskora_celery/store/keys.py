@@ -1,0 +1,65 @@
+"""The Redis layout: every key that this library writes.
+
+Each job has three keys. They share the hash tag ``{id}``, so that one script may touch them all on Redis Cluster, and every
+write renews their TTL (``taskora_record_ttl``). Nobody deletes them: they expire.
+
+=================  ====  ==============================================================================================
+key                type  content
+=================  ====  ==============================================================================================
+``{id}:job``       hash  the record, see below; written by ``begin.lua`` and ``report.lua``
+``{id}:journal``   list  batches of entries, oldest first: ``"<first seq> <entries> <log entries> "`` and a packed batch;
+                         ``report.lua`` appends, and removes whole batches from the head while enough log entries remain
+``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
+                         and each delivery that was lost; the newest 100
+``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
+=================  ====  ==============================================================================================
+
+The record's fields have one letter, since a job's hash stays a compact listpack only while it is small, and most jobs are:
+
+=====  =====================================================  =====  ====================================================
+field  meaning                                                field  meaning
+=====  =====================================================  =====  ====================================================
+s      state                                                  p      progress: packed (value, instant, mark)
+n      task name                                              k      checkpoint, packed
+a      attempt                                                r      reason of the last outcome
+d      delivery of this attempt                               z      class of the exception of the last outcome
+f      fence: grows with each delivery                        q      entries that the journal has had: the next seq
+g      fence of the attempt that ended in a retry just        i      batches removed from the journal's head
+       before: its last log entries are still welcome         m      log entries in the journal
+w      worker                                                 t      log entries that the job wrote
+c      created, ms                                            u      entries accepted from fence f (a repeat is known by it)
+b      start of this delivery, ms                             v      the same for fence g
+h      last sign of life, ms                                  e      end, ms
+=====  =====================================================  =====  ====================================================
+"""
+
+from __future__ import annotations
+
+__all__ = ["RECORD_FIELDS", "JobKeys"]
+
+#: The order in which ``read.lua`` returns the record.
+RECORD_FIELDS = ("s", "n", "a", "d", "f", "w", "c", "b", "h", "e", "p", "k", "r", "z", "q", "i", "m", "t")
+
+
+class JobKeys:
+    """Builds the names of one store's keys."""
+
+    __slots__ = ("prefix",)
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def of(self, job_id: str) -> tuple[str, str, str]:
+        """Return the record's, the journal's and the attempts' key."""
+        base = self._base(job_id)
+        return base + ":job", base + ":journal", base + ":attempts"
+
+    def channel(self, job_id: str) -> str:
+        """Return the channel on which changes of the job are announced."""
+        return self._base(job_id) + ":changed"
+
+    def _base(self, job_id: str) -> str:
+        # An id is the user's: a brace in it would end the hash tag early, or empty it.
+        if "{" in job_id or "}" in job_id or "%" in job_id:
+            job_id = job_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+        return f"{self.prefix}{{{job_id}}}"

@@ -1,0 +1,61 @@
+-- A delivery of a job begins: count it, take the fence, and return what the context needs.
+--
+-- KEYS  1 record  2 journal  3 attempts
+-- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  7 created (ms)
+--       8 entries that this execution has numbered already  9 channel
+-- Returns { fence, delivery, created, checkpoint or "", attempts }
+local now = ARGV[1]
+local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u')
+local state, attempt, delivery, fence = old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
+local created = old[6] or ARGV[7]
+
+if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'IGNORED' then
+  if ARGV[5] == '' and tonumber(ARGV[4]) <= tonumber(attempt) then
+    -- The same id was sent anew: a job of its own, only the fence goes on growing.
+    redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+    old[8], attempt, created = false, false, ARGV[7]
+  end
+  state = false
+end
+
+if attempt == ARGV[4] then
+  delivery = delivery + 1
+  if state == 'STARTED' then
+    -- The delivery before was never heard of again.
+    local worker, started = old[5] or '', tonumber(old[7] or now)
+    local lost = { number = tonumber(attempt), delivery = delivery - 1, worker = worker, started_ms = started,
+      outcome = 'LOST', duration = (tonumber(now) - started) / 1000, reason = 'no outcome from ' .. worker }
+    redis.call('RPUSH', KEYS[3], cmsgpack.pack(lost))
+    redis.call('LTRIM', KEYS[3], -100, -1)
+    redis.call('PEXPIRE', KEYS[3], ARGV[2])
+  end
+else
+  delivery = 1
+end
+
+-- Wall-clock milliseconds as the floor: the fence keeps growing even where the record had expired or was lost.
+local clock = redis.call('TIME')
+local floor = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local taken = fence + 1
+if taken < floor then taken = floor end
+local fields = { 's', 'STARTED', 'n', ARGV[3], 'a', ARGV[4], 'd', delivery, 'f', string.format('%.0f', taken),
+  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', ARGV[8] }
+if state == 'RETRY' then
+  -- The attempt before may still be unwinding: its last log entries are welcome, nothing else of it is.
+  fields[#fields + 1] = 'g'
+  fields[#fields + 1] = old[4]
+  fields[#fields + 1] = 'v'
+  fields[#fields + 1] = old[9] or '0'
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('HDEL', KEYS[1], 'e', 'r', 'z')
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+
+local attempts = {}
+if delivery > 1 or ARGV[4] ~= '1' then
+  attempts = redis.call('LRANGE', KEYS[3], 0, -1)
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+  redis.call('PEXPIRE', KEYS[3], ARGV[2])
+end
+redis.call('PUBLISH', ARGV[9], 'begin')
+return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts }

@@ -1,0 +1,79 @@
+-- What one execution has to say since its last report, and its end. Only the holder of the fence changes the record.
+--
+-- KEYS  1 record  2 journal  3 attempts
+-- ARGV  1 fence  2 now (ms)  3 ttl (ms)  4 channel  5 newest log entries to keep
+--       6 progress or ""  7 checkpoint or ""
+--       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
+--       13 first entry's number within this execution, then for each batch: entries, log entries, packed batch
+-- Returns 1 accepted, 0 superseded: nothing was changed, -1 the record is unknown: nothing was changed
+local held = redis.call('HMGET', KEYS[1], 'f', 'g', 'u', 'v', 'q', 'm', 'i', 't')
+if not held[1] then return -1 end
+local current = held[1] == ARGV[1]
+-- An attempt that ended in a retry may still write its last log entries after the next one began.
+local late = not current and held[2] == ARGV[1]
+if not current and not late then return 0 end
+
+local set, changed = {}, false
+local function put(field, value)
+  set[#set + 1] = field
+  set[#set + 1] = value
+end
+
+if #ARGV > 13 then
+  local counter = current and 'u' or 'v'
+  local accepted = tonumber((current and held[3] or held[4]) or '0')
+  local number, seq = tonumber(ARGV[13]), tonumber(held[5] or '0')
+  local kept, written = tonumber(held[6] or '0'), tonumber(held[8] or '0')
+  for n = 14, #ARGV, 3 do
+    local entries, logs = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
+    if number + entries > accepted then
+      -- A jump means that entries were dropped before they came here: they count as written, and their numbers are left out.
+      local gap = number - accepted
+      if gap > 0 then
+        seq = seq + gap
+        written = written + gap
+      end
+      redis.call('RPUSH', KEYS[2], seq .. ' ' .. entries .. ' ' .. logs .. ' ' .. ARGV[n + 2])
+      seq, kept, written = seq + entries, kept + logs, written + logs
+      accepted = number + entries
+      changed = true
+    end
+    number = number + entries
+  end
+  if changed then
+    local limit, removed = tonumber(ARGV[5]), tonumber(held[7] or '0')
+    while kept > limit do
+      local head = redis.call('LINDEX', KEYS[2], 0)
+      local logs = head and tonumber(string.match(string.sub(head, 1, 64), '^%d+ %d+ (%d+) '))
+      if not logs or kept - logs < limit then break end
+      redis.call('LPOP', KEYS[2])
+      kept, removed = kept - logs, removed + 1
+    end
+    put(counter, accepted) put('q', seq) put('m', kept) put('i', removed) put('t', written)
+  end
+end
+
+if current then
+  put('h', ARGV[2])
+  if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
+  if ARGV[7] ~= '' then put('k', ARGV[7]) end
+end
+if ARGV[8] ~= '' and current then
+  put('s', ARGV[8])
+  put('e', ARGV[9])
+  if ARGV[10] ~= '' then put('r', ARGV[10]) end
+  if ARGV[11] ~= '' then put('z', ARGV[11]) end
+  if ARGV[8] == 'SUCCESS' then redis.call('HDEL', KEYS[1], 'k') end
+  changed = true
+end
+if ARGV[12] ~= '' and current then
+  redis.call('RPUSH', KEYS[3], ARGV[12])
+  redis.call('LTRIM', KEYS[3], -100, -1)
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  changed = true
+end
+if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+if changed then redis.call('PUBLISH', ARGV[4], 'report') end
+return 1

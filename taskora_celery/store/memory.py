@@ -1,0 +1,183 @@
+"""The store's in-memory twin: the same contract in one process, for tests, eager tasks and the test kit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
+from taskora_celery.encoding import unpack
+from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.store.protocol import Begin, Begun, Reply, Report, Snapshot
+
+__all__ = ["MemoryStore"]
+
+_ATTEMPTS_KEPT = 100
+
+
+class _Job:
+    """One job's record, journal and attempts."""
+
+    __slots__ = ("attempts", "fields", "journal")
+
+    def __init__(self, fence: int = 0) -> None:
+        self.fields: dict[str, Any] = {"f": fence}
+        self.journal: list[tuple[int, int, bytes]] = []
+        self.attempts: list[AttemptRecord] = []
+
+
+class MemoryStore:
+    """Keeps job records in this process's memory. Safe to use from several threads.
+
+    ``log_limit`` is the number of newest log entries to keep per job; records never expire.
+    """
+
+    def __init__(self, log_limit: int = 10_000, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._log_limit = log_limit
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+        self._changed = threading.Condition()
+        self._changes: dict[str, int] = {}
+
+    def begin(self, begin: Begin) -> Begun:
+        """Count a delivery and take the job's fence."""
+        with self._changed:
+            job = self._jobs.setdefault(begin.id, _Job())
+            state, attempt = job.fields.get("s"), job.fields.get("a", 0)
+            if state in Outcome.FINAL:
+                if not begin.redelivered and begin.attempt <= attempt:
+                    job = self._jobs[begin.id] = _Job(job.fields["f"])
+                    attempt = 0
+                state = None
+            fields = job.fields
+            fence = max(fields["f"] + 1, int(self._clock.time() * 1000))
+            delivery = fields["d"] + 1 if attempt == begin.attempt else 1
+            if attempt == begin.attempt and state == "STARTED":
+                job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
+            if state == Outcome.RETRY:
+                fields.update(g=fields["f"], v=fields["u"])
+            for name in "erz":
+                fields.pop(name, None)
+            fields.update(
+                s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
+                c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=begin.numbered,
+            )  # fmt: skip
+            self._announce(begin.id)
+            return Begun(fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts))
+
+    def report(self, reports: Sequence[Report]) -> list[Reply]:
+        """Write many reports in one go, and say for each what became of it."""
+        with self._changed:
+            return [self._report(report) for report in reports]
+
+    def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
+        """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
+        with self._changed:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return None
+            removed = job.fields.get("i", 0)
+            journal = [] if skip is None else job.journal[max(skip - removed, 0) :]
+            return Snapshot(
+                dict(job.fields), removed,
+                tuple(b"%d %d 0 %b" % item for item in journal), tuple(job.attempts) if attempts else (),
+            )  # fmt: skip
+
+    @contextmanager
+    def watch(self, job_ids: Sequence[str]) -> Iterator[_MemoryWatch]:
+        """Watch jobs for changes, from the moment that the context is entered."""
+        yield _MemoryWatch(self._changed, self._changes, job_ids)
+
+    def close(self) -> None:
+        """Do nothing: there are no connections, and the records stay readable."""
+
+    def _report(self, report: Report) -> Reply:
+        job = self._jobs.get(report.id)
+        if job is None:
+            return Reply.UNKNOWN
+        fields = job.fields
+        current = fields["f"] == report.fence
+        if not current and fields.get("g") != report.fence:
+            return Reply.SUPERSEDED
+        self._append(job, report, "u" if current else "v")
+        if current:
+            fields["h"] = report.now_ms
+            if report.progress is not None:
+                fields["p"] = report.progress
+            if report.checkpoint is not None:
+                fields["k"] = report.checkpoint
+            self._end(job, report)
+        self._announce(report.id)
+        return Reply.ACCEPTED
+
+    def _append(self, job: _Job, report: Report, counter: str) -> None:
+        fields, number = job.fields, report.first
+        for batch in report.batches:
+            gap = number - fields.get(counter, 0)
+            if gap + batch.entries > 0:
+                gap = max(gap, 0)
+                first = fields.get("q", 0) + gap
+                job.journal.append((first, batch.entries, batch.data))
+                fields["q"] = first + batch.entries
+                fields["m"] = fields.get("m", 0) + batch.logs
+                fields["t"] = fields.get("t", 0) + gap + batch.logs
+                fields[counter] = number + batch.entries
+            number += batch.entries
+        while job.journal and fields.get("m", 0) > self._log_limit:
+            logs = _logs_in(job.journal[0][2])
+            if fields["m"] - logs < self._log_limit:
+                break
+            job.journal.pop(0)
+            fields["m"] -= logs
+            fields["i"] = fields.get("i", 0) + 1
+
+    def _end(self, job: _Job, report: Report) -> None:
+        ended, fields = report.ended, job.fields
+        if ended is None:
+            return
+        fields.update(s=ended.state, e=ended.at_ms)
+        if ended.reason is not None:
+            fields["r"] = ended.reason
+        if ended.error is not None:
+            fields["z"] = ended.error
+        if ended.state == Outcome.SUCCESS:
+            fields.pop("k", None)
+        if ended.keep is not None:
+            job.attempts = [*job.attempts, ended.keep][-_ATTEMPTS_KEPT:]
+
+    def _announce(self, job_id: str) -> None:
+        self._changes[job_id] = self._changes.get(job_id, 0) + 1
+        self._changed.notify_all()
+
+
+class _MemoryWatch:
+    def __init__(self, changed: threading.Condition, changes: dict[str, int], job_ids: Sequence[str]) -> None:
+        self._changed = changed
+        self._changes = changes
+        self._seen = {job_id: changes.get(job_id, 0) for job_id in job_ids}
+
+    def wait(self, timeout: float) -> bool:
+        with self._changed:
+            changed = self._changed.wait_for(self._news, timeout)
+            self._seen.update({job_id: self._changes.get(job_id, 0) for job_id in self._seen})
+            return changed
+
+    def _news(self) -> bool:
+        return any(self._changes.get(job_id, 0) != seen for job_id, seen in self._seen.items())
+
+
+def _lost(fields: dict[str, Any], now_ms: int) -> AttemptRecord:
+    return lost_attempt(fields["a"], fields["d"], fields["w"], fields["b"], now_ms)
+
+
+def lost_attempt(attempt: int, delivery: int, worker: str, started_ms: int, now_ms: int) -> AttemptRecord:
+    """Return the record of a delivery that was never heard of again."""
+    return AttemptRecord(
+        attempt, delivery, worker, started_ms, Outcome.LOST, round((now_ms - started_ms) / 1000, 3), f"no outcome from {worker}"
+    )
+
+
+def _logs_in(data: bytes) -> int:
+    return sum(1 for item in unpack(data)[2] if item[0] < 10)

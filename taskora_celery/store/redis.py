@@ -1,0 +1,198 @@
+"""The store on Redis 6.2 and newer (or Valkey): plain, TLS, Sentinel, Cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError, ResponseError
+
+from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.records import AttemptRecord
+from taskora_celery.store.connect import Endpoint, client
+from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
+from taskora_celery.store.protocol import Begin, Begun, Ended, Reply, Report, Snapshot
+from taskora_celery.store.wire import Call, ClusterWire, Wire, load_script
+
+__all__ = ["RedisStore", "read_arguments", "read_snapshot"]
+
+BEGIN = load_script("begin", 3)
+REPORT = load_script("report", 3)
+READ = load_script("read", 3)
+
+#: So many scripts in one pipeline at most: it bounds what waits in both socket buffers.
+PIPELINE_CALLS = 500
+
+_NOT_ENDED = Ended("", 0)
+_TEXT = frozenset("snwrz")
+_PACKED = frozenset("pk")
+_attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
+_attempt_encoder = msgspec.msgpack.Encoder()
+
+
+class RedisStore:
+    """Keeps job records in Redis. Safe to use from several threads of one process; not over a fork.
+
+    It holds one connection for writing, made at the first use, and readers borrow from a pool.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, prefix: str = "taskora:", ttl: float = 86_400.0, log_limit: int = 10_000, timeout: float = 1.0
+    ) -> None:
+        """``ttl`` is in seconds from the last change; ``timeout`` bounds each wait for Redis, in seconds."""
+        self.endpoint = endpoint
+        self.keys = JobKeys(endpoint.global_keyprefix + prefix)
+        self._ttl_ms = max(int(ttl * 1000), 1)
+        self._log_limit = log_limit
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._writer: Wire | ClusterWire | None = None
+        self._reader: Any = None
+
+    def begin(self, begin: Begin) -> Begun:
+        """Count a delivery and take the job's fence."""
+        arguments = (
+            *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
+            begin.worker, begin.created_ms, begin.numbered, self.keys.channel(begin.id),
+        )  # fmt: skip
+        fence, delivery, created, checkpoint, attempts = _sound(self._wire().exchange([(BEGIN, arguments)])[0])
+        return Begun(int(fence), delivery, int(created), checkpoint or None, _attempts(attempts))
+
+    def report(self, reports: Sequence[Report]) -> list[Reply]:
+        """Write many reports in one go, and say for each what became of it."""
+        replies: list[Reply] = []
+        for at in range(0, len(reports), PIPELINE_CALLS):
+            answers = self._wire().exchange([self._report(report) for report in reports[at : at + PIPELINE_CALLS]])
+            replies.extend(Reply(_sound(answer)) for answer in answers)
+        return replies
+
+    def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
+        """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
+        arguments = read_arguments(self.keys, job_id, skip, attempts)
+        try:
+            reader = self._read_client()
+            try:
+                answer = reader.evalsha(READ.digest.decode(), READ.keys, *arguments)
+            except ResponseError as exc:
+                if "NOSCRIPT" not in str(exc) and type(exc).__name__ != "NoScriptError":
+                    raise
+                answer = reader.eval(READ.source, READ.keys, *arguments)
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
+        return read_snapshot(answer)
+
+    @contextmanager
+    def watch(self, job_ids: Sequence[str]) -> Iterator[_RedisWatch]:
+        """Watch jobs for changes, from the moment that the context is entered."""
+        try:
+            pubsub = self._read_client().pubsub(ignore_subscribe_messages=False)
+            pubsub.subscribe(*[self.keys.channel(job_id) for job_id in job_ids])
+            for _ in job_ids:  # the confirmations: from here on nothing is missed
+                pubsub.get_message(timeout=self._timeout)
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
+        try:
+            yield _RedisWatch(pubsub)
+        finally:
+            pubsub.close()
+
+    def close(self) -> None:
+        """Give up all connections."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+            reader, self._reader = self._reader, None
+        if writer is not None:
+            writer.close()
+        if reader is not None:
+            reader.close()
+
+    def _wire(self) -> Wire | ClusterWire:
+        writer = self._writer
+        if writer is None:
+            with self._lock:
+                writer = self._writer
+                if writer is None:
+                    redis = client(self.endpoint, self._timeout)
+                    writer = self._writer = ClusterWire(redis) if self.endpoint.is_cluster else Wire(redis)
+        return writer
+
+    def _read_client(self) -> Any:
+        with self._lock:
+            if self._reader is None:
+                # A reader may wait longer than a job: a journal can be large, and nobody's work stands still meanwhile.
+                self._reader = client(self.endpoint, max(self._timeout, 5.0))
+            return self._reader
+
+    def _report(self, report: Report) -> Call:
+        ended = report.ended or _NOT_ENDED
+        arguments: list[bytes | str | int] = [
+            *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
+            report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
+            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), report.first,
+        ]  # fmt: skip
+        for batch in report.batches:
+            arguments += (batch.entries, batch.logs, batch.data)
+        return REPORT, arguments
+
+
+class _RedisWatch:
+    """Messages of the jobs' channels. Used by one thread."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+
+    def wait(self, timeout: float) -> bool:
+        try:
+            message = self._pubsub.get_message(timeout=timeout)
+            changed = message is not None
+            while message is not None:  # what has come meanwhile is the same news
+                message = self._pubsub.get_message(timeout=0)
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailableError(str(exc)) from exc
+        return changed
+
+
+def _sound(answer: Any) -> Any:
+    """Return an answer that is one; Redis may refuse (read-only, out of memory, no permission)."""
+    if isinstance(answer, ResponseError):
+        raise StoreUnavailableError(str(answer)) from answer
+    return answer
+
+
+def _attempts(items: Sequence[bytes]) -> tuple[AttemptRecord, ...]:
+    records = []
+    for item in items:
+        try:
+            records.append(_attempt_decoder.decode(item))
+        except (msgspec.DecodeError, UnicodeDecodeError):  # another version's: the others still tell something
+            continue
+    return tuple(records)
+
+
+def read_arguments(keys: JobKeys, job_id: str, skip: int | None, attempts: bool) -> list[str | int]:
+    """Return the keys and arguments of ``read.lua``."""
+    return [
+        *keys.of(job_id), len(RECORD_FIELDS), *RECORD_FIELDS, "" if skip is None else skip, "1" if attempts else "",
+    ]  # fmt: skip
+
+
+def read_snapshot(answer: Any) -> Snapshot | None:
+    """Return what ``read.lua`` answered, or None where there is no record."""
+    values, removed, journal, attempts = answer
+    fields: dict[str, Any] = {}
+    for name, value in zip(RECORD_FIELDS, values, strict=True):
+        if value is None:
+            continue
+        data = value if isinstance(value, bytes) else str(value).encode()
+        if name in _PACKED:
+            fields[name] = data
+        elif name in _TEXT:
+            fields[name] = data.decode("utf-8", "replace")
+        else:
+            fields[name] = int(data) if data.lstrip(b"-").isdigit() else 0
+    if not fields:
+        return None
+    return Snapshot(fields, int(removed), tuple(journal), _attempts(attempts))

@@ -1,0 +1,159 @@
+"""One connection to Redis that runs scripts: the hot path of every job.
+
+redis-py's client costs more per command than Redis does (a pool, a retry policy, argument packing, callbacks). A job begins
+and ends with one script each, so this goes one level down: it packs the command itself and uses redis-py's connection, which
+keeps TLS, Sentinel, authentication and parsing. It has no retry of its own: the callers' reports can be sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from taskora_celery.errors import StoreUnavailableError
+
+__all__ = ["Call", "ClusterWire", "Script", "Wire", "load_script"]
+
+
+class Script:
+    """A Lua script and how it is called: ``EVALSHA`` with its digest, loaded when Redis does not know it."""
+
+    __slots__ = ("digest", "keys", "source")
+
+    def __init__(self, source: bytes, keys: int) -> None:
+        self.source = source
+        self.keys = keys
+        self.digest = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+
+
+def load_script(name: str, keys: int) -> Script:
+    """Return the script in ``lua/<name>.lua``, which takes ``keys`` keys."""
+    return Script(files("taskora_celery.store").joinpath("lua", f"{name}.lua").read_bytes(), keys)
+
+
+#: A script, then its keys and arguments.
+Call = tuple[Script, Sequence[bytes | str | int]]
+
+
+def _packed(script: Script, arguments: Sequence[bytes | str | int]) -> bytes:
+    parts = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n%d\r\n" % (len(arguments) + 3, script.digest, script.keys)]
+    for value in arguments:
+        data = value if type(value) is bytes else str(value).encode("utf-8", "backslashreplace")
+        parts.append(b"$%d\r\n" % len(data))
+        parts.append(data)
+        parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+class Wire:
+    """Runs scripts over one connection, made at the first use and again after each failure.
+
+    Safe to use from several threads: one exchange at a time. An exception of any kind in the middle of an exchange (also one
+    that a signal handler raises) drops the connection, so that no later caller reads an answer that is not its own.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def exchange(self, calls: Sequence[Call]) -> list[Any]:
+        """Send all calls, then read all answers; an answer may be a ``ResponseError``.
+
+        :raises StoreUnavailableError: no connection, or it was lost, or it did not answer in time.
+        """
+        with self._lock:
+            answers = self._exchange(calls)
+            missing = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if missing:
+                self._load({calls[n][0].digest: calls[n][0] for n in missing}.values())
+                for n, answer in zip(missing, self._exchange([calls[n] for n in missing]), strict=True):
+                    answers[n] = answer
+        return answers
+
+    def close(self) -> None:
+        """Give up the connection."""
+        with self._lock:
+            self._drop()
+        self._client.close()
+
+    def _exchange(self, calls: Sequence[Call]) -> list[Any]:
+        data = [_packed(script, arguments) for script, arguments in calls]
+        return self._talk(data, len(calls))
+
+    def _load(self, scripts: Any) -> None:
+        for script in scripts:
+            command = b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%d\r\n%b\r\n" % (len(script.source), script.source)
+            answer = self._talk([command], 1)[0]
+            if isinstance(answer, ResponseError):
+                raise StoreUnavailableError(str(answer)) from answer
+
+    def _talk(self, data: list[bytes], answers: int) -> list[Any]:
+        done = False
+        try:
+            if self._connection is None:
+                self._connection = _take(self._client.connection_pool)
+            connection = self._connection
+            connection.send_packed_command(data)
+            result = [self._answer(connection) for _ in range(answers)]
+            done = True
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailableError(str(exc) or type(exc).__name__) from exc
+        finally:
+            if not done:
+                self._drop()
+        return result
+
+    @staticmethod
+    def _answer(connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except ResponseError as exc:
+            return exc
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._client.connection_pool.release(connection)
+
+
+def _take(pool: Any) -> Any:
+    try:
+        return pool.get_connection()
+    except TypeError:  # before redis-py 5.3 the name of a command was wanted, and not used
+        return pool.get_connection("EVALSHA")
+
+
+class ClusterWire:
+    """Runs scripts on a Redis Cluster, through redis-py's own routing: each call goes to the node that has its keys."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def exchange(self, calls: Sequence[Call]) -> list[Any]:
+        """Run the calls in order and return the answers; an answer may be a ``ResponseError``.
+
+        :raises StoreUnavailableError: a node did not answer.
+        """
+        return [self._call(script, arguments) for script, arguments in calls]
+
+    def close(self) -> None:
+        """Give up all connections."""
+        self._client.close()
+
+    def _call(self, script: Script, arguments: Sequence[bytes | str | int]) -> Any:
+        try:
+            try:
+                return self._client.evalsha(script.digest.decode(), script.keys, *arguments)
+            except NoScriptError:
+                return self._client.eval(script.source, script.keys, *arguments)
+        except ResponseError as exc:
+            return exc
+        except (RedisError, OSError) as exc:
+            raise StoreUnavailableError(str(exc) or type(exc).__name__) from exc

@@ -1,0 +1,218 @@
+"""``ContextTask``: the base class that gives every task of an app its context."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.app.task import Task
+from celery.utils.functional import head_from_fun
+from celery.utils.log import get_task_logger
+
+from taskora_celery.context import Context
+from taskora_celery.execution import CREATED_HEADER, Handler, eager_contexts, execute, execution_of
+from taskora_celery.handle import EagerJobHandle, JobHandle
+from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
+
+__all__ = ["ContextTask"]
+
+#: Marks a ``run`` that this module has wrapped, so that a subclass does not wrap it again.
+_MARK = "taskora_handler"
+#: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
+_WORKER_STEP = "taskora_celery.worker.start:CheckSettings"
+
+
+class ContextTask(Task):  # type: ignore[misc]
+    """Celery's ``Task``, with a context for the handler and a :class:`~taskora_celery.JobHandle` for the caller.
+
+    ``Celery(task_cls=ContextTask)`` makes it the base of all tasks of an app, ``@app.task(base=ContextTask)`` of one. The
+    handler takes the context in the parameter annotated ``Context``, or named ``ctx``; one that takes none finds it with
+    ``current_context()``. ``tracked=False`` leaves a task wholly alone.
+    """
+
+    abstract = True
+    tracked = True
+
+    #: The handler's signature as callers see it, None where it has none.
+    taskora_signature: inspect.Signature | None = None
+    taskora_parameter: ContextParameter | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _instrument(cls)
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Install the worker's part on the app, once; Celery calls this before it reads ``app.steps``."""
+        super().on_bound(app)
+        app.steps["worker"].add(_WORKER_STEP)
+
+    @functools.cached_property
+    def taskora_logger(self) -> Any:
+        """The logger to which entries of ``ctx.log`` are repeated: the task's own, below Celery's task loggers."""
+        return get_task_logger(self.name)
+
+    @property
+    def ctx(self) -> Context:
+        """The context of the job that is running in this thread, greenlet or coroutine.
+
+        :raises NoActiveJobError: none is.
+        """
+        from taskora_celery.context import current_context
+
+        return current_context()
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Send the task as Celery does, and return a :class:`~taskora_celery.JobHandle`.
+
+        The context is never passed: the worker fills it in. The creation time travels in a header.
+
+        :raises TypeError: a context is among the arguments, or the arguments do not fit (as with plain Celery).
+        """
+        _refuse_context(self, args, kwargs)
+        headers = options.get("headers")
+        if headers is None or CREATED_HEADER not in headers:
+            execution = execution_of(self.request) if task_id is not None else None
+            again = execution is not None and execution.request.id == task_id
+            created = execution.ctx.timestamp if again and execution is not None else int(time.time() * 1000)
+            options["headers"] = {**(headers or {}), CREATED_HEADER: created}
+        result = super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        if isinstance(result, JobHandle):
+            result.sent = True
+        return result
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task here and now, with a context that lives in memory; return an :class:`EagerJobHandle`."""
+        contexts: list[Any] = []
+        token = eager_contexts.set(contexts)
+        try:
+            result = super().apply(*args, **kwargs)
+        finally:
+            eager_contexts.reset(token)
+        return EagerJobHandle.of(result, contexts)
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Any = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: Any = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Retry as Celery does, and record it: every road to a retry comes through here."""
+        do = functools.partial(super().retry, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        execution = execution_of(self.request)
+        return do() if execution is None else execution.retrying(do, max_retries, exc, countdown, eta)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> JobHandle:  # noqa: N802 - Celery's name
+        """Return the handle of a job of this task."""
+        return JobHandle(task_id, backend=self.backend, task_name=self.name, app=self._get_app(), **kwargs)
+
+
+def _instrument(cls: type[ContextTask]) -> None:
+    """Wrap the class's handler, so that it runs as a job and gets its context; leave an untracked one as it is.
+
+    ``run`` is looked up over the whole MRO: it may come from a mixin that is no task. The wrapper replaces only the attribute
+    of this class. It sets no ``__wrapped__``: Celery's annotations would unwrap it, and lose the context.
+    """
+    raw = next((vars(base)["run"] for base in cls.__mro__ if "run" in vars(base)), None)
+    if raw is None or raw is vars(Task)["run"] or hasattr(_plain_function(raw), _MARK):
+        return
+    static = isinstance(raw, staticmethod)
+    fun = _plain_function(raw)
+    signature, parameter = find_parameter(fun, bound=not static)
+    if not cls.tracked:
+        if parameter is not None:
+            raise TypeError(f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them")
+        return
+    if inspect.iscoroutinefunction(fun):
+        raise TypeError(f"task {cls.__name__}: `async def` handlers are not supported; use asyncio.run() inside a plain one")
+    cls.taskora_parameter = parameter
+    cls.run = _wrapped(fun, Handler(fun, parameter, takes_self=not static), signature, static)
+    if parameter is not None and signature is not None:
+        _hide_parameter(cls, fun, signature, parameter, bound=not static)
+
+
+def _plain_function(raw: Any) -> Any:
+    return raw.__func__ if isinstance(raw, staticmethod | classmethod) else raw
+
+
+def _wrapped(fun: Callable[..., Any], handler: Handler, signature: inspect.Signature | None, static: bool) -> Callable[..., Any]:
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return execute(self, handler, args, kwargs)
+
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        if hasattr(fun, name):
+            setattr(run, name, getattr(fun, name))
+    if signature is not None:
+        seen = without_parameter(signature, handler.parameter.name) if handler.parameter else signature
+        if static:  # the wrapper is a method in either case
+            self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+            seen = seen.replace(parameters=[self_, *_positional_only_first(seen)])
+        run.__signature__ = seen  # type: ignore[attr-defined]
+    setattr(run, _MARK, handler)
+    return run
+
+
+def _positional_only_first(signature: inspect.Signature) -> list[inspect.Parameter]:
+    return list(signature.parameters.values())
+
+
+def _hide_parameter(cls: type[ContextTask], fun: Any, signature: inspect.Signature, parameter: ContextParameter, *, bound: bool) -> None:
+    """Leave the context out where Celery looks at the arguments of a caller."""
+    seen = without_parameter(signature, parameter.name)
+    if "__header__" in vars(cls):
+        cls.__header__ = staticmethod(_header(cls, fun, seen, bound))
+    dump = vars(cls).get("_dump_pydantic_arguments")
+    if dump is not None:
+        cls._dump_pydantic_arguments = staticmethod(_dump_without(dump.__func__, parameter))
+
+
+def _header(cls: type[ContextTask], fun: Any, seen: inspect.Signature, bound: bool) -> Callable[..., Any]:
+    def stub(*_: Any, **__: Any) -> None:
+        """Carry a signature."""
+
+    stub.__name__ = stub.__qualname__ = getattr(fun, "__name__", "run")
+    stub.__module__ = getattr(fun, "__module__", __name__)
+    stub.__signature__ = seen  # type: ignore[attr-defined]
+    checker = getattr(vars(cls).get("app"), "type_checker", None) or head_from_fun
+    return checker(stub, bound=bound)  # type: ignore[no-any-return]
+
+
+def _dump_without(dump: Callable[..., Any], parameter: ContextParameter) -> Callable[..., Any]:
+    """Return Celery's pydantic dump for arguments without the context: it binds them to the handler's whole signature."""
+
+    def dump_arguments(args: Any, kwargs: Any) -> Any:
+        if not isinstance(args or (), list | tuple) or not isinstance(kwargs or {}, dict):
+            return dump(args, kwargs)
+        placeholder = object()
+        filled = parameter.fill(tuple(args or ()), dict(kwargs or {}), placeholder)
+        dumped = dump(*filled)
+        if dumped[0] is filled[0] and dumped[1] is filled[1]:
+            return args, kwargs
+        return parameter.dropped(*dumped, placeholder)
+
+    return dump_arguments
+
+
+def _refuse_context(task: ContextTask, args: Any, kwargs: Any) -> None:
+    parameter = task.taskora_parameter
+    if (kwargs and parameter is not None and parameter.name in kwargs) or any(isinstance(value, Context) for value in args or ()):
+        name = parameter.name if parameter is not None else "ctx"
+        raise TypeError(f"{task.name}() got a context for {name!r}: callers leave it out, the worker fills it in")
