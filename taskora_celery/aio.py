@@ -43,7 +43,7 @@ class AsyncJobReader:
         return history_of(await self._reader.read(self._id, attempts=True))
 
     async def follow(
-        self, *, after: int | None, timeout: float | None, ready: Callable[[], bool], expected: bool = True  # noqa: ASYNC109
+        self, *, after: int | None, timeout: float | None, ready: Callable[[], bool], expected: bool = True
     ) -> AsyncIterator[Event]:  # fmt: skip
         """Yield events until the job ends, as :meth:`taskora_celery.reading.JobReader.follow` does."""
         follower, patience, failures = Follower(after), Patience(timeout), 0

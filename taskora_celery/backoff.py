@@ -38,7 +38,7 @@ def retry_delay(policy: RetryPolicy, retries: int, rand: random.Random | None = 
     # Past 2**64 the ceiling has long been reached; the bound keeps the power from growing without end.
     delay = min(policy.retry_backoff_max, policy.retry_backoff * 2.0 ** min(retries, 64))
     if policy.retry_jitter:
-        delay = (rand or random).uniform(0.0, delay)  # type: ignore[union-attr]
+        delay = (rand or random).uniform(0.0, delay)
     return max(0.0, delay)
 
 
@@ -48,4 +48,4 @@ def outage_pause(failures: int, rand: random.Random | None = None) -> float:
     Doubling with a ceiling and half of it at random, so that a fleet does not come back in one beat.
     """
     pause = min(OUTAGE_PAUSE_MAX, OUTAGE_PAUSE_FIRST * 2.0 ** min(max(failures - 1, 0), 32))
-    return pause * (rand or random).uniform(0.5, 1.0)  # type: ignore[union-attr]
+    return pause * (rand or random).uniform(0.5, 1.0)

@@ -14,7 +14,14 @@ __all__ = ["CaptureHandler", "install_capture"]
 _TASK_LOGGERS = "celery.task"
 
 #: What every record has; the rest came in with ``extra=`` and becomes meta.
-_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "task_id", "task_name", "data"}
+_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "task_id",
+    "task_name",
+    "data",
+}
 #: These loggers work for the reports themselves: to capture them would feed the reporter with its own noise.
 _OWN = ("taskora_celery", "redis", "kombu", "amqp", "celery.app.trace", "celery.worker", "celery.redirected")
 

@@ -41,8 +41,6 @@ class JobInfo(msgspec.Struct, frozen=True):
     deadline: float | None = None
     checkpoint: bytes | None = None
     history: tuple[AttemptRecord, ...] = ()
-    #: Why there is no lease to extend, None where there is one.
-    no_lease: str | None = None
 
 
 class Context:

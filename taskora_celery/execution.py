@@ -21,7 +21,7 @@ from taskora_celery.results import sink_for
 from taskora_celery.retry import delay_until
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Ended
+from taskora_celery.store.protocol import Begin, Begun, Ended
 
 __all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of"]
 
@@ -70,7 +70,8 @@ def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str
 
 def execution_of(request: Any) -> Execution | None:
     """Return the execution that a request belongs to, None outside one."""
-    return vars(request).get(_ATTRIBUTE)
+    execution: Execution | None = vars(request).get(_ATTRIBUTE)
+    return execution
 
 
 def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -93,7 +94,18 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
 class Execution:
     """One delivery of a tracked job. Used by the thread that runs the handler."""
 
-    __slots__ = ("_announced", "_handler_ended", "_reporter", "_started", "_task", "_worker", "ctx", "report", "request", "runtime")
+    __slots__ = (
+        "_announced",
+        "_handler_ended",
+        "_reporter",
+        "_started",
+        "_task",
+        "_worker",
+        "ctx",
+        "report",
+        "request",
+        "runtime",
+    )
 
     def __init__(self, task: Any, request: Any, runtime: Runtime) -> None:
         """Register the delivery with the store: one round trip, bounded; without a store the job runs all the same."""
@@ -175,12 +187,12 @@ class Execution:
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
         )  # fmt: skip
         begun = self._reporter.begin(self.report, begin)
-        known = {} if begun is None else {
-            "delivery": begun.delivery, "fence": begun.fence, "checkpoint": begun.checkpoint, "history": begun.attempts,
-        }  # fmt: skip
-        timestamp = begin.created_ms if begun is None or isinstance(created, int) else begun.created_ms
+        if begun is None:  # the store is away, or there is none: the job runs all the same
+            begun = Begun(0, 1, begin.created_ms)
         info = JobInfo(
-            request.id, task.name, begin.attempt, _max_attempts(task), timestamp=timestamp, deadline=self._deadline(), **known
+            request.id, task.name, begin.attempt, _max_attempts(task), begun.delivery, begun.fence,
+            begin.created_ms if isinstance(created, int) else begun.created_ms,
+            self._deadline(), begun.checkpoint, begun.attempts,
         )  # fmt: skip
         return Context(info, self.report, checkpoint_limit=settings.checkpoint_bytes)
 
@@ -276,7 +288,9 @@ def _schedule(task: Any, request: Any, error: RetryError) -> None:
     limit = _max_attempts(task)
     if limit is not None and request.retries + 1 >= limit:
         why = f": {error.reason}" if error.reason else ""
-        failure = MaxRetriesExceededError(f"{task.name}[{request.id}] failed in attempt {request.retries + 1} of {limit}{why}", error.reason)
+        failure = MaxRetriesExceededError(
+            f"{task.name}[{request.id}] failed in attempt {request.retries + 1} of {limit}{why}", error.reason
+        )
         raise failure from (error.exc or error)
     countdown = error.delay
     if countdown is None and error.eta is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from celery.result import AsyncResult, EagerResult
 
@@ -16,7 +16,29 @@ from taskora_celery.reading import JobReader
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["EagerJobHandle", "JobHandle"]
+
+
+class CallableState(str):  # noqa: SLOT000 - it carries what it is called for
+    """A state's name that, called, returns the job's record: ``AsyncResult.status`` was a property before ``status()`` came."""
+
+    _record: Callable[[], JobStatus]
+
+    def __new__(cls, state: str, record: Callable[[], JobStatus]) -> Self:
+        """Wrap a state's name."""
+        self = super().__new__(cls, state)
+        self._record = record
+        return self
+
+    def __call__(self) -> JobStatus:
+        """Return the job's record, or raise ``JobNotFoundError``."""
+        return self._record()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
 
 
 class JobHandle(AsyncResult):  # type: ignore[misc]
@@ -37,7 +59,12 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         return self._reader.progress()
 
     def get_logs(
-        self, *, level: str | None = None, attempt: int | None = None, after: int | None = None, limit: int | None = None
+        self,
+        *,
+        level: str | None = None,
+        attempt: int | None = None,
+        after: int | None = None,
+        limit: int | None = None,
     ) -> list[LogEntry]:
         """Return the job's log entries of all attempts, in call order.
 
@@ -70,8 +97,18 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         """Return one record for each attempt and lost delivery, oldest first; the last is that of now."""
         return self._reader.history()
 
-    def status(self) -> JobStatus:
-        """Return the job's record, from one round trip.
+    @property
+    def status(self) -> CallableState:
+        """Celery's ``status`` (the state's name); called, ``handle.status()``, the job's record: a :class:`JobStatus`.
+
+        Celery has the name for a property, so it stays one. ``record()`` is the same record without asking for the state first.
+
+        :raises JobNotFoundError: (when called) there is no record.
+        """
+        return CallableState(self.state, self.record)
+
+    def record(self) -> JobStatus:
+        """Return the job's record, from one round trip: state, progress, attempt, last sign of life, worker.
 
         :raises JobNotFoundError: there is none.
         """
@@ -108,7 +145,12 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         return await self._areader.progress()
 
     async def aget_logs(
-        self, *, level: str | None = None, attempt: int | None = None, after: int | None = None, limit: int | None = None
+        self,
+        *,
+        level: str | None = None,
+        attempt: int | None = None,
+        after: int | None = None,
+        limit: int | None = None,
     ) -> list[LogEntry]:
         """Return what :meth:`get_logs` returns."""
         return await self._areader.logs(level=level, attempt=attempt, after=after, limit=limit)
@@ -150,7 +192,7 @@ class EagerJobHandle(EagerResult):  # type: ignore[misc]
         if isinstance(result, cls):
             result._contexts = (*own, *result._contexts)  # noqa: SLF001 - this class's own
             return result
-        handle = cls(result.id, result.result, result.state, traceback=result.traceback, name=result._get_task_meta().get("name"))  # noqa: SLF001
+        handle = cls(result.id, result.result, result.state, traceback=result.traceback, name=result.name)
         handle._contexts = own
         return handle
 

@@ -50,7 +50,8 @@ class ContextParameter:
             passed = args[self.index]
         return passed if isinstance(passed, Context) else None
 
-    def dropped(self, args: Any, kwargs: Any, placeholder: Any) -> Arguments:
+    @staticmethod
+    def dropped(args: Any, kwargs: Any, placeholder: Any) -> Arguments:
         """Return arguments without the value that :meth:`fill` put in as ``placeholder``."""
         kept = {key: value for key, value in (kwargs or {}).items() if value is not placeholder}
         return tuple(value for value in args or () if value is not placeholder), kept
@@ -65,7 +66,10 @@ def find_parameter(fun: Callable[..., Any], *, bound: bool) -> tuple[inspect.Sig
     """
     try:
         signature = inspect.signature(fun)
-    except (TypeError, ValueError):  # a callable of C: it takes what it takes, and finds its context with current_context()
+    except (
+        TypeError,
+        ValueError,
+    ):  # a callable of C: it takes what it takes, and finds its context with current_context()
         return None, None
     parameters = list(signature.parameters.values())[1 if bound else 0 :]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

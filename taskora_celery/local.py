@@ -60,7 +60,9 @@ class LocalContext(Context):
         return self._report
 
 
-def local_context(name: str = "local", job_id: str | None = None, *, attempt: int = 1, max_attempts: int | None = None) -> LocalContext:
+def local_context(
+    name: str = "local", job_id: str | None = None, *, attempt: int = 1, max_attempts: int | None = None
+) -> LocalContext:
     """Return a context that keeps what is reported in memory; pass it to a direct call as ``task(data, ctx=…)``."""
     job_id = job_id or str(uuid4())
     info = JobInfo(job_id, name, attempt=attempt, max_attempts=max_attempts, timestamp=int(time.time() * 1000))

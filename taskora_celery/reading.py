@@ -7,7 +7,7 @@ only fetch and wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from taskora_celery.backoff import outage_pause
@@ -38,7 +38,13 @@ def progress_of(snapshot: Snapshot | None) -> tuple[Any, int | None, str | None]
 
 
 def logs_of(
-    snapshot: Snapshot | None, keep: int, *, level: str | None, attempt: int | None, after: int | None, limit: int | None
+    snapshot: Snapshot | None,
+    keep: int,
+    *,
+    level: str | None,
+    attempt: int | None,
+    after: int | None,
+    limit: int | None,
 ) -> list[LogEntry]:
     """Return the newest ``keep`` log entries of a journal that pass the filters, the newest ``limit`` of those."""
     floor = 0 if level is None else level_code(level)
@@ -129,7 +135,12 @@ class Follower:
         return events
 
     def _state(self, fields: dict[str, Any], state: str, at_ms: int) -> Event:
-        data = {"state": state, "attempt": fields.get("a", 1), "delivery": fields.get("d", 1), "worker": fields.get("w", "")}
+        data = {
+            "state": state,
+            "attempt": fields.get("a", 1),
+            "delivery": fields.get("d", 1),
+            "worker": fields.get("w", ""),
+        }
         if state in Outcome.FINAL:
             data.update({name: fields[key] for name, key in (("reason", "r"), ("error", "z")) if key in fields})
         return Event("state", self._last, at_ms, data)
@@ -183,7 +194,9 @@ class JobReader:
             else:
                 return
 
-    def _watched(self, follower: Follower, patience: Patience, ready: Callable[[], bool], expected: bool) -> Iterator[list[Event]]:
+    def _watched(
+        self, follower: Follower, patience: Patience, ready: Callable[[], bool], expected: bool
+    ) -> Iterator[list[Event]]:
         with self._store.watch([self._id]) as watch:
             while True:
                 snapshot = self._store.read(self._id, follower.skip)

@@ -8,8 +8,10 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
+
+from celery.local import maybe_evaluate
 
 from taskora_celery.capture import install_capture
 from taskora_celery.clock import SYSTEM_CLOCK
@@ -38,7 +40,7 @@ class Runtime:
     :meth:`of` is the way to it: one per app and process, forgotten with the app.
     """
 
-    _by_app: WeakKeyDictionary[Any, Runtime] = WeakKeyDictionary()
+    _by_app: ClassVar[WeakKeyDictionary[Any, Runtime]] = WeakKeyDictionary()
     _lock = threading.Lock()
 
     def __init__(self, app: Any, store: JobStore | None = None) -> None:
@@ -55,7 +57,7 @@ class Runtime:
     @classmethod
     def of(cls, app: Any) -> Runtime:
         """Return the app's runtime in this process."""
-        app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+        app = maybe_evaluate(app)
         runtime = cls._by_app.get(app)
         if runtime is None or runtime.pid != os.getpid():
             with cls._registry_lock():

@@ -111,7 +111,9 @@ class Settings:
         "Seconds that a job's record is kept after its last change. None: `result_expires`, or a day where that never expires.",
     )  # fmt: skip
     flush_interval: float = _setting(
-        0.1, _duration(0.005), "Seconds between two writes of what the jobs of a process report; the first goes out at once."
+        0.1,
+        _duration(0.005),
+        "Seconds between two writes of what the jobs of a process report; the first goes out at once.",
     )
     backend_interval: float = _setting(
         1.0, _duration(0.1),
@@ -122,26 +124,30 @@ class Settings:
         "Seconds between two renewals of a message's visibility. None: a third of the visibility timeout, at most 60.",
     )  # fmt: skip
     log_limit: int = _setting(10_000, _count(1), "Log entries kept per job, the newest; the rest are counted.")
-    log_entry_bytes: int = _setting(8_192, _count(64), "Size of one log entry, message and meta; what is longer is cut and marked.")
+    log_entry_bytes: int = _setting(
+        8_192, _count(64), "Size of one log entry, message and meta; what is longer is cut and marked."
+    )
     value_bytes: int = _setting(65_536, _count(64), "Size of a progress value; what is larger is cut and marked.")
     checkpoint_bytes: int = _setting(1_048_576, _count(64), "Size of a checkpoint; a larger one is refused with a ValueError.")
     buffer_limit: int = _setting(
-        10_000, _count(1), "Log entries that one job may have waiting in memory; beyond it the oldest are dropped and counted."
+        10_000,
+        _count(1),
+        "Log entries that one job may have waiting in memory; beyond it the oldest are dropped and counted.",
     )
     final_flush_timeout: float = _setting(
         1.0, _duration(0.01), "Seconds that the start or the end of a job waits for a store that does not answer."
     )
     capture_logging: bool | str = _setting(
         True, _one_of(True, False, "root"),
-        "Which records of Python logging become entries of the running job: True those of `get_task_logger`, \"root\" all, False none.",
+        'Python logging that becomes entries of the running job: True that of `get_task_logger`, `"root"` all, False none.',
     )  # fmt: skip
     redact_keys: tuple[str, ...] = _setting((), _names, "Names of keys whose values are hidden, besides the default list.")
     redact: Callable[[str, Any], Any] | str | None = _setting(
-        None, _hook, "Your own rule `(key, value) -> value`, or its dotted path, for every value that is written or emitted."
+        None,
+        _hook,
+        "Your own rule `(key, value) -> value`, or its dotted path, for every value that is written or emitted.",
     )
-    track: str = _setting(
-        "all", _one_of("all", "context"), "`\"context\"` leaves tasks without a context parameter wholly alone."
-    )
+    track: str = _setting("all", _one_of("all", "context"), '`"context"` leaves tasks without a context parameter wholly alone.')
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:
@@ -180,7 +186,5 @@ def _shown(value: Any) -> str:
 def settings_table() -> str:
     """Return the Markdown table of all settings, as it stands in the docs."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
-    rows += [
-        f"| `{PREFIX}{f.name}` | `{_shown(f.default)}` | {f.metadata['meaning']} |" for f in dataclasses.fields(Settings)
-    ]
+    rows += [f"| `{PREFIX}{f.name}` | `{_shown(f.default)}` | {f.metadata['meaning']} |" for f in dataclasses.fields(Settings)]
     return "\n".join(rows) + "\n"

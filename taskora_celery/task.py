@@ -139,7 +139,9 @@ def _instrument(cls: type[ContextTask]) -> None:
     signature, parameter = find_parameter(fun, bound=not static)
     if not cls.tracked:
         if parameter is not None:
-            raise TypeError(f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them")
+            raise TypeError(
+                f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
+            )
         return
     if inspect.iscoroutinefunction(fun):
         raise TypeError(f"task {cls.__name__}: `async def` handlers are not supported; use asyncio.run() inside a plain one")
@@ -174,7 +176,9 @@ def _positional_only_first(signature: inspect.Signature) -> list[inspect.Paramet
     return list(signature.parameters.values())
 
 
-def _hide_parameter(cls: type[ContextTask], fun: Any, signature: inspect.Signature, parameter: ContextParameter, *, bound: bool) -> None:
+def _hide_parameter(
+    cls: type[ContextTask], fun: Any, signature: inspect.Signature, parameter: ContextParameter, *, bound: bool
+) -> None:
     """Leave the context out where Celery looks at the arguments of a caller."""
     seen = without_parameter(signature, parameter.name)
     if "__header__" in vars(cls):
@@ -206,7 +210,7 @@ def _dump_without(dump: Callable[..., Any], parameter: ContextParameter) -> Call
         dumped = dump(*filled)
         if dumped[0] is filled[0] and dumped[1] is filled[1]:
             return args, kwargs
-        return parameter.dropped(*dumped, placeholder)
+        return parameter.dropped(dumped[0], dumped[1], placeholder)
 
     return dump_arguments
 

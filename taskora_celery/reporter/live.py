@@ -29,8 +29,8 @@ class LiveJob:
     """A job's report, with what was taken from it, what was sent, and when what is due. Held under the reporter's lock."""
 
     __slots__ = (
-        "_begin", "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "end", "lease", "outbox",
-        "report", "showing", "superseded",
+        "_begin", "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "end",
+        "lease", "outbox", "report", "showing", "superseded",
     )  # fmt: skip
 
     def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor) -> None:
@@ -130,7 +130,7 @@ class LiveJob:
             if entry[4] is None and entry[0] < STATE:  # a captured record has been through logging already
                 try:
                     emit(target, self.report.id, self.report.name, entry)
-                except Exception:  # noqa: BLE001 - a user's logging handler; the entry is stored all the same
+                except Exception:
                     logger.debug("a logging handler failed", exc_info=True)
 
     def _warn(self, mark: str) -> None:

@@ -50,7 +50,14 @@ class JobReport:
     )  # fmt: skip
 
     def __init__(
-        self, job_id: str, name: str, attempt: int, *, time: Callable[[], float], buffer_limit: int = 10_000, tag: str | None = None
+        self,
+        job_id: str,
+        name: str,
+        attempt: int,
+        *,
+        time: Callable[[], float],
+        buffer_limit: int = 10_000,
+        tag: str | None = None,
     ) -> None:
         """``tag`` is the delivery tag where the message's lease can be renewed; ``buffer_limit`` counts log entries."""
         self.id = job_id
@@ -102,8 +109,6 @@ class JobReport:
         """Return the number of the first entry that is taken (the dropped ones have numbers, too), and the entries."""
         with self.overflow_lock:
             first = self.taken + self.dropped
-            entries = []
-            for _ in range(len(self.logs)):
-                entries.append(self.logs.popleft())
+            entries = [self.logs.popleft() for _ in range(len(self.logs))]
             self.taken += len(entries)
         return first, entries

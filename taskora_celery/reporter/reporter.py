@@ -110,10 +110,10 @@ class Reporter:
         """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
         live = self._live.pop(id(report), None)
         report.on_touch = None
-        if live is not None:
-            if live.has_news() or live.outbox:  # may be under way just now: then nothing is left when its turn comes
-                self._backlog.append(live)
-                self._wake.set()
+        # What is under way just now is sent once: nothing of it is left when the backlog's turn comes.
+        if live is not None and (live.has_news() or live.outbox):
+            self._backlog.append(live)
+            self._wake.set()
         if report.sink is not None:
             report.sink.close()
 
@@ -125,7 +125,9 @@ class Reporter:
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_TIMEOUT)
             if thread.is_alive():
-                logger.warning("thread %s did not stop within %g s; it is left to end with the process", thread.name, JOIN_TIMEOUT)
+                logger.warning(
+                    "thread %s did not stop within %g s; it is left to end with the process", thread.name, JOIN_TIMEOUT
+                )
         if self._lease is not None:
             self._lease.close()
 
@@ -240,7 +242,10 @@ class Reporter:
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         if self._outage.failed(self._clock.monotonic()):
-            logger.error("job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped", exc)
+            logger.error(
+                "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped",
+                exc,
+            )
 
     def _store_answered(self) -> None:
         if self._outage.succeeded():
@@ -286,4 +291,3 @@ class Reporter:
             if live.shows(self._clock.monotonic()):
                 live.show()
                 live.backend.done(self._clock.monotonic())
-

@@ -66,7 +66,7 @@ class AsyncWatch:
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - the seam's shape
+    async def wait(self, timeout: float) -> bool:
         """Wait until the job changed, or for ``timeout`` seconds; say which."""
         try:
             message = await self._pubsub.get_message(timeout=timeout)

@@ -84,7 +84,9 @@ def _sentinel(endpoint: Endpoint, options: dict[str, Any], sentinel_cls: Any) ->
     if first.username:
         options["username"] = unquote(first.username)
     options["db"] = int(first.path.strip("/") or 0)
-    sentinels = sentinel_cls(hosts, sentinel_kwargs={"socket_timeout": options["socket_timeout"], **(endpoint.sentinel_kwargs or {})})
+    sentinels = sentinel_cls(
+        hosts, sentinel_kwargs={"socket_timeout": options["socket_timeout"], **(endpoint.sentinel_kwargs or {})}
+    )
     return sentinels.master_for(endpoint.master_name, **options)
 
 

@@ -32,7 +32,7 @@ def encode(attempt: int, entries: Sequence[Entry], limit: int) -> tuple[Batch, .
 
 def _batch(attempt: int, entries: Sequence[Entry]) -> Batch:
     base = entries[0][1]
-    items = []
+    items: list[tuple[Any, ...]] = []
     logs = 0
     for code, ms, message, meta, logger in entries:
         if code >= STATE:
@@ -97,10 +97,9 @@ def _head(raw: bytes) -> tuple[int, int, Any]:
 
 
 def _log(attempt: int, base: int, seq: int, item: Sequence[Any]) -> LogEntry:
-    size = len(item)
-    return LogEntry(
-        level_name(item[0]), item[2], base + item[1], attempt, seq, item[3] if size > 3 else None, item[4] if size > 4 else None
-    )
+    code, after_ms, message, *rest = item
+    meta, logger = (*rest, None, None)[:2]
+    return LogEntry(level_name(code), message, base + after_ms, attempt, seq, meta, logger)
 
 
 def _event(attempt: int, base: int, seq: int, item: Sequence[Any]) -> Event:

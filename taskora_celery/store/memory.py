@@ -10,6 +10,7 @@ from typing import Any
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.encoding import unpack
 from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Begun, Reply, Report, Snapshot
 
 __all__ = ["MemoryStore"]
@@ -175,9 +176,15 @@ def _lost(fields: dict[str, Any], now_ms: int) -> AttemptRecord:
 def lost_attempt(attempt: int, delivery: int, worker: str, started_ms: int, now_ms: int) -> AttemptRecord:
     """Return the record of a delivery that was never heard of again."""
     return AttemptRecord(
-        attempt, delivery, worker, started_ms, Outcome.LOST, round((now_ms - started_ms) / 1000, 3), f"no outcome from {worker}"
+        attempt,
+        delivery,
+        worker,
+        started_ms,
+        Outcome.LOST,
+        round((now_ms - started_ms) / 1000, 3),
+        f"no outcome from {worker}",
     )
 
 
 def _logs_in(data: bytes) -> int:
-    return sum(1 for item in unpack(data)[2] if item[0] < 10)
+    return sum(1 for item in unpack(data)[2] if item[0] < STATE)

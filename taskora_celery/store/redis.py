@@ -40,7 +40,13 @@ class RedisStore:
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, prefix: str = "taskora:", ttl: float = 86_400.0, log_limit: int = 10_000, timeout: float = 1.0
+        self,
+        endpoint: Endpoint,
+        *,
+        prefix: str = "taskora:",
+        ttl: float = 86_400.0,
+        log_limit: int = 10_000,
+        timeout: float = 1.0,
     ) -> None:
         """``ttl`` is in seconds from the last change; ``timeout`` bounds each wait for Redis, in seconds."""
         self.endpoint = endpoint

@@ -33,7 +33,7 @@ class Script:
 
 def load_script(name: str, keys: int) -> Script:
     """Return the script in ``lua/<name>.lua``, which takes ``keys`` keys."""
-    return Script(files("taskora_celery.store").joinpath("lua", f"{name}.lua").read_bytes(), keys)
+    return Script(files("taskora_celery.store").joinpath("lua").joinpath(f"{name}.lua").read_bytes(), keys)
 
 
 #: A script, then its keys and arguments.

@@ -1,0 +1,1 @@
+"""What runs in the worker's parent process; the only package that knows Celery's worker."""
