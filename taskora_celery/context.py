@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
@@ -15,7 +15,6 @@ from taskora_celery.clock import instant, seconds
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.errors import NoActiveJobError, RetryError
 from taskora_celery.logs import JobLog
-from taskora_celery.progress import STEPS
 from taskora_celery.records import AttemptRecord
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.retry import build_retry
@@ -28,14 +27,10 @@ D = TypeVar("D")
 
 
 class JobInfo(msgspec.Struct, frozen=True):
-    """What is known of a job when its handler is called."""
+    """What is known of a job when its handler is called, besides its identity."""
 
-    id: str
-    name: str
-    attempt: int = 1
     max_attempts: int | None = None
     delivery: int = 1
-    fence: int = 0
     timestamp: int = 0
     #: Instant of the time limit in seconds since the epoch, None where there is none.
     deadline: float | None = None
@@ -43,42 +38,50 @@ class JobInfo(msgspec.Struct, frozen=True):
     history: tuple[AttemptRecord, ...] = ()
 
 
-class Context:
+class Context(JobReport):
     """A running job, as its handler sees it.
 
     Every method that reports stores a value in memory and returns; a thread of the process sends it. None blocks on I/O, and none
     raises because a broker or a store is away. A context may be used from any thread that the handler starts, and from
     coroutines. After the job has ended, what is still reported is dropped.
+
+    ``id`` is the task id, ``name`` the task's name. ``attempt`` is 1, and one more for each retry by any road; a redelivery does
+    not change it. ``fence`` grows with each delivery of this job: guard your own writes with it; it is 0 where no store was
+    there. ``log`` writes structured entries. ``signal`` fires when the job should stop.
     """
 
-    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "_report", "log", "signal")
+    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "log", "signal")
 
-    def __init__(self, info: JobInfo, report: JobReport, signal: Signal | None = None, checkpoint_limit: int = 1_048_576) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        name: str,
+        attempt: int = 1,
+        *,
+        info: JobInfo | None = None,
+        time: Callable[[], float] = time.time,
+        buffer_limit: int = 10_000,
+        checkpoint_limit: int = 1_048_576,
+        tag: str | None = None,
+    ) -> None:
         """Made by the library; a handler gets its context, and tests use the test kit."""
-        self._info = info
-        self._report = report
+        super().__init__(job_id, name, attempt, time=time, buffer_limit=buffer_limit, tag=tag)
+        self._info = info or JobInfo()
         self._checkpoint_limit = checkpoint_limit
-        #: Structured log entries of this job.
-        self.log = JobLog(report)
-        #: Fires when the job should stop.
-        self.signal = signal or Signal()
+        self.log = JobLog(self)
+        self.signal = Signal()
+
+    def inform(self, info: JobInfo, fence: int) -> None:
+        """Set what the store knew of the job; called before the handler is."""
+        self._info = info
+        self.fence = fence
+
+    def retire(self) -> None:
+        """Let go of the log: what is written to it from now on is dropped. Called when the job has ended."""
+        # Without this, context and log hold each other, and each job waits for the garbage collector.
+        self.log = JobLog(_RETIRED)
 
     # --- what is known -------------------------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """The task id."""
-        return self._info.id
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self._info.name
-
-    @property
-    def attempt(self) -> int:
-        """1, and one more for each retry by any road; a redelivery does not change it."""
-        return self._info.attempt
 
     @property
     def max_attempts(self) -> int | None:
@@ -89,11 +92,6 @@ class Context:
     def delivery(self) -> int:
         """1, and one more each time that the broker delivers this attempt again."""
         return self._info.delivery
-
-    @property
-    def fence(self) -> int:
-        """A number that grows with each delivery of this job: guard your own writes with it. 0 where no store was there."""
-        return self._report.fence or self._info.fence
 
     @property
     def timestamp(self) -> int:
@@ -112,7 +110,7 @@ class Context:
 
     def remaining(self) -> float | None:
         """Return the seconds until :attr:`deadline`, negative once it has passed; None where there is none."""
-        return None if self._info.deadline is None else self._info.deadline - time.time()
+        return None if self._info.deadline is None else self._info.deadline - self.time()
 
     @property
     def history(self) -> tuple[AttemptRecord, ...]:
@@ -131,9 +129,8 @@ class Context:
 
         The first call goes out at once, later ones at most every lease interval, so a call in a tight loop is free.
         """
-        report = self._report
-        if not report.beat:
-            report.pulse()
+        if not self.beating:
+            self.pulse()
 
     def progress(self, value: Any, total: float | None = None, message: str | None = None) -> None:
         """Report how far the job is: a number (percent), any JSON-able object, or ``current, total=…, message=…``.
@@ -141,12 +138,11 @@ class Context:
         The first report goes out at once, then the latest value at most every ``taskora_flush_interval``; the last one is
         written before the job's outcome becomes visible. A value that cannot be serialised is stored as its repr and marked.
         """
-        if total is not None or message is not None:
-            value = (STEPS, value, total, message)
-        report = self._report
-        report.progress = value
-        if not report.dirty:
-            report.touch()
+        self.said = value
+        self.said_total = total
+        self.said_message = message
+        if not self.dirty:
+            self.touch()
 
     def track(self, iterable: Iterable[T], total: int | None = None, message: str | None = None) -> Iterator[T]:
         """Yield the items, and report after each how many are done.
@@ -157,16 +153,16 @@ class Context:
             total = operator.length_hint(iterable, -1)
             if total < 0:
                 total = None
-        report = self._report
         done = 0
         for done, item in enumerate(iterable, 1):
             yield item
-            report.progress = (STEPS, done, total, message)
-            if not report.dirty:
-                report.touch()
+            self.said = done
+            self.said_total = total
+            self.said_message = message
+            if not self.dirty:
+                self.touch()
         if not done:
-            self._report.progress = (STEPS, 0, total, message)
-            self._report.touch()
+            self.progress(0, total, message)
 
     def checkpoint(self, value: Any) -> None:
         """Keep ``value`` so that the next delivery or attempt of this job finds it in :attr:`last_checkpoint`.
@@ -187,10 +183,9 @@ class Context:
                 f"a checkpoint of {len(data)} bytes is too large: taskora_checkpoint_bytes={self._checkpoint_limit}; "
                 "store large state elsewhere and keep its name"
             )
-        report = self._report
-        report.checkpoint = data
-        if not report.dirty:
-            report.touch()
+        self.said_checkpoint = data
+        if not self.dirty:
+            self.touch()
 
     def retry(
         self,
@@ -224,6 +219,10 @@ class Context:
     def __reduce__(self) -> Any:
         raise TypeError("a Context belongs to its running job and cannot be sent elsewhere; pass ctx.id")
 
+
+#: Where the logs of ended jobs go: nowhere.
+_RETIRED = JobReport("", "", 0, time=time.time, buffer_limit=1)
+_RETIRED.dirty = True
 
 _current: ContextVar[Context | None] = ContextVar("taskora_current_context", default=None)
 

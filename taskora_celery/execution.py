@@ -16,7 +16,6 @@ from taskora_celery.errors import MaxRetriesExceededError, RetryError
 from taskora_celery.injection import ContextParameter
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord, Outcome
-from taskora_celery.reporter.report import JobReport
 from taskora_celery.results import sink_for
 from taskora_celery.retry import delay_until
 from taskora_celery.runtime import Runtime
@@ -102,7 +101,6 @@ class Execution:
         "_task",
         "_worker",
         "ctx",
-        "report",
         "request",
         "runtime",
     )
@@ -118,8 +116,8 @@ class Execution:
         self._worker = request.hostname or ""
         self._announced = False
         self._handler_ended = False
-        self.report = self._new_report()
-        self.ctx = self._begin()
+        self.ctx = self._new_context()
+        self._begin()
         setattr(request, _ATTRIBUTE, self)
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -164,37 +162,35 @@ class Execution:
     def finish(self, ended: Ended | None) -> None:
         """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store."""
         vars(self.request).pop(_ATTRIBUTE, None)
-        self._reporter.flush(self.report, ended)
-        self._reporter.release(self.report)
+        self._reporter.flush(self.ctx, ended)
+        self._reporter.release(self.ctx)
+        self.ctx.retire()
 
-    def _new_report(self) -> JobReport:
+    def _new_context(self) -> Context:
         task, request, settings = self._task, self.request, self.runtime.settings
-        properties = request.properties or {}
-        report = JobReport(
+        tag = (request.properties or {}).get("delivery_tag") if task.acks_late else None
+        ctx = Context(
             request.id, task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
-            tag=properties.get("delivery_tag") if task.acks_late else None,
+            checkpoint_limit=settings.checkpoint_bytes, tag=tag,
         )  # fmt: skip
-        report.logger = task.taskora_logger
-        report.sink = sink_for(task, request)
-        return report
+        ctx.echo = task.taskora_logger
+        ctx.sink = sink_for(task, request)
+        return ctx
 
-    def _begin(self) -> Context:
-        task, request, settings = self._task, self.request, self.runtime.settings
+    def _begin(self) -> None:
+        task, request = self._task, self.request
         now_ms = int(self._started * 1000)
         created = getattr(request, CREATED_HEADER, None)
         begin = Begin(
             request.id, task.name, request.retries + 1, self._worker, created if isinstance(created, int) else now_ms, now_ms,
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
         )  # fmt: skip
-        begun = self._reporter.begin(self.report, begin)
+        begun = self._reporter.begin(self.ctx, begin)
         if begun is None:  # the store is away, or there is none: the job runs all the same
             begun = Begun(0, 1, begin.created_ms)
-        info = JobInfo(
-            request.id, task.name, begin.attempt, _max_attempts(task), begun.delivery, begun.fence,
-            begin.created_ms if isinstance(created, int) else begun.created_ms,
-            self._deadline(), begun.checkpoint, begun.attempts,
-        )  # fmt: skip
-        return Context(info, self.report, checkpoint_limit=settings.checkpoint_bytes)
+        timestamp = begin.created_ms if isinstance(created, int) else begun.created_ms
+        info = JobInfo(_max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
+        self.ctx.inform(info, begun.fence)
 
     def _deadline(self) -> float | None:
         hard, soft = self.request.timelimit or (None, None)
@@ -240,8 +236,8 @@ class Execution:
             round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
         )  # fmt: skip
         data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
-        self.report.logs.append((STATE, now, data, None, None))
-        self._reporter.flush(self.report, self._ended(Outcome.RETRY, reason, error, keep))
+        self.ctx.logs.append((STATE, now, data, None, None))
+        self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
 
     def _delay(self, countdown: Any, eta: Any, now: float) -> float:
         if isinstance(eta, datetime):

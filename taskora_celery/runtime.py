@@ -68,6 +68,14 @@ class Runtime:
         return runtime
 
     @classmethod
+    def forget(cls, app: Any) -> None:
+        """Close the app's runtime and forget it: the next use reads the app's configuration anew."""
+        with cls._registry_lock():
+            runtime = cls._by_app.pop(maybe_evaluate(app), None)
+        if runtime is not None and runtime.pid == os.getpid():
+            runtime.close()
+
+    @classmethod
     def _registry_lock(cls) -> threading.Lock:
         return cls._lock
 

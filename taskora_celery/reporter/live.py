@@ -47,7 +47,7 @@ class LiveJob:
         self._begin = begin
         self._settings = settings
         self._redactor = redactor
-        self._sent_progress: Any = UNSET
+        self._sent_progress: tuple[Any, Any, Any] = (UNSET, None, None)
         self._sent_checkpoint: bytes | None = None
         self._warned = False
         self._told_no_lease = False
@@ -66,21 +66,28 @@ class LiveJob:
         if taken:
             entries = [plain_entry(entry, self._redactor, settings.log_entry_bytes) for entry in taken]
             self.outbox.add(first, encode(report.attempt, entries, settings.log_limit), settings.buffer_limit)
-            if report.logger is not None:
-                self._emit(report.logger, entries)
-        progress = report.progress
-        if progress is not UNSET and (progress is not self._sent_progress or type(progress) not in _UNCHANGING):
-            self._sent_progress = progress
-            value, mark, packed = plain_progress(progress, self._redactor, settings.value_bytes, int(clock.time() * 1000))
-            self.outbox.progress = packed
-            self.showing = value
-            if mark is not None:
-                self._warn(mark)
+        if taken and report.echo is not None:
+            self._emit(report.echo, entries)
+        self._take_progress(int(clock.time() * 1000))
         if self.end is not None:
             self.outbox.ended, self.end = self.end, None
-        checkpoint = report.checkpoint
+        checkpoint = report.said_checkpoint
         if checkpoint is not self._sent_checkpoint:
             self._sent_checkpoint = self.outbox.checkpoint = checkpoint
+
+    def _take_progress(self, now_ms: int) -> None:
+        latest = self.report.latest()
+        sent = self._sent_progress
+        if latest[0] is UNSET:
+            return
+        if type(latest[0]) in _UNCHANGING and all(a is b for a, b in zip(latest, sent, strict=True)):
+            return
+        self._sent_progress = latest
+        value, mark, packed = plain_progress(latest, self._redactor, self._settings.value_bytes, now_ms)
+        self.outbox.progress = packed
+        self.showing = value
+        if mark is not None:
+            self._warn(mark)
 
     def late_begin(self) -> Begin:
         """Return the begin to register with, where entries have been numbered already."""
@@ -95,7 +102,7 @@ class LiveJob:
 
     def beats(self, now: float) -> bool:
         """Say whether the handler asked for a renewal and its turn has come."""
-        return self.report.beat and now >= self.lease.due_at(now)
+        return self.report.beating and now >= self.lease.due_at(now)
 
     def no_lease(self) -> None:
         """Note, once, that there is nothing to renew."""
@@ -119,7 +126,7 @@ class LiveJob:
     def due_at(self, now: float) -> float | None:
         """Return when something is due by itself, None where nothing is."""
         due = []
-        if self.report.beat:
+        if self.report.beating:
             due.append(self.lease.due_at(now))
         if self.report.sink is not None and self.showing is not UNSET:
             due.append(self.backend.due_at(now))

@@ -42,11 +42,13 @@ class JobReport:
     ``dirty``, then takes the values. Whatever is stored before the reporter looks is taken; whatever comes later finds the
     flag cleared and wakes the reporter again. So the handler pays for one wake-up per flush, and no report is lost.
     Any thread of the handler may write. Only the holder of the reporter's lock takes.
+
+    It is the base of the handler's context, not a part of it: one attribute less on the way is a quarter of the cost of a call.
     """
 
     __slots__ = (
-        "attempt", "beat", "buffer_limit", "checkpoint", "dirty", "dropped", "fence", "id", "logger", "logs", "name", "on_touch",
-        "overflow_lock", "progress", "sink", "tag", "taken", "time", "worker",
+        "attempt", "beating", "buffer_limit", "dirty", "dropped", "echo", "fence", "id", "logs", "name", "on_touch",
+        "overflow_lock", "said", "said_checkpoint", "said_message", "said_total", "sink", "tag", "taken", "time",
     )  # fmt: skip
 
     def __init__(
@@ -68,19 +70,22 @@ class JobReport:
         self.buffer_limit = buffer_limit
         #: 0 until the store has counted this delivery.
         self.fence = 0
-        self.progress: Any = UNSET
-        self.checkpoint: bytes | None = None
+        #: The latest progress, and what it is of; :data:`UNSET` until there is one.
+        self.said: Any = UNSET
+        self.said_total: Any = None
+        self.said_message: Any = None
+        #: The latest checkpoint, packed.
+        self.said_checkpoint: bytes | None = None
         self.logs: deque[LogTuple] = deque()
         #: Entries taken out of ``logs``, and entries dropped because nobody took them in time.
         self.taken = 0
         self.dropped = 0
         self.dirty = False
-        self.beat = False
+        self.beating = False
         self.on_touch: Callable[[], None] | None = None
         #: Where entries are repeated to Python logging, and where progress goes besides the store; both may be None.
-        self.logger: logging.Logger | None = None
+        self.echo: logging.Logger | None = None
         self.sink: ProgressSink | None = None
-        self.worker = ""
         self.overflow_lock = threading.Lock()
 
     def touch(self) -> None:
@@ -91,7 +96,7 @@ class JobReport:
 
     def pulse(self) -> None:
         """Say that the handler is alive and wants its lease renewed; wakes the reporter."""
-        self.beat = True
+        self.beating = True
         if self.on_touch is not None:
             self.on_touch()
 
@@ -112,3 +117,16 @@ class JobReport:
             entries = [self.logs.popleft() for _ in range(len(self.logs))]
             self.taken += len(entries)
         return first, entries
+
+    def latest(self) -> tuple[Any, Any, Any]:
+        """Return the latest progress with its total and message.
+
+        They are three slots, and a handler may be writing them just now: what reads the same twice belongs together.
+        """
+        seen = (self.said, self.said_total, self.said_message)
+        for _ in range(10):
+            again = (self.said, self.said_total, self.said_message)
+            if again[0] is seen[0] and again[1] is seen[1] and again[2] is seen[2]:
+                break
+            seen = again
+        return seen

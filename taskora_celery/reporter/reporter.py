@@ -274,7 +274,7 @@ class Reporter:
         self._lease_outage.succeeded()
         for live in jobs:
             # Cleared before the next look at the clock: a beat that comes in between asks for the next renewal.
-            live.report.beat = False
+            live.report.beating = False
             live.lease.done(now)
             if live.report.tag is None:
                 live.no_lease()

@@ -40,9 +40,9 @@ def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, i
     return code, int(at * 1000), message, meta, logger
 
 
-def plain_progress(value: Any, redactor: Redactor, limit: int, now_ms: int) -> tuple[Any, str | None, bytes]:
-    """Return a progress value as plain data, its mark, and both packed with the instant."""
-    plain = to_plain(progress_value(value), redactor, limit)
+def plain_progress(latest: tuple[Any, Any, Any], redactor: Redactor, limit: int, now_ms: int) -> tuple[Any, str | None, bytes]:
+    """Return progress as plain data, its mark, and both packed with the instant."""
+    plain = to_plain(progress_value(*latest), redactor, limit)
     return plain.value, plain.mark, pack((plain.value, now_ms, plain.mark))
 
 

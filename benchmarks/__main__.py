@@ -1,0 +1,46 @@
+"""``python -m benchmarks [row …]``: run rows of the budget table, print them, and write ``benchmarks/RESULTS.md``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks import hot_path, throughput
+from benchmarks.harness import Figure, markdown
+
+ROWS = {"P1": hot_path.p1, "P2": hot_path.p2, "P3": hot_path.p3, "P6": throughput.p6}
+_PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} not installed"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the rows that are named, all by default."""
+    wanted = [row.upper() for row in arguments] or list(ROWS)
+    unknown = [row for row in wanted if row not in ROWS]
+    if unknown:
+        print(f"unknown rows: {', '.join(unknown)}; there are {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    figures: list[Figure] = []
+    for row in wanted:
+        print(f"{row} …", file=sys.stderr, flush=True)
+        figures += ROWS[row]()
+    versions = ", ".join(_version(package) for package in _PACKAGES)
+    text = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}; {versions}.\n\n{markdown(figures)}"
+    print(text)
+    if not arguments:
+        head = "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n\n"
+        Path(__file__).with_name("RESULTS.md").write_text(head + text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

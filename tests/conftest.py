@@ -1,0 +1,5 @@
+"""Fixtures for all tests; they live in `tests.support`."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.support.reports", "tests.support.redis_fixtures", "tests.support.worker_fixtures"]
