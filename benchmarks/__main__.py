@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
         print(f"{row} …", file=sys.stderr, flush=True)
         figures += ROWS[row]()
     versions = ", ".join(_version(package) for package in _PACKAGES)
-    text = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}; {versions}.\n\n{markdown(figures)}"
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}"
+    text = f"{machine}; {versions}.\n\n{markdown(figures)}"
     print(text)
     if not arguments:
         head = "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n\n"

@@ -43,9 +43,13 @@ def seconds(value: float | timedelta, name: str) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}={value!r} is not a duration: give seconds or a timedelta")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}={value!r} is not a duration: give 0 or more seconds")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name}={number!r} is not a duration: give 0 or more seconds")
+    return number
 
 
 def instant(ms: int) -> datetime:

@@ -122,9 +122,8 @@ class _Walk:
         self.open.add(id(value))
         try:
             return self.mapping(value, depth) if isinstance(value, Mapping) else self.items(value, depth)
-        except RuntimeError:  # changed by the handler while it was read: the next report will have it whole
-            self.mark = "repr"
-            return self.text(_safe_repr(value, self.left))
+        except Exception:  # noqa: BLE001 - a user's container, or one that the handler changed while it was read
+            return self.shown(value)
         finally:
             self.open.discard(id(value))
 
@@ -149,19 +148,21 @@ class _Walk:
         return result
 
     def leaf(self, value: Any, depth: int) -> Any:
-        if isinstance(value, numbers.Integral):
-            number = int(value)
-            if _INT_MIN <= number <= _INT_MAX:
-                return number
-            self.mark = "repr"
-            return self.text(_safe_repr(number, self.left))
-        if isinstance(value, numbers.Real):
-            return float(value)
-        plain = _known_form(value)
-        if plain is not None:
-            return self.plain(plain, depth + 1) if depth < _MAX_DEPTH else self.text(_safe_repr(value, self.left))
+        try:
+            if isinstance(value, numbers.Integral):
+                number = int(value)
+                return number if _INT_MIN <= number <= _INT_MAX else self.shown(number)
+            if isinstance(value, numbers.Real):
+                return float(value)
+            plain = _known_form(value)
+        except Exception:  # noqa: BLE001 - a user's class may raise in any of its methods
+            return self.shown(value)
+        return self.shown(value) if plain is None or depth >= _MAX_DEPTH else self.plain(plain, depth + 1)
+
+    def shown(self, value: Any) -> str:
+        """Return the repr of what has no plain form; a repr may hold secrets, too."""
         self.mark = "repr"
-        return self.text(_safe_repr(value, self.left))
+        return self.text(self.redactor.text(_safe_repr(value, self.left), "repr"))
 
 
 def _known_form(value: Any) -> Any:

@@ -45,6 +45,10 @@ class Handler:
         self.parameter = parameter
         self.takes_self = takes_self
 
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context | None:
+        """Return the context that a direct caller passed, if any."""
+        return None if self.parameter is None else self.parameter.given(args, kwargs)
+
     def call(self, task: Any, ctx: Context | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function with the context filled in."""
         if self.parameter is not None:
@@ -56,11 +60,17 @@ def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str
     """Run a task's body in the way that its request asks for: a job, an eager run, a direct call, or a nested one."""
     request = task.request
     current = current_context(None)
-    if current is not None and (request.called_directly or execution_of(request) is not None):
-        # `super().run(…)`, or another task called directly inside this job: the same job, the same context.
+    # `super().run(…)`, or another task called directly inside this job: the same job, the same context.
+    if (
+        current is not None
+        and (request.called_directly or request.id == current.id)
+        and handler.given(args, kwargs) in (None, current)
+    ):
         return handler.call(task, current, args, kwargs)
     if request.called_directly or request.is_eager:
         return _run_local(task, request, handler, args, kwargs)
+    if not task.tracked:  # a subclass or the configuration switched it off, after the handler was wrapped
+        return handler.call(task, None, args, kwargs)
     runtime = Runtime.of(task.app)
     if handler.parameter is None and runtime.settings.track == "context":
         return handler.call(task, None, args, kwargs)
@@ -74,8 +84,9 @@ def execution_of(request: Any) -> Execution | None:
 
 
 def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = handler.parameter.given(args, kwargs) if handler.parameter is not None else None
-    ctx = given or local_context(task.name, request.id, attempt=request.retries + 1, max_attempts=_max_attempts(task))
+    ctx = handler.given(args, kwargs) or local_context(
+        task.name, request.id, attempt=request.retries + 1, max_attempts=_max_attempts(task)
+    )
     collected = eager_contexts.get()
     if request.is_eager and collected is not None and isinstance(ctx, LocalContext):
         collected.append(ctx)
@@ -168,7 +179,8 @@ class Execution:
 
     def _new_context(self) -> Context:
         task, request, settings = self._task, self.request, self.runtime.settings
-        tag = (request.properties or {}).get("delivery_tag") if task.acks_late else None
+        # Also where it is acknowledged early: in a solo worker that waits until the job has ended.
+        tag = (request.properties or {}).get("delivery_tag")
         ctx = Context(
             request.id, task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
             checkpoint_limit=settings.checkpoint_bytes, tag=tag,
@@ -185,9 +197,11 @@ class Execution:
             request.id, task.name, request.retries + 1, self._worker, created if isinstance(created, int) else now_ms, now_ms,
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
         )  # fmt: skip
-        begun = self._reporter.begin(self.ctx, begin)
-        if begun is None:  # the store is away, or there is none: the job runs all the same
-            begun = Begun(0, 1, begin.created_ms)
+        # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
+        again = begin.redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
+        begun = self._reporter.begin(self.ctx, begin, wait=again)
+        if begun is None:
+            begun = Begun(self.ctx.fence, 1, begin.created_ms)
         timestamp = begin.created_ms if isinstance(created, int) else begun.created_ms
         info = JobInfo(_max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
@@ -270,9 +284,18 @@ def _text(exc: BaseException) -> str:
 
 
 def _max_attempts(task: Any) -> int | None:
-    limit = getattr(task, "override_max_retries", None)
-    limit = task.max_retries if limit is None else limit
+    limit = _max_retries(task)
     return None if limit is None else limit + 1
+
+
+def _max_retries(task: Any) -> int | None:
+    """Return the limit that Celery's autoretry goes by where the task has one: both roads to a retry end at the same place."""
+    limit: int | None = None
+    if hasattr(task, "_orig_run"):
+        limit = getattr(task, "override_max_retries", None)
+        if limit is None:
+            limit = getattr(task, "retry_kwargs", {}).get("max_retries")
+    return task.max_retries if limit is None else limit
 
 
 def _schedule(task: Any, request: Any, error: RetryError) -> None:
@@ -298,7 +321,7 @@ def _schedule(task: Any, request: Any, error: RetryError) -> None:
     )  # fmt: skip
     told.__cause__ = error.exc
     try:
-        task.retry(exc=told, countdown=countdown, eta=error.eta)
+        task.retry(exc=told, countdown=countdown, eta=error.eta, max_retries=_max_retries(task))
     except Reject as rejected:
         # Celery drops the message when the next attempt's cannot be sent; it is still ours to give back.
         if task.acks_late:

@@ -21,7 +21,7 @@ DEFAULT_KEYS = (
 #: Keys come from code, so there are few; a job that makes them up must not grow the cache without end.
 _CACHE_LIMIT = 4096
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
 _BEARER = re.compile(r"\b(?P<head>bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
@@ -35,7 +35,7 @@ class Redactor:
     """Hides values by the name of their key, and secrets inside free text.
 
     ``keys`` are added to :data:`DEFAULT_KEYS`. ``hook(key, value)`` is the user's own rule: it is called for every value
-    that has a key, and for texts with the key ``"reason"``, ``"message"`` or ``"arguments"``; what it returns is used. A hook
+    that has a key, and for texts with the key ``"reason"``, ``"message"``, ``"arguments"`` or ``"repr"``; what it returns is used. A hook
     that raises hides the value. Safe to use from several threads: the cache is only a cache.
     """
 

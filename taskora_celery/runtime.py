@@ -34,6 +34,10 @@ logger = logging.getLogger("taskora_celery")
 _DEFAULT_TTL = 86_400.0
 
 
+#: Transports that set ``redelivered`` on a message that was delivered before.
+_MARKING_TRANSPORTS = frozenset({*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory", "filesystem"})
+
+
 class Runtime:
     """One app's parts in this process. Made at the first use, made anew after a fork; threads may share it.
 
@@ -51,6 +55,8 @@ class Runtime:
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
         self.reporter = Reporter(self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)))
         self.clock = SYSTEM_CLOCK
+        #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
+        self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
         self._ready = False
         self._async_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisReader] = WeakKeyDictionary()
 
@@ -176,8 +182,12 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
     return None
 
 
+def _scheme(url: Any) -> str:
+    return url.split("://", 1)[0] if isinstance(url, str) and "://" in url else ""
+
+
 def _is_redis(url: Any) -> bool:
-    return isinstance(url, str) and url.split("://", 1)[0] in REDIS_SCHEMES and "://" in url
+    return _scheme(url) in REDIS_SCHEMES
 
 
 def _endpoint(url: str, ssl: Any, options: Any) -> Endpoint:

@@ -70,8 +70,8 @@ def _url(value: Any) -> str:
     for part in value.split(";"):
         try:
             urlsplit(part).port  # noqa: B018 - reading it is the check
-        except ValueError as exc:
-            raise ValueError(f"a URL such as redis://localhost:6379/0 ({exc})") from None
+        except ValueError:  # its text may hold a part of the password: one with a slash, say, ends up in the port
+            raise ValueError("a URL such as redis://localhost:6379/0 (special characters in a password: %2F for /)") from None
     return value
 
 

@@ -12,7 +12,7 @@ from celery.app.task import Task
 from celery.utils.functional import head_from_fun
 from celery.utils.log import get_task_logger
 
-from taskora_celery.context import Context
+from taskora_celery.context import Context, current_context
 from taskora_celery.execution import CREATED_HEADER, Handler, eager_contexts, execute, execution_of
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
@@ -36,8 +36,7 @@ class ContextTask(Task):  # type: ignore[misc]
     abstract = True
     tracked = True
 
-    #: The handler's signature as callers see it, None where it has none.
-    taskora_signature: inspect.Signature | None = None
+    #: Where the handler takes its context, None where it takes none.
     taskora_parameter: ContextParameter | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -48,6 +47,7 @@ class ContextTask(Task):  # type: ignore[misc]
     def on_bound(cls, app: Any) -> None:
         """Install the worker's part on the app, once; Celery calls this before it reads ``app.steps``."""
         super().on_bound(app)
+        _check_tracked(cls)  # the configuration's task_annotations have been applied by now
         app.steps["worker"].add(_WORKER_STEP)
 
     @functools.cached_property
@@ -61,8 +61,6 @@ class ContextTask(Task):  # type: ignore[misc]
 
         :raises NoActiveJobError: none is.
         """
-        from taskora_celery.context import current_context
-
         return current_context()
 
     def apply_async(
@@ -83,12 +81,9 @@ class ContextTask(Task):  # type: ignore[misc]
         :raises TypeError: a context is among the arguments, or the arguments do not fit (as with plain Celery).
         """
         _refuse_context(self, args, kwargs)
-        headers = options.get("headers")
-        if headers is None or CREATED_HEADER not in headers:
-            execution = execution_of(self.request) if task_id is not None else None
-            again = execution is not None and execution.request.id == task_id
-            created = execution.ctx.timestamp if again and execution is not None else int(time.time() * 1000)
-            options["headers"] = {**(headers or {}), CREATED_HEADER: created}
+        headers = options.get("headers") or {}
+        if self.tracked and CREATED_HEADER not in headers:
+            options["headers"] = {**headers, CREATED_HEADER: _created_ms(self, task_id)}
         result = super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         if isinstance(result, JobHandle):
             result.sent = True
@@ -131,31 +126,35 @@ def _instrument(cls: type[ContextTask]) -> None:
     ``run`` is looked up over the whole MRO: it may come from a mixin that is no task. The wrapper replaces only the attribute
     of this class. It sets no ``__wrapped__``: Celery's annotations would unwrap it, and lose the context.
     """
-    raw = next((vars(base)["run"] for base in cls.__mro__ if "run" in vars(base)), None)
-    if raw is None or raw is vars(Task)["run"] or hasattr(_plain_function(raw), _MARK):
+    raw = next(vars(base)["run"] for base in cls.__mro__ if "run" in vars(base))
+    if raw is vars(Task)["run"]:
         return
-    static = isinstance(raw, staticmethod)
-    fun = _plain_function(raw)
-    signature, parameter = find_parameter(fun, bound=not static)
-    if not cls.tracked:
-        if parameter is not None:
-            raise TypeError(
-                f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
-            )
-        return
+    fun = raw.__get__(None, cls) if hasattr(raw, "__get__") else raw
+    if not hasattr(fun, _MARK):
+        bound = hasattr(raw, "__get__") and not isinstance(raw, staticmethod | classmethod)
+        signature, cls.taskora_parameter = find_parameter(fun, bound=bound)
+        if cls.tracked:
+            _wrap(cls, fun, signature, bound=bound)
+    _check_tracked(cls)
+
+
+def _check_tracked(cls: type[ContextTask]) -> None:
+    if not cls.tracked and cls.taskora_parameter is not None:
+        raise TypeError(
+            f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
+        )
+
+
+def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Signature | None, *, bound: bool) -> None:
     if inspect.iscoroutinefunction(fun):
         raise TypeError(f"task {cls.__name__}: `async def` handlers are not supported; use asyncio.run() inside a plain one")
-    cls.taskora_parameter = parameter
-    cls.run = _wrapped(fun, Handler(fun, parameter, takes_self=not static), signature, static)
+    parameter = cls.taskora_parameter
+    cls.run = _wrapper(fun, Handler(fun, parameter, takes_self=bound), signature)
     if parameter is not None and signature is not None:
-        _hide_parameter(cls, fun, signature, parameter, bound=not static)
+        _hide_parameter(cls, fun, signature, parameter, bound=bound)
 
 
-def _plain_function(raw: Any) -> Any:
-    return raw.__func__ if isinstance(raw, staticmethod | classmethod) else raw
-
-
-def _wrapped(fun: Callable[..., Any], handler: Handler, signature: inspect.Signature | None, static: bool) -> Callable[..., Any]:
+def _wrapper(fun: Callable[..., Any], handler: Handler, signature: inspect.Signature | None) -> Callable[..., Any]:
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         return execute(self, handler, args, kwargs)
 
@@ -164,16 +163,12 @@ def _wrapped(fun: Callable[..., Any], handler: Handler, signature: inspect.Signa
             setattr(run, name, getattr(fun, name))
     if signature is not None:
         seen = without_parameter(signature, handler.parameter.name) if handler.parameter else signature
-        if static:  # the wrapper is a method in either case
+        if not handler.takes_self:  # the wrapper is a method in either case
             self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-            seen = seen.replace(parameters=[self_, *_positional_only_first(seen)])
+            seen = seen.replace(parameters=[self_, *seen.parameters.values()])
         run.__signature__ = seen  # type: ignore[attr-defined]
     setattr(run, _MARK, handler)
     return run
-
-
-def _positional_only_first(signature: inspect.Signature) -> list[inspect.Parameter]:
-    return list(signature.parameters.values())
 
 
 def _hide_parameter(
@@ -182,21 +177,23 @@ def _hide_parameter(
     """Leave the context out where Celery looks at the arguments of a caller."""
     seen = without_parameter(signature, parameter.name)
     if "__header__" in vars(cls):
-        cls.__header__ = staticmethod(_header(cls, fun, seen, bound))
+        cls.__header__ = _header(cls, fun, seen, bound)
     dump = vars(cls).get("_dump_pydantic_arguments")
     if dump is not None:
         cls._dump_pydantic_arguments = staticmethod(_dump_without(dump.__func__, parameter))
 
 
-def _header(cls: type[ContextTask], fun: Any, seen: inspect.Signature, bound: bool) -> Callable[..., Any]:
+def _header(cls: type[ContextTask], fun: Any, seen: inspect.Signature, bound: bool) -> Any:
+    """Return Celery's check of a caller's arguments, for the signature that callers see."""
+
     def stub(*_: Any, **__: Any) -> None:
         """Carry a signature."""
 
     stub.__name__ = stub.__qualname__ = getattr(fun, "__name__", "run")
     stub.__module__ = getattr(fun, "__module__", __name__)
     stub.__signature__ = seen  # type: ignore[attr-defined]
-    checker = getattr(vars(cls).get("app"), "type_checker", None) or head_from_fun
-    return checker(stub, bound=bound)  # type: ignore[no-any-return]
+    app = vars(cls).get("app")
+    return staticmethod(head_from_fun(stub, bound=bound)) if app is None else app.type_checker(stub, bound=bound)
 
 
 def _dump_without(dump: Callable[..., Any], parameter: ContextParameter) -> Callable[..., Any]:
@@ -215,8 +212,19 @@ def _dump_without(dump: Callable[..., Any], parameter: ContextParameter) -> Call
     return dump_arguments
 
 
+def _created_ms(task: ContextTask, task_id: str | None) -> int:
+    """Return when the job that is being sent was created: what is sent by itself, to run again, keeps its time."""
+    execution = execution_of(task.request)
+    ctx = current_context(None) if execution is None else execution.ctx
+    return ctx.timestamp if ctx is not None and ctx.id == task_id else int(time.time() * 1000)
+
+
 def _refuse_context(task: ContextTask, args: Any, kwargs: Any) -> None:
+    # What is neither is left to Celery, which has its own words for it.
+    by_position = args if isinstance(args, list | tuple) else ()
+    by_name = kwargs if isinstance(kwargs, dict) else {}
     parameter = task.taskora_parameter
-    if (kwargs and parameter is not None and parameter.name in kwargs) or any(isinstance(value, Context) for value in args or ()):
-        name = parameter.name if parameter is not None else "ctx"
+    name = "ctx" if parameter is None else parameter.name
+    named = parameter is not None and name in by_name
+    if named or any(isinstance(value, Context) for value in (*by_position, *by_name.values())):
         raise TypeError(f"{task.name}() got a context for {name!r}: callers leave it out, the worker fills it in")

@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.reports", "tests.support.redis_fixtures", "tests.support.worker_fixtures"]
+pytest_plugins = [
+    "tests.support.reports",
+    "tests.support.redis_fixtures",
+    "tests.support.worker_fixtures",
+    "tests.support.tuned_worker",
+]

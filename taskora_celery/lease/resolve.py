@@ -19,6 +19,7 @@ def lease_for(app: Any) -> Lease:
     """
     connection = app.connection_for_read()
     try:
+        connection.connect()  # once: asking for the channel would try again for as long as the broker is away
         channel = connection.default_channel
         from taskora_celery.lease.redis import RedisLease, holds
 

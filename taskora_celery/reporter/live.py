@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import msgspec
-
 from taskora_celery.clock import Clock
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.decisions import Throttle, lease_interval
@@ -29,7 +27,7 @@ class LiveJob:
     """A job's report, with what was taken from it, what was sent, and when what is due. Held under the reporter's lock."""
 
     __slots__ = (
-        "_begin", "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "end",
+        "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "begin", "end",
         "lease", "outbox", "report", "showing", "superseded",
     )  # fmt: skip
 
@@ -44,7 +42,8 @@ class LiveJob:
         self.backend = Throttle(settings.backend_interval, lead=settings.flush_interval)
         #: Plain progress that the backend does not show yet.
         self.showing: Any = UNSET
-        self._begin = begin
+        #: What the delivery is registered with, later or anew where the store was away.
+        self.begin = begin
         self._settings = settings
         self._redactor = redactor
         self._sent_progress: tuple[Any, Any, Any] = (UNSET, None, None)
@@ -60,6 +59,8 @@ class LiveJob:
     def take(self, clock: Clock) -> None:
         """Move what the handler reported into the outbox: plain, redacted, bounded, packed."""
         report, settings = self.report, self._settings
+        # Before all: who asks whether this job has anything unsent must not find neither news nor an outbox.
+        self.outbox.alive = True
         # First the flag, then the values: what is stored meanwhile sets the flag again.
         report.dirty = False
         first, taken = report.take_logs()
@@ -89,9 +90,17 @@ class LiveJob:
         if mark is not None:
             self._warn(mark)
 
-    def late_begin(self) -> Begin:
-        """Return the begin to register with, where entries have been numbered already."""
-        return msgspec.structs.replace(self._begin, numbered=self.outbox.first)
+    def unregistered(self) -> None:
+        """Note that the store has not counted this delivery: the next report begins with it."""
+        # Later than the fence of any record that the store may have: this execution is not superseded, only unknown.
+        self.report.fence = max(self.report.fence + 1, self.begin.now_ms)
+        self.outbox.begin = self.begin
+
+    def forgotten(self) -> None:
+        """Note that the store has no record of this job: it is to be registered anew, and told all that it can still be told."""
+        self.unregistered()
+        self._sent_progress, self._sent_checkpoint = (UNSET, None, None), None
+        self.report.dirty = True
 
     def refused(self) -> None:
         """Note that the job was delivered again since: the store took nothing of this, and never will."""
@@ -109,7 +118,7 @@ class LiveJob:
         if not self._told_no_lease:
             self._told_no_lease = True
             logger.debug(
-                "job %s: its message was acknowledged early (acks_late is off) or never came from a broker: "
+                "job %s: its message was acknowledged early (acks_late is off), was put back, or never came from a broker: "
                 "a heartbeat is a sign of life and has no lease to extend", self.report.id,
             )  # fmt: skip
 

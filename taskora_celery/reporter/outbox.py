@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from taskora_celery.store.protocol import Batch, Ended, Report
+import msgspec
+
+from taskora_celery.store.protocol import Batch, Begin, Ended, Report
 
 __all__ = ["Outbox"]
 
@@ -16,11 +18,13 @@ class Outbox:
     Held under the reporter's lock.
     """
 
-    __slots__ = ("alive", "batches", "checkpoint", "ended", "entries", "progress")
+    __slots__ = ("alive", "batches", "begin", "checkpoint", "ended", "entries", "progress")
 
     def __init__(self) -> None:
         self.batches: deque[tuple[int, Batch]] = deque()
         self.entries = 0
+        #: The delivery, until the store has counted it.
+        self.begin: Begin | None = None
         #: A sign of life is due even if there is nothing else to say.
         self.alive = False
         self.progress: bytes | None = None
@@ -28,7 +32,12 @@ class Outbox:
         self.ended: Ended | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.batches or self.progress or self.checkpoint or self.ended or self.alive)
+        return bool(self.batches or self.progress or self.checkpoint or self.ended or self.alive or self.begin)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it holds what the handler said, besides that it began."""
+        return bool(self.batches or self.progress or self.checkpoint)
 
     def add(self, first: int, batches: tuple[Batch, ...], limit: int) -> int:
         """Add batches whose first entry has the number ``first``; drop the oldest beyond ``limit`` entries, and count them."""
@@ -42,11 +51,6 @@ class Outbox:
             self.entries = sum(batch.entries for _, batch in self.batches)
         return dropped
 
-    @property
-    def first(self) -> int:
-        """The number of the oldest unsent entry, 0 where there is none."""
-        return self.batches[0][0] if self.batches else 0
-
     def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
         """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""
         runs: list[tuple[int, list[Batch]]] = []
@@ -56,11 +60,16 @@ class Outbox:
                 runs.append((first, []))
             runs[-1][1].append(batch)
             expected = first + batch.entries
-        reports = [Report(job_id, fence, now_ms, first, tuple(batches)) for first, batches in runs[:-1]]
+        reports = [Report(job_id, fence, now_ms, first=first, batches=tuple(batches)) for first, batches in runs[:-1]]
         first, batches = runs[-1] if runs else (0, [])
-        reports.append(
-            Report(job_id, fence, now_ms, first, tuple(batches), self.progress, self.checkpoint, self.ended)
+        last = Report(
+            job_id, fence, now_ms, first=first, batches=tuple(batches), progress=self.progress, checkpoint=self.checkpoint,
+            ended=self.ended,
         )  # fmt: skip
+        reports.append(last)
+        if self.begin is not None:
+            begin = msgspec.structs.replace(self.begin, fence=fence)
+            reports[0] = msgspec.structs.replace(reports[0], begin=begin)
         return reports
 
     def clear(self) -> None:
@@ -68,4 +77,5 @@ class Outbox:
         self.batches.clear()
         self.entries = 0
         self.alive = False
+        self.begin = None
         self.progress = self.checkpoint = self.ended = None

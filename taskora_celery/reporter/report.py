@@ -47,7 +47,7 @@ class JobReport:
     """
 
     __slots__ = (
-        "attempt", "beating", "buffer_limit", "dirty", "dropped", "echo", "fence", "id", "logs", "name", "on_touch",
+        "attempt", "beating", "buffer_limit", "dirty", "dropped", "early", "echo", "fence", "id", "logs", "name", "on_touch",
         "overflow_lock", "said", "said_checkpoint", "said_message", "said_total", "sink", "tag", "taken", "time",
     )  # fmt: skip
 

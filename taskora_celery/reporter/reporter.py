@@ -23,6 +23,8 @@ logger = logging.getLogger("taskora_celery.reporter")
 
 #: Jobs that ended while the store was away and still have something to be written; beyond it the oldest are given up.
 BACKLOG_JOBS = 1_000
+#: The moment that a first report waits for more, in seconds: it halves the round trips of jobs that are shorter.
+LINGER = 0.001
 #: How long :meth:`Reporter.close` waits for its thread, in seconds.
 JOIN_TIMEOUT = 5.0
 
@@ -64,20 +66,24 @@ class Reporter:
         self._lease: Lease | None = None
         self._lease_outage = Outage()
 
-    def begin(self, report: JobReport, begin: Begin) -> Begun | None:
-        """Register a delivery with the store, and take over its report.
+    def begin(self, report: JobReport, begin: Begin, *, wait: bool = True) -> Begun | None:
+        """Take over the report of a delivery, and register the delivery with the store.
 
-        Blocks for one round trip, at most ``final_flush_timeout``; returns None where the store is away, and then the job
-        is registered as soon as it is back.
+        With ``wait``, what the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Without, or
+        where the store is away, None is returned, and the delivery is registered with the first report.
         """
-        begun = self._begin(begin)
-        if begun is not None:
-            report.fence = begun.fence
+        begun = self._begin(begin) if wait else None
         live = LiveJob(report, begin, self._settings, self._redactor)
+        if begun is None:
+            live.unregistered()
+        else:
+            report.fence = begun.fence
         report.on_touch = self._touched
         self._live[id(report)] = live
         if self._thread is None:
             self._start()
+        elif begun is None and not self._wake.is_set():
+            self._wake.set()
         return begun
 
     def flush(self, report: JobReport, ended: Ended | None = None) -> None:
@@ -90,7 +96,7 @@ class Reporter:
         live = self._live.get(id(report))
         if live is None:
             return
-        silent = not live.has_news()
+        silent = not live.has_news() and not live.outbox.speaks
         if ended is not None:
             live.end = ended
         if silent and (ended is None or ended.keep is None):
@@ -156,9 +162,9 @@ class Reporter:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(self._pause())
-            if not self._urgent:
-                # Only ends of silent jobs wait: let more of them gather.
-                self._stop.wait(self._settings.flush_interval)
+            # A report goes out at once, but for a moment in which a short job may end and take it along; where there are only
+            # the beginnings and ends of silent jobs to tell, more of them may gather.
+            self._stop.wait(LINGER if self._urgent else self._settings.flush_interval)
             self._wake.clear()
             self._urgent = False
             self._turn()
@@ -192,8 +198,10 @@ class Reporter:
                 if live.has_news():
                     live.take(self._clock)
             waiting = [live for live in jobs if live.outbox]
-            if waiting and not self._send(waiting):
-                self._keep([live for live in backlog if live.outbox])
+            if waiting:
+                self._send(waiting)
+            # Also where the store answered: it may have lost the record, and the job is registered anew in the next turn.
+            self._keep([live for live in backlog if live.outbox])
 
     def _keep(self, ended: list[LiveJob]) -> None:
         """Keep what ended jobs could not write, within bounds."""
@@ -212,7 +220,6 @@ class Reporter:
             return False
         now_ms = int(self._clock.time() * 1000)
         try:
-            self._register(self._store, [live for live in jobs if not live.report.fence])
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
                 pieces += [(live, report) for report in live.outbox.reports(live.report.id, live.report.fence, now_ms)]
@@ -224,21 +231,17 @@ class Reporter:
         self._settle([(live, reply) for (live, _), reply in zip(pieces, replies, strict=True)])
         return True
 
-    def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
-        """Count the deliveries of jobs that began while the store was away, or whose records it lost."""
-        for live in jobs:
-            live.report.fence = store.begin(live.late_begin()).fence
-
     def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
+        unknown = {id(live) for live, reply in replies if reply is Reply.UNKNOWN}
         for live, reply in replies:
-            if reply is Reply.UNKNOWN:
-                # The record expired, or the store lost its data: register anew, and send the same again with the next flush.
-                live.report.fence = 0
-                self._touched()
-            elif live.report.fence:
+            if id(live) not in unknown:
+                live.outbox.clear()
                 if reply is Reply.SUPERSEDED:
                     live.refused()
-                live.outbox.clear()
+            elif reply is Reply.UNKNOWN:
+                # The record expired, or the store lost its data: the same goes out again, with the delivery before it.
+                live.forgotten()
+                self._touched()
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         if self._outage.failed(self._clock.monotonic()):
@@ -265,8 +268,8 @@ class Reporter:
                 interval = lease_interval(self._settings.lease_interval, lease.visibility_timeout)
                 for live, ok in zip(tagged, held, strict=True):
                     live.lease.interval = interval
-                    if not ok:
-                        logger.debug("job %s: its message is no longer held", live.report.id)
+                    if not ok:  # what was put back and is delivered again is no longer this execution's to renew
+                        live.report.tag = None
         except Exception as exc:  # noqa: BLE001 - any transport's error; the next renewal tries again
             if self._lease_outage.failed(now):
                 logger.error("leases cannot be renewed: %s", exc)  # noqa: TRY400 - an outage is one line, not a traceback

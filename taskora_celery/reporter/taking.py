@@ -30,10 +30,10 @@ def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, i
         message = message if isinstance(message, str) else repr(message)
     if len(message) > limit:
         message = message[:limit] + CUT
-    if not message.isascii():
-        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     if redactor.hook is not None:
         message = str(redactor.value("message", message))
+    if not message.isascii():
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     if meta:
         plain = to_plain(meta, redactor, max(limit - len(message), 64)).value
         meta = plain if isinstance(plain, dict) else {"value": plain}

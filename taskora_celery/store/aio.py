@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.connect import Endpoint, async_client
@@ -37,7 +37,7 @@ class AsyncRedisReader:
                 if type(exc).__name__ != "NoScriptError":
                     raise
                 answer = await self._client.eval(READ.source, READ.keys, *arguments)
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(f"{self._endpoint.shown()}: {exc}") from exc
         return read_snapshot(answer)
 
@@ -48,7 +48,7 @@ class AsyncRedisReader:
             pubsub = self._client.pubsub()
             await pubsub.subscribe(self._keys.channel(job_id))
             await pubsub.get_message(timeout=self._timeout)  # the confirmation: from here on nothing is missed
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(f"{self._endpoint.shown()}: {exc}") from exc
         try:
             yield AsyncWatch(pubsub)
@@ -73,6 +73,6 @@ class AsyncWatch:
             changed = message is not None
             while message is not None:
                 message = await self._pubsub.get_message(timeout=0)
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(str(exc)) from exc
         return changed

@@ -20,6 +20,9 @@ STATE = 10
 #: So long a batch at most: the journal is trimmed by whole batches.
 BATCH_ENTRIES = 500
 
+#: What a batch of another version, or a damaged one, may raise while it is taken apart.
+_UNREADABLE = (ValueError, TypeError, LookupError)
+
 #: ``(code, instant in ms, message or data, meta, logger)``, as the reporter hands them over; data for a code >= STATE.
 Entry = tuple[int, int, Any, Any, str | None]
 
@@ -51,49 +54,40 @@ def _batch(attempt: int, entries: Sequence[Entry]) -> Batch:
 def decode(journal: Iterable[bytes], after: int = -1) -> list[Event]:
     """Return the entries behind position ``after`` as events, with a ``gap`` event wherever some are missing."""
     events: list[Event] = []
-    expected: int | None = after + 1 if after >= 0 else None
+    expected = after + 1
     for raw in journal:
-        first, entries, body = _head(raw)
-        if first + entries <= after + 1:
-            continue
-        if body is None:
+        try:
+            first, entries, body = _head(raw)
+            if first + entries <= after + 1:
+                continue
+            attempt, base, items = unpack(body)
+            found = [_event(attempt, base, seq, item) for seq, item in enumerate(items, first) if seq > after]
+        except _UNREADABLE:
             continue  # the jump in the positions shows as a gap before the next batch
-        attempt, base, items = body
-        if expected is not None and first > expected:
+        if first > expected:
             events.append(Event("gap", first - 1, base, {"count": first - expected}))
-        for seq, item in enumerate(items, first):
-            if seq > after:
-                events.append(_event(attempt, base, seq, item))
+        events += found
         expected = first + entries
     return events
 
 
 def decode_logs(journal: Iterable[bytes]) -> list[LogEntry]:
     """Return all log entries, oldest first: the quick way for readers that want nothing else."""
-    logs = []
+    logs: list[LogEntry] = []
     for raw in journal:
-        first, _, body = _head(raw)
-        if body is None:
+        try:
+            first, _, body = _head(raw)
+            attempt, base, items = unpack(body)
+            logs += [_log(attempt, base, seq, item) for seq, item in enumerate(items, first) if item[0] < STATE]
+        except _UNREADABLE:
             continue
-        attempt, base, items = body
-        for seq, item in enumerate(items, first):
-            if item[0] < STATE:
-                logs.append(_log(attempt, base, seq, item))
     return logs
 
 
-def _head(raw: bytes) -> tuple[int, int, Any]:
-    """Return a stored batch's first position, its length, and its body; the body is None where it cannot be read."""
-    try:
-        first, entries, _, data = raw.split(b" ", 3)
-        start, length = int(first), int(entries)
-    except ValueError:
-        return 0, 0, None
-    try:
-        attempt, base, items = unpack(data)
-    except (ValueError, TypeError):
-        return start, length, None
-    return start, length, (attempt, base, items)
+def _head(raw: bytes) -> tuple[int, int, bytes]:
+    """Return a stored batch's first position, its length, and its packed body."""
+    first, entries, _, data = raw.split(b" ", 3)
+    return int(first), int(entries), data
 
 
 def _log(attempt: int, base: int, seq: int, item: Sequence[Any]) -> LogEntry:

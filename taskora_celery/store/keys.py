@@ -62,4 +62,5 @@ class JobKeys:
         # An id is the user's: a brace in it would end the hash tag early, or empty it.
         if "{" in job_id or "}" in job_id or "%" in job_id:
             job_id = job_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-        return f"{self.prefix}{{{job_id}}}"
+        # An empty hash tag is none: the keys of a job without an id would lie in several slots. A lone % is no other id's.
+        return f"{self.prefix}{{{job_id or '%'}}}"

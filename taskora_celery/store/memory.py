@@ -16,6 +16,8 @@ from taskora_celery.store.protocol import Begin, Begun, Reply, Report, Snapshot
 __all__ = ["MemoryStore"]
 
 _ATTEMPTS_KEPT = 100
+#: So many batches beyond the log limit may the journal of a job have that retries for ever without a word.
+_OTHER_BATCHES = 1_000
 
 
 class _Job:
@@ -45,28 +47,7 @@ class MemoryStore:
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
         with self._changed:
-            job = self._jobs.setdefault(begin.id, _Job())
-            state, attempt = job.fields.get("s"), job.fields.get("a", 0)
-            if state in Outcome.FINAL:
-                if not begin.redelivered and begin.attempt <= attempt:
-                    job = self._jobs[begin.id] = _Job(job.fields["f"])
-                    attempt = 0
-                state = None
-            fields = job.fields
-            fence = max(fields["f"] + 1, int(self._clock.time() * 1000))
-            delivery = fields["d"] + 1 if attempt == begin.attempt else 1
-            if attempt == begin.attempt and state == "STARTED":
-                job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
-            if state == Outcome.RETRY:
-                fields.update(g=fields["f"], v=fields["u"])
-            for name in "erz":
-                fields.pop(name, None)
-            fields.update(
-                s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
-                c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=begin.numbered,
-            )  # fmt: skip
-            self._announce(begin.id)
-            return Begun(fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts))
+            return self._begin(begin)
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """Write many reports in one go, and say for each what became of it."""
@@ -94,7 +75,37 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: there are no connections, and the records stay readable."""
 
+    def _begin(self, begin: Begin) -> Begun:
+        job = self._jobs.setdefault(begin.id, _Job())
+        state, attempt = job.fields.get("s"), job.fields.get("a", 0)
+        if 0 < begin.fence == job.fields["f"]:
+            return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
+        if state in Outcome.FINAL:
+            if not begin.redelivered and begin.attempt <= attempt:
+                job = self._jobs[begin.id] = _Job(job.fields["f"])
+                attempt = 0
+            state = None
+        elif 0 < begin.fence < job.fields["f"]:
+            return Begun(0, 0, job.fields.get("c", begin.created_ms))
+        fields = job.fields
+        fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1000))
+        delivery = fields["d"] + 1 if attempt == begin.attempt else 1
+        if attempt == begin.attempt and state == "STARTED":
+            job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
+        if state == Outcome.RETRY:
+            fields.update(g=fields["f"], v=fields["u"])
+        for name in "erz":
+            fields.pop(name, None)
+        fields.update(
+            s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
+            c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=0,
+        )  # fmt: skip
+        self._announce(begin.id)
+        return Begun(fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts))
+
     def _report(self, report: Report) -> Reply:
+        if report.begin is not None and self._begin(report.begin).fence not in {0, report.fence}:
+            return Reply.UNKNOWN
         job = self._jobs.get(report.id)
         if job is None:
             return Reply.UNKNOWN
@@ -126,9 +137,10 @@ class MemoryStore:
                 fields["t"] = fields.get("t", 0) + gap + batch.logs
                 fields[counter] = number + batch.entries
             number += batch.entries
-        while job.journal and fields.get("m", 0) > self._log_limit:
+        most = self._log_limit + _OTHER_BATCHES
+        while job.journal and (fields.get("m", 0) > self._log_limit or len(job.journal) > most):
             logs = _logs_in(job.journal[0][2])
-            if fields["m"] - logs < self._log_limit:
+            if fields["m"] - logs < self._log_limit and len(job.journal) <= most:
                 break
             job.journal.pop(0)
             fields["m"] -= logs

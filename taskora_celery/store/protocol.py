@@ -30,12 +30,16 @@ class Begin(msgspec.Struct, frozen=True):
     now_ms: int
     #: The broker says that it delivered this message before.
     redelivered: bool = False
-    #: Log entries that this execution has numbered already (only where the store was away when it began).
-    numbered: int = 0
+    #: The fence that the caller uses already, 0 to be given one. A first delivery needs to know nothing before it starts: it
+    #: takes the time as its fence and registers with its first report.
+    fence: int = 0
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """What the store knows when a delivery begins; the caller holds the fence from here on."""
+    """What the store knows when a delivery begins; the caller holds the fence from here on.
+
+    A fence of 0 says that a later delivery holds the job already, and that nothing was changed.
+    """
 
     fence: int
     delivery: int
@@ -70,6 +74,8 @@ class Report(msgspec.Struct, frozen=True):
     id: str
     fence: int
     now_ms: int
+    #: The delivery itself is news, too: it is counted before the rest is written.
+    begin: Begin | None = None
     #: The number, within the execution, of the first entry of ``batches``.
     first: int = 0
     batches: tuple[Batch, ...] = ()

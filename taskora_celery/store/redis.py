@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import AttemptRecord
@@ -23,8 +23,8 @@ BEGIN = load_script("begin", 3)
 REPORT = load_script("report", 3)
 READ = load_script("read", 3)
 
-#: So many scripts in one pipeline at most: it bounds what waits in both socket buffers.
-PIPELINE_CALLS = 500
+#: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
+PIPELINE_REPORTS = 500
 
 _NOT_ENDED = Ended("", 0)
 _TEXT = frozenset("snwrz")
@@ -60,19 +60,29 @@ class RedisStore:
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
-        arguments = (
-            *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
-            begin.worker, begin.created_ms, begin.numbered, self.keys.channel(begin.id),
-        )  # fmt: skip
-        fence, delivery, created, checkpoint, attempts = _sound(self._wire().exchange([(BEGIN, arguments)])[0])
+        fence, delivery, created, checkpoint, attempts = _sound(self._wire().exchange([self._begin(begin)])[0])
         return Begun(int(fence), delivery, int(created), checkpoint or None, _attempts(attempts))
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """Write many reports in one go, and say for each what became of it."""
         replies: list[Reply] = []
-        for at in range(0, len(reports), PIPELINE_CALLS):
-            answers = self._wire().exchange([self._report(report) for report in reports[at : at + PIPELINE_CALLS]])
-            replies.extend(Reply(_sound(answer)) for answer in answers)
+        for at in range(0, len(reports), PIPELINE_REPORTS):
+            replies += self._pipeline(reports[at : at + PIPELINE_REPORTS])
+        return replies
+
+    def _pipeline(self, reports: Sequence[Report]) -> list[Reply]:
+        calls: list[Call] = []
+        for report in reports:
+            if report.begin is not None:
+                calls.append(self._begin(report.begin))
+            calls.append(self._report(report))
+        answers = iter(self._wire().exchange(calls))
+        replies = []
+        for report in reports:
+            # A begin that was given another fence (a clock that lags behind) leaves its report without one: it is sent again.
+            other = report.begin is not None and int(_sound(next(answers))[0]) not in {0, report.fence}
+            reply = Reply(_sound(next(answers)))
+            replies.append(Reply.UNKNOWN if other else reply)
         return replies
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
@@ -86,7 +96,7 @@ class RedisStore:
                 if "NOSCRIPT" not in str(exc) and type(exc).__name__ != "NoScriptError":
                     raise
                 answer = reader.eval(READ.source, READ.keys, *arguments)
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
         return read_snapshot(answer)
 
@@ -98,7 +108,7 @@ class RedisStore:
             pubsub.subscribe(*[self.keys.channel(job_id) for job_id in job_ids])
             for _ in job_ids:  # the confirmations: from here on nothing is missed
                 pubsub.get_message(timeout=self._timeout)
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
         try:
             yield _RedisWatch(pubsub)
@@ -121,16 +131,29 @@ class RedisStore:
             with self._lock:
                 writer = self._writer
                 if writer is None:
-                    redis = client(self.endpoint, self._timeout)
-                    writer = self._writer = ClusterWire(redis) if self.endpoint.is_cluster else Wire(redis)
+                    redis = self._client(self._timeout)
+                    writer = self._writer = ClusterWire(redis) if self.endpoint.is_cluster else Wire(redis, self._timeout)
         return writer
+
+    def _client(self, timeout: float) -> Any:
+        try:
+            return client(self.endpoint, timeout)
+        # A cluster is asked for its nodes here. Wrong options in the URL are found here, too: no job may fail for them.
+        except (RedisError, RedisClusterException, OSError, ValueError, TypeError) as exc:
+            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
 
     def _read_client(self) -> Any:
         with self._lock:
             if self._reader is None:
                 # A reader may wait longer than a job: a journal can be large, and nobody's work stands still meanwhile.
-                self._reader = client(self.endpoint, max(self._timeout, 5.0))
+                self._reader = self._client(max(self._timeout, 5.0))
             return self._reader
+
+    def _begin(self, begin: Begin) -> Call:
+        return BEGIN, (
+            *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
+            begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence,
+        )  # fmt: skip
 
     def _report(self, report: Report) -> Call:
         ended = report.ended or _NOT_ENDED
@@ -156,7 +179,7 @@ class _RedisWatch:
             changed = message is not None
             while message is not None:  # what has come meanwhile is the same news
                 message = self._pubsub.get_message(timeout=0)
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(str(exc)) from exc
         return changed
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 
 __all__ = ["Call", "ClusterWire", "Script", "Wire", "load_script"]
+
+
+#: A connection that was idle for longer, in seconds, is looked at before it is used; the look is a system call.
+IDLE_CHECK = 1.0
 
 
 class Script:
@@ -44,9 +49,7 @@ def _packed(script: Script, arguments: Sequence[bytes | str | int]) -> bytes:
     parts = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n%d\r\n" % (len(arguments) + 3, script.digest, script.keys)]
     for value in arguments:
         data = value if type(value) is bytes else str(value).encode("utf-8", "backslashreplace")
-        parts.append(b"$%d\r\n" % len(data))
-        parts.append(data)
-        parts.append(b"\r\n")
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
 
 
@@ -57,23 +60,31 @@ class Wire:
     that a signal handler raises) drops the connection, so that no later caller reads an answer that is not its own.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, timeout: float) -> None:
+        """``timeout`` bounds the wait for the exchanges of other threads, in seconds."""
         self._client = client
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._used = 0.0
 
     def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """Send all calls, then read all answers; an answer may be a ``ResponseError``.
 
         :raises StoreUnavailableError: no connection, or it was lost, or it did not answer in time.
         """
-        with self._lock:
+        # Where Redis hangs, threads must not wait for one another's timeouts in a row.
+        if not self._lock.acquire(timeout=self._timeout):
+            raise StoreUnavailableError(f"no answer within {self._timeout:g} s")
+        try:
             answers = self._exchange(calls)
-            missing = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if missing:
-                self._load({calls[n][0].digest: calls[n][0] for n in missing}.values())
-                for n, answer in zip(missing, self._exchange([calls[n] for n in missing]), strict=True):
-                    answers[n] = answer
+            missing = next((n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)), None)
+            if missing is not None:
+                # From there on all again, in their order: what has been done already is known by its numbers and fences.
+                self._load({script.digest: script for script, _ in calls[missing:]}.values())
+                answers[missing:] = self._exchange(calls[missing:])
+        finally:
+            self._lock.release()
         return answers
 
     def close(self) -> None:
@@ -83,23 +94,28 @@ class Wire:
         self._client.close()
 
     def _exchange(self, calls: Sequence[Call]) -> list[Any]:
-        data = [_packed(script, arguments) for script, arguments in calls]
+        # In one piece: redis-py sends each piece of a list with a system call of its own.
+        data = b"".join([_packed(script, arguments) for script, arguments in calls])
         return self._talk(data, len(calls))
 
     def _load(self, scripts: Any) -> None:
         for script in scripts:
             command = b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%d\r\n%b\r\n" % (len(script.source), script.source)
-            answer = self._talk([command], 1)[0]
+            answer = self._talk(command, 1)[0]
             if isinstance(answer, ResponseError):
                 raise StoreUnavailableError(str(answer)) from answer
 
-    def _talk(self, data: list[bytes], answers: int) -> list[Any]:
+    def _talk(self, data: bytes, answers: int) -> list[Any]:
         done = False
         try:
+            now = time.monotonic()
+            if self._connection is not None and now - self._used > IDLE_CHECK and not _is_open(self._connection):
+                self._drop()
+            self._used = now
             if self._connection is None:
                 self._connection = _take(self._client.connection_pool)
             connection = self._connection
-            connection.send_packed_command(data)
+            connection.send_packed_command([data])
             result = [self._answer(connection) for _ in range(answers)]
             done = True
         except (RedisError, OSError) as exc:
@@ -121,6 +137,14 @@ class Wire:
         if connection is not None:
             connection.disconnect()
             self._client.connection_pool.release(connection)
+
+
+def _is_open(connection: Any) -> bool:
+    """Say whether an idle connection may be used: Redis closes one (`timeout`, a failover), and a begin is not sent twice."""
+    try:
+        return not connection.can_read(timeout=0)
+    except (RedisError, OSError):
+        return False
 
 
 def _take(pool: Any) -> Any:
@@ -155,5 +179,5 @@ class ClusterWire:
                 return self._client.eval(script.source, script.keys, *arguments)
         except ResponseError as exc:
             return exc
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(str(exc) or type(exc).__name__) from exc

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import pools
 
+from taskora_celery.runtime import Runtime
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,11 +22,15 @@ def _forget_connections(app: Celery) -> None:
     backend = app._backend
     if backend is not None and hasattr(backend, "result_consumer"):
         backend.result_consumer.stop()
-        backend.client.connection_pool.disconnect()
+        if hasattr(backend, "client"):
+            backend.client.connection_pool.disconnect()
     app._pool = None
     app.amqp._producer_pool = None
     app._backend_cache = None
     app._local = threading.local()
+    runtime = Runtime._by_app.pop(app, None)  # its settings and its store are those of the configuration before
+    if runtime is not None:
+        runtime.close()
 
 
 @contextlib.contextmanager

@@ -1,13 +1,17 @@
 -- A delivery of a job begins: count it, take the fence, and return what the context needs.
 --
 -- KEYS  1 record  2 journal  3 attempts
--- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  7 created (ms)
---       8 entries that this execution has numbered already  9 channel
--- Returns { fence, delivery, created, checkpoint or "", attempts }
+-- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  7 created (ms)  8 channel
+--       9 the fence that the caller uses already, or 0
+-- Returns { fence, delivery, created, checkpoint or "", attempts }; fence 0: a later delivery holds the job, nothing was changed
 local now = ARGV[1]
 local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u')
 local state, attempt, delivery, fence = old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
-local created = old[6] or ARGV[7]
+local created, wanted = old[6] or ARGV[7], tonumber(ARGV[9])
+
+if wanted > 0 and fence == wanted then
+  return { old[4], delivery, created, '', {} } -- the same begin again: its answer was lost on the way
+end
 
 if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'IGNORED' then
   if ARGV[5] == '' and tonumber(ARGV[4]) <= tonumber(attempt) then
@@ -16,6 +20,8 @@ if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'I
     old[8], attempt, created = false, false, ARGV[7]
   end
   state = false
+elseif wanted > 0 and fence > wanted then
+  return { '0', 0, created, '', {} }
 end
 
 if attempt == ARGV[4] then
@@ -34,12 +40,15 @@ else
 end
 
 -- Wall-clock milliseconds as the floor: the fence keeps growing even where the record had expired or was lost.
-local clock = redis.call('TIME')
-local floor = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local floor = wanted
+if floor == 0 then
+  local clock = redis.call('TIME')
+  floor = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+end
 local taken = fence + 1
 if taken < floor then taken = floor end
 local fields = { 's', 'STARTED', 'n', ARGV[3], 'a', ARGV[4], 'd', delivery, 'f', string.format('%.0f', taken),
-  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', ARGV[8] }
+  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', '0' }
 if state == 'RETRY' then
   -- The attempt before may still be unwinding: its last log entries are welcome, nothing else of it is.
   fields[#fields + 1] = 'g'
@@ -57,5 +66,5 @@ if delivery > 1 or ARGV[4] ~= '1' then
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
   redis.call('PEXPIRE', KEYS[3], ARGV[2])
 end
-redis.call('PUBLISH', ARGV[9], 'begin')
+redis.call('PUBLISH', ARGV[8], 'begin')
 return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts }

@@ -23,7 +23,7 @@ if #ARGV > 13 then
   local counter = current and 'u' or 'v'
   local accepted = tonumber((current and held[3] or held[4]) or '0')
   local number, seq = tonumber(ARGV[13]), tonumber(held[5] or '0')
-  local kept, written = tonumber(held[6] or '0'), tonumber(held[8] or '0')
+  local kept, written, batches = tonumber(held[6] or '0'), tonumber(held[8] or '0'), 0
   for n = 14, #ARGV, 3 do
     local entries, logs = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
     if number + entries > accepted then
@@ -33,7 +33,7 @@ if #ARGV > 13 then
         seq = seq + gap
         written = written + gap
       end
-      redis.call('RPUSH', KEYS[2], seq .. ' ' .. entries .. ' ' .. logs .. ' ' .. ARGV[n + 2])
+      batches = redis.call('RPUSH', KEYS[2], seq .. ' ' .. entries .. ' ' .. logs .. ' ' .. ARGV[n + 2])
       seq, kept, written = seq + entries, kept + logs, written + logs
       accepted = number + entries
       changed = true
@@ -42,12 +42,14 @@ if #ARGV > 13 then
   end
   if changed then
     local limit, removed = tonumber(ARGV[5]), tonumber(held[7] or '0')
-    while kept > limit do
+    -- A job that retries for ever without a word has a journal with an end, too.
+    local most = limit + 1000
+    while kept > limit or batches > most do
       local head = redis.call('LINDEX', KEYS[2], 0)
       local logs = head and tonumber(string.match(string.sub(head, 1, 64), '^%d+ %d+ (%d+) '))
-      if not logs or kept - logs < limit then break end
+      if not logs or (kept - logs < limit and batches <= most) then break end
       redis.call('LPOP', KEYS[2])
-      kept, removed = kept - logs, removed + 1
+      kept, removed, batches = kept - logs, removed + 1, batches - 1
     end
     put(counter, accepted) put('q', seq) put('m', kept) put('i', removed) put('t', written)
   end
@@ -69,11 +71,11 @@ end
 if ARGV[12] ~= '' and current then
   redis.call('RPUSH', KEYS[3], ARGV[12])
   redis.call('LTRIM', KEYS[3], -100, -1)
-  redis.call('PEXPIRE', KEYS[3], ARGV[3])
   changed = true
 end
 if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
 if changed then redis.call('PUBLISH', ARGV[4], 'report') end
 return 1

@@ -1,0 +1,111 @@
+"""The end of the demo: what came out, and where to look next."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from example_project.demo.panel import number
+from example_project.demo.terminal import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from example_project.demo.jobs import JobView
+    from example_project.demo.redis_server import RedisServer
+    from example_project.demo.terminal import Screen
+    from taskora_celery.records import AttemptRecord
+
+__all__ = ["attempts_table", "further", "report_table", "words_table"]
+
+LABEL = 18
+
+
+def report_table(screen: Screen, report: Mapping[str, Any], seconds: float) -> list[str]:
+    """Return the report of ``index_sources`` as lines."""
+    longest = report["longest"]
+    where = f"{longest['name']}, {number(longest['lines'])} lines, in {clean(longest['path'])}" if longest else "none"
+    imports = ", ".join(f"{clean(name)} {number(count)}" for name, count in report["imports"].items())
+    rows = {
+        "tree": f"{clean(report['root'])} (Python {report['python']})",
+        "files": f"{number(report['files'])}, {number(report['unparsable'])} of them unparsable, in {seconds:.1f} s",
+        "lines": number(report["lines"]),
+        "functions": f"{number(report['functions'])}, {number(report['async_functions'])} of them async",
+        "classes": number(report["classes"]),
+        "longest function": where,
+        "imported most": imports or "nothing",
+    }
+    return [_title(screen, "index_sources"), *_table(screen, rows)]
+
+
+def attempts_table(screen: Screen, page: Mapping[str, Any], history: list[AttemptRecord]) -> list[str]:
+    """Return what ``fetch_page`` went through as lines."""
+    rows = {}
+    for record in history:
+        outcome = f"{record.outcome or 'running'}"
+        why = f"  {clean(record.reason)}" if record.reason else ""
+        after = f", again after {record.delay:.1f} s" if record.delay is not None else ""
+        rows[f"attempt {record.number}"] = outcome + why + after
+    rows["page"] = f"{page['status']}, {number(page['bytes'])} bytes"
+    return [_title(screen, "fetch_page"), *_table(screen, rows)]
+
+
+def words_table(screen: Screen, words: Mapping[str, Any]) -> list[str]:
+    """Return the result of ``word_count`` as lines."""
+    most = ", ".join(f"{clean(word)} {number(count)}" for word, count in words["most_common"])
+    rows = {"words": f"{number(words['words'])}, {number(words['distinct'])} of them distinct", "most common": most}
+    return [_title(screen, "word_count"), *_table(screen, rows)]
+
+
+def further(screen: Screen, server: RedisServer, view: JobView, *, running: bool) -> list[str]:
+    """Return how to look further; ``running`` says that worker and Redis are still up."""
+    kept = running or not server.own
+    code = [
+        "from example_project import app",
+        "from taskora_celery import JobHandle",
+        f'handle = JobHandle("{view.handle.id if kept else "ID"}", app=app)',
+        "handle.status(), handle.get_progress(), handle.history()",
+        'for entry in handle.get_logs(level="warn"): print(entry.message, entry.meta)',
+    ]
+    commands = [
+        *_activation(),
+        *([f"export REDIS_URL={server.url}"] if running and server.own else []),
+        *([] if running else ["celery -A example_project worker -l INFO"]),
+        "celery -A example_project status",
+        f"celery -A example_project result {view.handle.id if kept else 'ID'}",
+        "python",
+    ]
+    typed = [*(f"  $ {command}" for command in commands), *(f"  >>> {line}" for line in code)]
+    lines = [screen.style(line, "cyan") for line in typed]
+    return [_title(screen, "Look further"), *_where(server, running=running), *lines]
+
+
+def _where(server: RedisServer, *, running: bool) -> list[str]:
+    if running:
+        return [f"  Worker and Redis ({server.address}) run on until Ctrl-C. In another terminal, in this directory:"]
+    if server.own:
+        return [
+            "  The demo's own Redis ends with it. `python -m example_project.demo --stay` leaves it and the worker",
+            "  running until Ctrl-C; in a Redis that REDIS_URL names, records stay for a day. There, in this directory:",
+        ]
+    return [f"  The records stay in your Redis ({server.address}) for a day. In this directory:"]
+
+
+def _activation() -> list[str]:
+    """Return the command that makes this Python the shell's, where it lives in a virtual environment."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if sys.prefix == sys.base_prefix or not script.exists():
+        return []
+    with suppress(ValueError):
+        script = script.relative_to(Path.cwd())
+    return [f"source {script}"]
+
+
+def _title(screen: Screen, text: str) -> str:
+    return "\n" + screen.style(text, "bold")
+
+
+def _table(screen: Screen, rows: Mapping[str, str]) -> list[str]:
+    return [f"  {screen.style(label.ljust(LABEL), 'dim')}{value}" for label, value in rows.items()]

