@@ -36,6 +36,7 @@ class CaptureHandler(logging.Handler):
             return
         try:
             ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), record.name, record.created)
+            record.taskora_entry = True  # should it come to the other logger's handler, too
         except Exception:  # noqa: BLE001 - logging's own convention for a handler that fails
             self.handleError(record)
 
@@ -44,9 +45,11 @@ def install_capture(mode: bool | str) -> None:
     """Put the handler where ``taskora_capture_logging`` says, once; called when Celery has set up logging in this process."""
     if not mode:
         return
-    logger = logging.getLogger() if mode == "root" else logging.getLogger(_TASK_LOGGERS)
-    if not any(isinstance(handler, CaptureHandler) for handler in logger.handlers):
-        logger.addHandler(CaptureHandler())
+    # Celery's task loggers do not propagate: what they log never comes to the root logger.
+    for name in (_TASK_LOGGERS, "root") if mode == "root" else (_TASK_LOGGERS,):
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, CaptureHandler) for handler in logger.handlers):
+            logger.addHandler(CaptureHandler())
 
 
 def _code(level: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from taskora_celery.context import Context
 
@@ -15,6 +16,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 #: ``Context`` as people write it in an annotation that cannot be evaluated (imported only for type checkers, say).
 _TEXT = re.compile(
+    r"(?!.*\bcelery\.)"  # Celery has a Context of its own
     r"(?:(?:\w+\.)*Optional\[\s*(?:\w+\.)*Context\s*\]"
     r"|(?:None\s*\|\s*)?(?:\w+\.)*Context(?:\s*\|\s*None)?)"
 )
@@ -23,13 +25,15 @@ _TEXT = re.compile(
 class ContextParameter:
     """Where a handler takes its context."""
 
-    __slots__ = ("index", "keyword_only", "name")
+    __slots__ = ("before", "index", "keyword_only", "name")
 
-    def __init__(self, name: str, index: int, *, keyword_only: bool) -> None:
-        """``index`` counts the parameters before it that may be given by position, without ``self``."""
-        self.name = name
-        self.index = index
-        self.keyword_only = keyword_only
+    def __init__(self, parameter: inspect.Parameter, before: list[inspect.Parameter]) -> None:
+        """``before`` are the parameters before it, without ``self``."""
+        self.name = parameter.name
+        self.index = len(before)
+        self.keyword_only = parameter.kind is parameter.KEYWORD_ONLY
+        #: The parameters before one that can only be given by position: their defaults must be, too.
+        self.before = before if parameter.kind is parameter.POSITIONAL_ONLY else None
 
     def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any], ctx: Any) -> Arguments:
         """Return the arguments with the context among them; one that is there already stays (``super().run(data, ctx)``)."""
@@ -40,6 +44,9 @@ class ContextParameter:
             if len(args) > at and isinstance(args[at], Context):
                 return args, kwargs
             return (*args[:at], ctx, *args[at:]), kwargs
+        if self.before is not None:
+            defaults = [p.default for p in self.before[len(args) :] if p.default is not p.empty]
+            return (*args, *defaults, ctx), kwargs
         kwargs[self.name] = ctx
         return args, kwargs
 
@@ -66,11 +73,8 @@ def find_parameter(fun: Callable[..., Any], *, bound: bool) -> tuple[inspect.Sig
     """
     try:
         signature = inspect.signature(fun)
-    except (
-        TypeError,
-        ValueError,
-    ):  # a callable of C: it takes what it takes, and finds its context with current_context()
-        return None, None
+    except (TypeError, ValueError):
+        return None, None  # a callable of C: it takes what it takes, and code that it calls has current_context()
     parameters = list(signature.parameters.values())[1 if bound else 0 :]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     annotated = [p for p in named if _is_context(p.annotation, fun)]
@@ -82,31 +86,20 @@ def find_parameter(fun: Callable[..., Any], *, bound: bool) -> tuple[inspect.Sig
     if not chosen:
         return signature, None
     parameter = chosen[0]
-    return signature, ContextParameter(
-        parameter.name, parameters.index(parameter), keyword_only=parameter.kind is parameter.KEYWORD_ONLY
-    )
+    return signature, ContextParameter(parameter, parameters[: parameters.index(parameter)])
 
 
 def without_parameter(signature: inspect.Signature, name: str) -> inspect.Signature:
-    """Return the signature that callers see.
-
-    Leaving out a parameter may put one without a default behind one that has it (``def f(data=None, ctx=None, *, x)`` is
-    fine, but a checker must be told the truth): kinds and defaults of the others stay as they are.
-    """
+    """Return the signature that callers see; kinds and defaults of the other parameters stay as they are."""
     return signature.replace(parameters=[p for key, p in signature.parameters.items() if key != name])
 
 
 def _is_context(annotation: Any, fun: Callable[..., Any]) -> bool:
     if isinstance(annotation, str):
         return _text_is_context(annotation, fun)
-    if annotation is Context:
-        return True
-    return any(option is Context for option in getattr(annotation, "__args__", ())) and _is_optional(annotation)
-
-
-def _is_optional(annotation: Any) -> bool:
-    options = set(annotation.__args__)
-    return options == {Context, type(None)}
+    if get_origin(annotation) in (Union, UnionType):
+        return set(get_args(annotation)) == {Context, type(None)}
+    return annotation is Context
 
 
 def _text_is_context(text: str, fun: Callable[..., Any]) -> bool:

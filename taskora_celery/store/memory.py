@@ -89,7 +89,7 @@ class MemoryStore:
             return Begun(0, 0, job.fields.get("c", begin.created_ms))
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1000))
-        delivery = fields["d"] + 1 if attempt == begin.attempt else 1
+        delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
         if attempt == begin.attempt and state == "STARTED":
             job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
         if state == Outcome.RETRY:

@@ -322,6 +322,7 @@ def report_odd(names: list[str], ctx: Context) -> str:
     for name in names:
         ctx.progress(ODD_VALUES[name]())
         gates.stop_at(ctx.id)
+    ctx.progress(100)
     return "unharmed"
 
 

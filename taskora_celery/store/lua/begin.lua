@@ -36,7 +36,8 @@ if attempt == ARGV[4] then
     redis.call('PEXPIRE', KEYS[3], ARGV[2])
   end
 else
-  delivery = 1
+  -- The delivery before may have ended (a killed process) before it was registered.
+  delivery = ARGV[5] == '1' and 2 or 1
 end
 
 -- Wall-clock milliseconds as the floor: the fence keeps growing even where the record had expired or was lost.
