@@ -36,7 +36,7 @@ class CaptureHandler(logging.Handler):
             return
         try:
             ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), record.name, record.created)
-            record.taskora_entry = True  # should it come to the other logger's handler, too
+            vars(record)["taskora_entry"] = True  # should it come to the other logger's handler, too
         except Exception:  # noqa: BLE001 - logging's own convention for a handler that fails
             self.handleError(record)
 

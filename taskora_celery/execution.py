@@ -16,13 +16,14 @@ from taskora_celery.errors import MaxRetriesExceededError, RetryError
 from taskora_celery.injection import ContextParameter
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.redaction import Redactor
 from taskora_celery.results import sink_for
 from taskora_celery.retry import delay_until
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Begun, Ended
 
-__all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of"]
+__all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of", "retrying_locally"]
 
 #: The publisher's stamp: when the job was created, in milliseconds since the epoch.
 CREATED_HEADER = "taskora_created"
@@ -84,11 +85,15 @@ def execution_of(request: Any) -> Execution | None:
 
 
 def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    collected = eager_contexts.get() if request.is_eager else None
     ctx = handler.given(args, kwargs) or local_context(
-        task.name, request.id, attempt=request.retries + 1, max_attempts=_max_attempts(task)
+        task.name,
+        request.id,
+        attempt=request.retries + 1,
+        max_attempts=_max_attempts(task),
+        before=collected[-1] if collected else None,
     )
-    collected = eager_contexts.get()
-    if request.is_eager and collected is not None and isinstance(ctx, LocalContext):
+    if collected is not None and isinstance(ctx, LocalContext):
         collected.append(ctx)
     token = activate(ctx)
     try:
@@ -99,6 +104,18 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
         _schedule(task, request, error)
     finally:
         deactivate(token)
+
+
+def retrying_locally(task: Any, do: Callable[[], Any], exc: Any, countdown: Any, eta: Any) -> Any:
+    """Record a retry around Celery's own ``Task.retry`` in an eager run."""
+    try:
+        return do()
+    except Retry:
+        collected = eager_contexts.get()
+        if collected:
+            reason, error = _reason(exc, Redactor())
+            collected[-1].retried(reason, error, _delay(task, countdown, eta, time.time()))
+        raise
 
 
 class Execution:
@@ -243,8 +260,8 @@ class Execution:
             return
         self._announced = True
         now = self.runtime.clock.time()
-        delay = self._delay(countdown, eta, now)
-        reason, error = self._reason(exc)
+        delay = _delay(self._task, countdown, eta, now)
+        reason, error = _reason(exc, self.runtime.redactor)
         keep = AttemptRecord(
             self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
             round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
@@ -253,27 +270,30 @@ class Execution:
         self.ctx.logs.append((STATE, now, data, None, None))
         self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
 
-    def _delay(self, countdown: Any, eta: Any, now: float) -> float:
-        if isinstance(eta, datetime):
-            return delay_until(eta if eta.tzinfo else eta.replace(tzinfo=self._task.app.timezone), now)
-        return float(self._task.default_retry_delay if countdown is None else countdown)
-
-    def _reason(self, exc: Any) -> tuple[str | None, str | None]:
-        if isinstance(exc, RetryError):
-            cause = exc.exc
-            reason = exc.reason or exc.cause
-        else:
-            cause = exc
-            reason = None if exc is None else str(exc)
-        error = type(cause).__name__ if isinstance(cause, BaseException) else None
-        return (None if reason is None else self.runtime.redactor.text(reason, "reason")[:_REASON_CHARS]), error
-
     def _failure(self, exc: BaseException) -> Ended:
         reason = self.runtime.redactor.text(_text(exc), "reason")[:_REASON_CHARS]
         return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
         return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+
+
+def _delay(task: Any, countdown: Any, eta: Any, now: float) -> float:
+    if isinstance(eta, datetime):
+        return delay_until(eta if eta.tzinfo else eta.replace(tzinfo=task.app.timezone), now)
+    return float(task.default_retry_delay if countdown is None else countdown)
+
+
+def _reason(exc: Any, redactor: Redactor) -> tuple[str | None, str | None]:
+    """Return why a job is retried, redacted, and the class of the exception that is the cause; each may be None."""
+    if isinstance(exc, RetryError):
+        cause = exc.exc
+        reason = exc.reason or exc.cause
+    else:
+        cause = exc
+        reason = None if exc is None else _text(exc)
+    error = type(cause).__name__ if isinstance(cause, BaseException) else None
+    return (None if reason is None else redactor.text(reason, "reason")[:_REASON_CHARS]), error
 
 
 def _text(exc: BaseException) -> str:

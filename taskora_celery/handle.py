@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from celery.result import AsyncResult, EagerResult
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.local import LocalContext
-from taskora_celery.reading import JobReader
+from taskora_celery.reading import JobReader, chosen
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 
@@ -188,12 +189,10 @@ class EagerJobHandle(EagerResult):  # type: ignore[misc]
     @classmethod
     def of(cls, result: EagerResult, contexts: list[LocalContext]) -> EagerJobHandle:
         """Return a handle for a result; that of a retried run has the contexts of all its attempts."""
-        own = tuple(contexts)
-        if isinstance(result, cls):
-            result._contexts = (*own, *result._contexts)  # noqa: SLF001 - this class's own
+        if isinstance(result, cls):  # of the last attempt: it has all contexts
             return result
         handle = cls(result.id, result.result, result.state, traceback=result.traceback, name=result.name)
-        handle._contexts = own
+        handle._contexts = tuple(contexts)
         return handle
 
     def get_progress(self) -> Any:
@@ -204,6 +203,19 @@ class EagerJobHandle(EagerResult):  # type: ignore[misc]
                 return value
         return None
 
-    def get_logs(self) -> list[LogEntry]:
-        """Return the log entries of all attempts, in call order."""
-        return [entry for ctx in self._contexts for entry in ctx.get_logs()]
+    def get_logs(
+        self,
+        *,
+        level: str | None = None,
+        attempt: int | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> list[LogEntry]:
+        """Return the log entries of all attempts, in call order; the filters are those of :meth:`JobHandle.get_logs`."""
+        logs = (entry for ctx in self._contexts for entry in ctx.get_logs())
+        numbered = [msgspec.structs.replace(entry, seq=seq) for seq, entry in enumerate(logs)]
+        return chosen(numbered, level=level, attempt=attempt, after=after, limit=limit)
+
+    def history(self) -> Sequence[AttemptRecord]:
+        """Return one record for each attempt that ended in a retry, oldest first."""
+        return self._contexts[-1].retries if self._contexts else ()

@@ -10,7 +10,7 @@ from uuid import uuid4
 from taskora_celery.context import Context, JobInfo
 from taskora_celery.encoding import to_plain
 from taskora_celery.progress import progress_value
-from taskora_celery.records import LogEntry, level_name
+from taskora_celery.records import AttemptRecord, LogEntry, Outcome, level_name
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.report import UNSET
 
@@ -23,18 +23,30 @@ _VALUES_KEPT = 10_000
 class LocalContext(Context):
     """A context whose reports stay in memory, and can be read from it under the names that a handle has."""
 
-    __slots__ = ("values",)
+    __slots__ = ("retries", "started", "values")
 
     def __init__(self, job_id: str, name: str, attempt: int = 1, *, info: JobInfo | None = None) -> None:
         super().__init__(job_id, name, attempt, info=info)
         #: The progress values in call order, the newest 10 000.
         self.values: deque[Any] = deque(maxlen=_VALUES_KEPT)
+        #: The attempts that ended in a retry, this one among them once it has.
+        self.retries = self.history
+        self.started = time.time()
 
     def touch(self) -> None:
         """Keep what was reported: ``dirty`` is never set here, so each report comes through this."""
         if self.said is not UNSET:
             self.values.append(progress_value(self.said, self.said_total, self.said_message))
             self.said = UNSET
+
+    def retried(self, reason: str | None, error: str | None, delay: float) -> None:
+        """Keep that this attempt ended in a retry; ``delay`` is in seconds and is not waited for."""
+        now = time.time()
+        record = AttemptRecord(
+            self.attempt, 1, "", int(self.started * 1000), Outcome.RETRY, round(now - self.started, 3), reason, error, delay,
+            int((now + delay) * 1000),
+        )  # fmt: skip
+        self.retries = (*self.history, record)
 
     def get_progress(self) -> Any:
         """Return the last progress value, or None."""
@@ -50,10 +62,22 @@ class LocalContext(Context):
 
 
 def local_context(
-    name: str = "local", job_id: str | None = None, *, attempt: int = 1, max_attempts: int | None = None
+    name: str = "local",
+    job_id: str | None = None,
+    *,
+    attempt: int = 1,
+    max_attempts: int | None = None,
+    before: LocalContext | None = None,
 ) -> LocalContext:
-    """Return a context that keeps what is reported in memory; pass it to a direct call as ``task(data, ctx=…)``."""
-    info = JobInfo(max_attempts=max_attempts, timestamp=int(time.time() * 1000))
+    """Return a context that keeps what is reported in memory; pass it to a direct call as ``task(data, ctx=…)``.
+
+    ``before`` is that of the attempt before: its creation time, its checkpoint and its history are taken over.
+    """
+    if before is None:
+        info = JobInfo(max_attempts, timestamp=int(time.time() * 1000))
+    else:
+        saved = before.said_checkpoint or before._info.checkpoint  # noqa: SLF001 - this class's own
+        info = JobInfo(max_attempts, timestamp=before.timestamp, checkpoint=saved, history=before.retries)
     return LocalContext(job_id or str(uuid4()), name, attempt, info=info)
 
 

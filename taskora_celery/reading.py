@@ -47,12 +47,20 @@ def logs_of(
     limit: int | None,
 ) -> list[LogEntry]:
     """Return the newest ``keep`` log entries of a journal that pass the filters, the newest ``limit`` of those."""
+    entries = [] if snapshot is None else decode_logs(snapshot.journal)[-keep:]
+    return chosen(entries, level=level, attempt=attempt, after=after, limit=limit)
+
+
+def chosen(
+    entries: list[LogEntry], *, level: str | None, attempt: int | None, after: int | None, limit: int | None
+) -> list[LogEntry]:
+    """Return the entries that pass the filters, the newest ``limit`` of those.
+
+    :raises ValueError: ``level`` is no level, or ``limit`` is negative.
+    """
     floor = 0 if level is None else level_code(level)
     if limit is not None and limit < 0:
         raise ValueError(f"limit={limit!r} is negative: give 0 or more entries")
-    if snapshot is None:
-        return []
-    entries = decode_logs(snapshot.journal)[-keep:]
     if level is not None:
         entries = [entry for entry in entries if level_code(entry.level) >= floor]
     if attempt is not None:

@@ -15,7 +15,7 @@ from celery.local import maybe_evaluate
 
 from taskora_celery.capture import install_capture
 from taskora_celery.clock import SYSTEM_CLOCK
-from taskora_celery.errors import StoreNotConfiguredError
+from taskora_celery.errors import SettingsError, StoreNotConfiguredError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.redaction import Redactor
@@ -26,7 +26,7 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.protocol import JobStore
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["Runtime", "endpoint_of", "settings_of"]
+__all__ = ["Runtime", "endpoint_of", "redactor_of", "settings_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -50,7 +50,7 @@ class Runtime:
     def __init__(self, app: Any, store: JobStore | None = None) -> None:
         self.pid = os.getpid()
         self.settings = settings_of(app)
-        self.redactor = Redactor(self.settings.redact_keys, _resolved(self.settings.redact))
+        self.redactor = redactor_of(self.settings)
         endpoint = endpoint_of(app, self.settings)
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
         self.reporter = Reporter(self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)))
@@ -144,6 +144,7 @@ def settings_of(app: Any) -> Settings:
 
     :raises SettingsError: an unknown ``taskora_*`` name, or a wrong value.
     """
+    app.conf.get("broker_url")  # loads the configuration: until then `app.conf` is a stand-in that does not know its namespace
     conf = app.conf
     prefix = (getattr(conf, "prefix", "") or "").lower()
     names = set()
@@ -224,9 +225,19 @@ def _seconds(value: Any) -> float:
     return float(value.total_seconds() if hasattr(value, "total_seconds") else value or 0)
 
 
-def _resolved(hook: Any) -> Callable[[str, Any], Any] | None:
+def redactor_of(settings: Settings) -> Redactor:
+    """Return the redactor of these settings.
+
+    :raises SettingsError: ``taskora_redact`` names nothing that can be imported and called.
+    """
+    hook: Any = settings.redact
     if isinstance(hook, str):
         from celery.utils.imports import symbol_by_name
 
-        return symbol_by_name(hook)  # type: ignore[no-any-return]
-    return hook  # type: ignore[no-any-return]
+        try:
+            hook = symbol_by_name(hook)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise SettingsError(f"setting taskora_redact={hook!r} is wrong: {exc}") from exc
+    if hook is not None and not callable(hook):
+        raise SettingsError(f"setting taskora_redact={settings.redact!r} is wrong: not a callable (key, value) -> value")
+    return Redactor(settings.redact_keys, hook)

@@ -13,7 +13,8 @@ from celery.utils.functional import head_from_fun
 from celery.utils.log import get_task_logger
 
 from taskora_celery.context import Context, current_context
-from taskora_celery.execution import CREATED_HEADER, Handler, eager_contexts, execute, execution_of
+from taskora_celery.django import OnCommit
+from taskora_celery.execution import CREATED_HEADER, Handler, eager_contexts, execute, execution_of, retrying_locally
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 
@@ -25,7 +26,7 @@ _MARK = "taskora_handler"
 _WORKER_STEP = "taskora_celery.worker.start:CheckSettings"
 
 
-class ContextTask(Task):  # type: ignore[misc]
+class ContextTask(OnCommit, Task):  # type: ignore[misc]
     """Celery's ``Task``, with a context for the handler and a :class:`~taskora_celery.JobHandle` for the caller.
 
     ``Celery(task_cls=ContextTask)`` makes it the base of all tasks of an app, ``@app.task(base=ContextTask)`` of one. The
@@ -91,7 +92,9 @@ class ContextTask(Task):  # type: ignore[misc]
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task here and now, with a context that lives in memory; return an :class:`EagerJobHandle`."""
-        contexts: list[Any] = []
+        collected = eager_contexts.get()
+        # Celery follows a retry by a call of this from within: the same job, and the list goes on.
+        contexts = collected if collected and kwargs.get("retries") else []
         token = eager_contexts.set(contexts)
         try:
             result = super().apply(*args, **kwargs)
@@ -113,7 +116,9 @@ class ContextTask(Task):  # type: ignore[misc]
         """Retry as Celery does, and record it: every road to a retry comes through here."""
         do = functools.partial(super().retry, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         execution = execution_of(self.request)
-        return do() if execution is None else execution.retrying(do, max_retries, exc, countdown, eta)
+        if execution is None:
+            return retrying_locally(self, do, exc, countdown, eta)
+        return execution.retrying(do, max_retries, exc, countdown, eta)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> JobHandle:  # noqa: N802 - Celery's name
         """Return the handle of a job of this task."""

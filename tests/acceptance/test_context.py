@@ -12,6 +12,7 @@ from celery.beat import ScheduleEntry, Scheduler
 
 from taskora_celery import JobHandle, JobNotFoundError, NoActiveJobError, current_context
 from tests.support import gates, jobs
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def test_a_publisher_without_the_library_can_send_jobs(shared_worker: SharedWork
     found = result.get(timeout=20)
     assert found["data"] == "rows"
     assert before <= found["timestamp"] <= time.time() * 1000
-    assert JobHandle(result.id, app=jobs_app).record().created_ms == found["timestamp"]
+    assert recorded(JobHandle(result.id, app=jobs_app)).created_ms == found["timestamp"]
     plain.close()
 
 
@@ -111,7 +112,7 @@ def test_a_job_knows_who_it_is(shared_worker: SharedWorker, jobs_app: Celery) ->
     assert 290 < found["remaining"] <= 300
     assert found["history"] == []
     assert found["fence"] > 0
-    status = handle.record()
+    status = recorded(handle)
     assert (status.worker, status.created_ms) == (shared_worker.hostname, found["timestamp"])
     assert 290 < found["deadline"] - status.started_ms / 1000 <= 300.5
 

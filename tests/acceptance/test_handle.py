@@ -12,6 +12,7 @@ from celery.result import AsyncResult
 
 from taskora_celery import Event, JobHandle, JobNotFoundError
 from tests.support import gates, jobs
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def test_a_record_that_expired_reads_as_unknown(jobs_app: Celery) -> None:
     handle = jobs.keep_over_retry.delay()
     gates.open_gate(handle.id)
     handle.get(timeout=20)
-    wait_until(lambda: handle.record().state == "SUCCESS", "the end in the record", timeout=5)
+    recorded(handle)
     keys = [f"taskora:{{{handle.id}}}:{part}" for part in ("job", "journal", "attempts")]
     with gates.gate_client() as client:
         for key in keys:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import gates, jobs
 from tests.support.tuned_worker import VISIBILITY_TIMEOUT, TunedWorker
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def test_a_job_of_a_killed_worker_is_delivered_again(broker: redis.Redis, tuned_
         gates.open_gate(handle.id)
         found = handle.get(timeout=20)
         # Nothing was said at the end, so the end itself goes out with the next flush.
-        wait_until(lambda: handle.record().state == "SUCCESS", "the record's end", timeout=5)
+        recorded(handle)
         wait_until(lambda: not _messages(broker), "the acknowledgement")
     assert (found["attempt"], found["delivery"]) == (1, 2)
     assert found["checkpoint"] == {"row": 100}

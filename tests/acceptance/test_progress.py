@@ -9,6 +9,7 @@ import pytest
 from celery.result import AsyncResult
 
 from tests.support import gates, jobs
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def test_a_silent_jobs_end_is_recorded_soon(jobs_app: Celery) -> None:
     """E6, J2: a job that reports nothing does not wait for the store; its record comes with the next flush."""
     handle = jobs.add.delay(1, 2)
     assert handle.get(timeout=20) == 3
-    wait_until(lambda: [record.outcome for record in handle.history()] == ["SUCCESS"], "the record", timeout=5)
-    assert handle.record().state == "SUCCESS"
+    recorded(handle)
+    assert [record.outcome for record in handle.history()] == ["SUCCESS"]
     assert handle.get_progress() is None
 
 
@@ -126,7 +127,7 @@ def test_values_that_no_store_takes_harm_no_job(shared_worker: SharedWorker, job
 
 def _shown(handle: Any, name: str, expected: Any) -> Any:
     """The job's record if it shows the value, else None."""
-    status = handle.record()
+    status = recorded(handle, "STARTED")
     value = status.progress
     if name == "nan":
         shown = isinstance(value, float) and math.isnan(value)
@@ -144,7 +145,7 @@ def test_a_job_whose_result_is_ignored_writes_no_progress_to_the_backend(jobs_ap
     wait_until(lambda: handle.get_progress() == 50, "the report in the record", timeout=10)
     witness = jobs_app.backend.client
     gates.open_gate(handle.id)
-    wait_until(lambda: handle.record().state == "SUCCESS", "the end in the record", timeout=10)
+    recorded(handle)
     assert not witness.exists(jobs_app.backend.get_key_for_task(handle.id))
     assert AsyncResult(handle.id, app=jobs_app).state == "PENDING"
 

@@ -12,6 +12,7 @@ from celery.result import AsyncResult
 
 from taskora_celery import MaxRetriesExceededError
 from tests.support import gates, jobs
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def test_a_job_fails_when_its_retries_are_used_up(jobs_app: Celery) -> None:
     assert isinstance(caught.value, CeleryMaxRetriesExceededError)
     assert gates.counted(handle.id, "attempts") == 3
     assert "disk full" in (handle.traceback or ""), "chained to its cause"
-    wait_until(lambda: handle.record().state == "FAILURE", "the end in the record", timeout=5)
+    recorded(handle, "FAILURE")
     assert [(r.number, r.outcome, r.reason) for r in handle.history()][:2] == [(1, "RETRY", "no room"), (2, "RETRY", "no room")]
     assert handle.history()[2].error == "MaxRetriesExceededError"
 
@@ -109,6 +110,6 @@ def test_a_retry_keeps_its_place_in_chains_and_chords(jobs_app: Celery) -> None:
 def test_ignore_and_reject_pass_through(jobs_app: Celery, how: str, state: str) -> None:
     """I6: the result backend hears nothing of them, and the record tells."""
     handle = jobs.refuse.delay(how)
-    wait_until(lambda: handle.get_logs() and handle.record().state == state, f"{state} in the record", timeout=10)
+    recorded(handle, state)
     assert [entry.meta for entry in handle.get_logs()] == [{"how": how}]
     assert AsyncResult(handle.id, app=jobs_app).state == "PENDING"

@@ -511,3 +511,17 @@ def refuse(self: Any, how: str, ctx: Context) -> None:
 
     ctx.log.info("refused", how=how)
     raise Ignore if how == "ignore" else Reject("no", requeue=False)
+
+
+# --- faults ------------------------------------------------------------------------------------------------------------
+
+
+@app.task
+def survive_outage(before: int, after: int, ctx: Context) -> int:
+    """Write numbered entries before and after a gate, with progress."""
+    for n in range(before + after):
+        if n == before:
+            gates.stop_at(ctx.id)
+        ctx.log.info("entry", n=n)
+        ctx.progress(n + 1)
+    return before + after

@@ -308,7 +308,7 @@ json_like = st.recursive(
 )
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)) | st.binary() | st.decimals()
-    | st.datetimes() | st.timedeltas() | st.uuids() | st.fractions() | st.complex_numbers() | st.sampled_from(RAISING),
+    | st.datetimes() | st.timedeltas() | st.uuids() | st.fractions() | st.complex_numbers() | st.builds(RaisingModel),
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers() | st.text() | st.binary(), inner)
     | st.builds(Row, inner, inner) | st.builds(Pair, inner, inner),
     max_leaves=30,
