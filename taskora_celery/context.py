@@ -152,7 +152,8 @@ class Context(JobReport):
         if total is None:
             total = operator.length_hint(iterable, -1)
             if total < 0:
-                total = None
+                # An empty message says that this is a count all the same: a number alone would be a percentage.
+                total, message = None, message or ""
         done = 0
         for done, item in enumerate(iterable, 1):
             yield item

@@ -59,6 +59,8 @@ class Handler:
 
 def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a task's body in the way that its request asks for: a job, an eager run, a direct call, or a nested one."""
+    if not task.tracked:  # a subclass or the configuration switched it off, after the handler was wrapped
+        return handler.call(task, None, args, kwargs)
     request = task.request
     current = current_context(None)
     # `super().run(…)`, or another task called directly inside this job: the same job, the same context.
@@ -70,8 +72,6 @@ def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str
         return handler.call(task, current, args, kwargs)
     if request.called_directly or request.is_eager:
         return _run_local(task, request, handler, args, kwargs)
-    if not task.tracked:  # a subclass or the configuration switched it off, after the handler was wrapped
-        return handler.call(task, None, args, kwargs)
     runtime = Runtime.of(task.app)
     if handler.parameter is None and runtime.settings.track == "context":
         return handler.call(task, None, args, kwargs)

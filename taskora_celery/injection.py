@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ForwardRef, Union, get_args, get_origin
 
 from taskora_celery.context import Context
 
@@ -97,15 +97,16 @@ def without_parameter(signature: inspect.Signature, name: str) -> inspect.Signat
 def _is_context(annotation: Any, fun: Callable[..., Any]) -> bool:
     if isinstance(annotation, str):
         return _text_is_context(annotation, fun)
+    if isinstance(annotation, ForwardRef):
+        return _text_is_context(annotation.__forward_arg__, fun)
     if get_origin(annotation) in (Union, UnionType):
-        return set(get_args(annotation)) == {Context, type(None)}
+        options = [option for option in get_args(annotation) if option is not type(None)]
+        return len(options) == 1 and _is_context(options[0], fun)
     return annotation is Context
 
 
 def _text_is_context(text: str, fun: Callable[..., Any]) -> bool:
     text = text.strip().strip("\"'")
-    if "Context" not in text:
-        return False
     scope = getattr(inspect.unwrap(fun), "__globals__", {})
     try:
         value = eval(text, dict(scope))  # noqa: S307 - the handler's own annotation, as typing.get_type_hints does it

@@ -14,7 +14,7 @@ def progress_value(value: Any, total: Any = None, message: Any = None) -> Any:
     if total is None and message is None:
         return value
     shape = {"current": value, "total": total, "percent": percent(value, total)}
-    if message is not None:
+    if message:
         shape["message"] = message
     return shape
 

@@ -24,10 +24,17 @@ def build_retry(
         raise TypeError(f"reason={reason!r} is not a text")
     if exc is None:
         exc = sys.exc_info()[1]
-    cause = None if exc is None else f"{type(exc).__name__}: {exc}"
+    cause = None if exc is None else _told(exc)
     error = RetryError(reason, wait, cause, eta=eta, exc=exc)
     error.__cause__ = exc
     return error
+
+
+def _told(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:  # noqa: BLE001 - a user's __str__; the retry is what counts
+        return type(exc).__name__
 
 
 def delay_until(eta: datetime, now: float) -> float:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref

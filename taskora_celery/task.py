@@ -155,8 +155,8 @@ def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Si
         raise TypeError(f"task {cls.__name__}: `async def` handlers are not supported; use asyncio.run() inside a plain one")
     parameter = cls.taskora_parameter
     cls.run = _wrapper(fun, Handler(fun, parameter, takes_self=bound), signature)
-    if parameter is not None and signature is not None:
-        _hide_parameter(cls, fun, signature, parameter, bound=bound)
+    if parameter is not None:
+        _hide_parameter(cls, fun, parameter, bound=bound)
 
 
 def _wrapper(fun: Callable[..., Any], handler: Handler, signature: inspect.Signature | None) -> Callable[..., Any]:
@@ -176,13 +176,12 @@ def _wrapper(fun: Callable[..., Any], handler: Handler, signature: inspect.Signa
     return run
 
 
-def _hide_parameter(
-    cls: type[ContextTask], fun: Any, signature: inspect.Signature, parameter: ContextParameter, *, bound: bool
-) -> None:
+def _hide_parameter(cls: type[ContextTask], fun: Any, parameter: ContextParameter, *, bound: bool) -> None:
     """Leave the context out where Celery looks at the arguments of a caller."""
-    seen = without_parameter(signature, parameter.name)
-    if "__header__" in vars(cls):
-        cls.__header__ = _header(cls, fun, seen, bound)
+    # Celery does not look behind a decorator here: one that takes anything lets anything through.
+    checked = inspect.signature(fun, follow_wrapped=False)
+    if "__header__" in vars(cls) and parameter.name in checked.parameters:
+        cls.__header__ = _header(cls, fun, without_parameter(checked, parameter.name), bound)
     dump = vars(cls).get("_dump_pydantic_arguments")
     if dump is not None:
         cls._dump_pydantic_arguments = staticmethod(_dump_without(dump.__func__, parameter))

@@ -28,7 +28,7 @@ class LiveJob:
 
     __slots__ = (
         "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "begin", "end",
-        "lease", "outbox", "report", "showing", "superseded",
+        "lease", "outbox", "report", "showing", "superseded", "taking",
     )  # fmt: skip
 
     def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor) -> None:
@@ -37,6 +37,8 @@ class LiveJob:
         #: How the attempt ended, until it is taken.
         self.end: Ended | None = None
         self.superseded = False
+        #: Somebody is just moving what was reported into the outbox.
+        self.taking = False
         self.lease = Throttle(lease_interval(settings.lease_interval, None))
         # A job that ends within a flush interval is not worth a PROGRESS in the backend: nobody could have seen it.
         self.backend = Throttle(settings.backend_interval, lead=settings.flush_interval)
@@ -59,8 +61,7 @@ class LiveJob:
     def take(self, clock: Clock) -> None:
         """Move what the handler reported into the outbox: plain, redacted, bounded, packed."""
         report, settings = self.report, self._settings
-        # Before all: who asks whether this job has anything unsent must not find neither news nor an outbox.
-        self.outbox.alive = True
+        self.taking = self.outbox.alive = True
         # First the flag, then the values: what is stored meanwhile sets the flag again.
         report.dirty = False
         first, taken = report.take_logs()
@@ -75,6 +76,12 @@ class LiveJob:
         checkpoint = report.said_checkpoint
         if checkpoint is not self._sent_checkpoint:
             self._sent_checkpoint = self.outbox.checkpoint = checkpoint
+        self.taking = False
+
+    def is_silent(self) -> bool:
+        """Say, without the lock, whether nothing that the handler said is unsent."""
+        # In this order: what is no news any more is being taken, or is in the outbox, or is stored.
+        return not (self.has_news() or self.taking or self.outbox.speaks)
 
     def _take_progress(self, now_ms: int) -> None:
         latest = self.report.latest()

@@ -96,7 +96,7 @@ class Reporter:
         live = self._live.get(id(report))
         if live is None:
             return
-        silent = not live.has_news() and not live.outbox.speaks
+        silent = live.is_silent()
         if ended is not None:
             live.end = ended
         if silent and (ended is None or ended.keep is None):

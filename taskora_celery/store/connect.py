@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from taskora_celery.errors import SettingsError
 
-__all__ = ["Endpoint", "async_client", "client"]
+__all__ = ["Endpoint", "async_client", "check", "client"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -42,6 +42,21 @@ class Endpoint(msgspec.Struct, frozen=True):
 def client(endpoint: Endpoint, timeout: float) -> Any:
     """Return a redis-py client whose connections give up after ``timeout`` seconds and never retry by themselves."""
     return _build(endpoint, timeout, redis, redis.sentinel.Sentinel, redis.RedisCluster, Retry(NoBackoff(), 0))
+
+
+def check(endpoint: Endpoint) -> None:
+    """Look whether a client can be made; nothing is connected.
+
+    :raises SettingsError: a wrong option in the URL, or one that is missing.
+    """
+    if endpoint.is_cluster:  # its client would connect at once
+        return
+    try:
+        client(endpoint, 1.0).close()
+    except SettingsError:
+        raise
+    except (redis.RedisError, ValueError, TypeError) as exc:
+        raise SettingsError(f"the Redis for job records, {endpoint.shown()}, cannot be used: {exc}") from exc
 
 
 def async_client(endpoint: Endpoint, timeout: float) -> Any:

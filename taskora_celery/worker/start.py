@@ -9,7 +9,7 @@ from celery import bootsteps
 
 from taskora_celery.errors import SettingsError
 from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
-from taskora_celery.store.connect import Endpoint, client
+from taskora_celery.store.connect import check
 
 __all__ = ["CheckSettings"]
 
@@ -25,7 +25,8 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             settings = settings_of(parent.app)
             endpoint = endpoint_of(parent.app, settings)
             redactor_of(settings)
-            _check_endpoint(endpoint)
+            if endpoint is not None:
+                check(endpoint)
             _check_lease(parent.app, settings)
         except SettingsError as exc:
             raise SystemExit(f"taskora_celery: {exc}") from exc
@@ -34,17 +35,6 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
                 "taskora_redis_url is not set, and neither the result backend nor the broker is Redis: job records are off. "
                 "Progress appears in the result backend only; logs, checkpoints and history are not kept."
             )
-
-
-def _check_endpoint(endpoint: Endpoint | None) -> None:
-    if endpoint is None or endpoint.is_cluster:  # a client of a cluster would connect at once
-        return
-    try:
-        client(endpoint, 1.0).close()
-    except (RedisError, ValueError, TypeError) as exc:
-        if isinstance(exc, SettingsError):
-            raise
-        raise SettingsError(f"the Redis for job records, {endpoint.shown()}, cannot be used: {exc}") from exc
 
 
 def _check_lease(app: Any, settings: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from celery.result import AsyncResult
 
 from taskora_celery import MaxRetriesExceededError
-from tests.support import gates, jobs
+from tests.support import gates, jobs, reporting_jobs
 from tests.support.apps import pointed_at
 from tests.support.waiting import wait_until
 
@@ -40,7 +40,7 @@ def test_progress_and_outcomes_are_right_on_every_backend(
     """E4, E5, I4: PROGRESS while the job runs, then the outcome; the RETRY in between carries the reason."""
     start_worker(pool=pool, concurrency=1, env={"RESULT_BACKEND": backend})
     with pointed_at(jobs.app, redis_url, backend):
-        handle = jobs.report_at_gates.delay([33, {"stage": "b"}])
+        handle = reporting_jobs.report_at_gates.delay([33, {"stage": "b"}])
         gates.wait_at(handle.id)
         _shows(handle, SHOWN)
         gates.open_gate(handle.id)
@@ -50,12 +50,12 @@ def test_progress_and_outcomes_are_right_on_every_backend(
         assert handle.get(timeout=20) == "done"
         assert (handle.state, handle.get_progress()) == ("SUCCESS", 100)
 
-        failed = jobs.report_and_fail.delay(3)
+        failed = reporting_jobs.report_and_fail.delay(3)
         with pytest.raises(ValueError, match="no 3"):
             failed.get(timeout=20)
         assert (failed.state, failed.get_progress()) == ("FAILURE", 3)
 
-        retried = jobs.keep_over_retry.delay()
+        retried = reporting_jobs.keep_over_retry.delay()
         gates.wait_at(retried.id)
         gates.open_gate(retried.id)
         assert retried.get(timeout=20) == [40, "rows"]

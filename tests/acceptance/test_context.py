@@ -11,7 +11,7 @@ from celery import Celery, chain, chord, group
 from celery.beat import ScheduleEntry, Scheduler
 
 from taskora_celery import JobHandle, JobNotFoundError, NoActiveJobError, current_context
-from tests.support import gates, jobs
+from tests.support import gates, jobs, reporting_jobs
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
@@ -132,7 +132,8 @@ def test_a_retry_is_the_next_attempt_of_the_same_job(shared_worker: SharedWorker
     assert (found["id"], found["attempt"], found["max_attempts"], found["delivery"]) == (handle.id, 3, 6, 1)
     first, second = found["history"]
     assert (first["number"], first["delivery"], first["worker"]) == (1, 1, shared_worker.hostname)
-    assert (first["outcome"], first["reason"], first["error"], first["delay"]) == ("RETRY", "rate limited 1", "ConnectionError", 0)
+    assert (first["outcome"], first["reason"]) == ("RETRY", "rate limited 1")
+    assert (first["error"], first["delay"]) == ("ConnectionError", 0)
     assert (second["number"], second["reason"], second["delay"]) == (2, "rate limited 2", 0.2)
     assert found["timestamp"] <= first["started_ms"] <= second["started_ms"]
     assert 0 <= first["duration"] < 10
@@ -153,6 +154,6 @@ def test_a_context_serves_threads_and_coroutines(jobs_app: Celery) -> None:
 
 def test_no_job_leaves_a_context_behind(jobs_app: Celery) -> None:
     """A3: after many jobs in the same threads and greenlets, an untracked one still finds none."""
-    handles = [jobs.report_and_return.delay(n) for n in range(20)]
+    handles = [reporting_jobs.report_and_return.delay(n) for n in range(20)]
     assert [handle.get(timeout=20) for handle in handles] == list(range(20))
     assert jobs.untracked.delay(1).get(timeout=20) == [1, None]

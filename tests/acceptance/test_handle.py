@@ -11,7 +11,7 @@ import pytest
 from celery.result import AsyncResult
 
 from taskora_celery import Event, JobHandle, JobNotFoundError
-from tests.support import gates, jobs
+from tests.support import gates, jobs, reporting_jobs
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
@@ -36,12 +36,12 @@ def test_a_handle_is_an_async_result(jobs_app: Celery) -> None:
 
 def test_another_process_can_attach_to_a_running_job(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """J1, J2: ``JobHandle(id, app=app)`` reads progress, logs, record and history while the job runs."""
-    sent = jobs.log_over_retry.delay()
+    sent = reporting_jobs.log_over_retry.delay()
     gates.wait_at(sent.id)
     handle = JobHandle(sent.id, app=jobs_app)
     wait_until(lambda: len(handle.get_logs()) == 1, "the first entry", timeout=10)
     status = handle.status()
-    assert (status.id, status.name, status.state) == (sent.id, "tests.support.jobs.log_over_retry", "STARTED")
+    assert (status.id, status.name, status.state) == (sent.id, "tests.support.reporting_jobs.log_over_retry", "STARTED")
     assert (status.attempt, status.delivery, status.worker) == (1, 1, shared_worker.hostname)
     assert status.created_ms <= status.started_ms <= status.alive_ms
     assert status.ended_ms is None
@@ -56,13 +56,13 @@ def test_another_process_can_attach_to_a_running_job(shared_worker: SharedWorker
 
 def test_events_tell_all_in_one_order_and_go_on_where_one_left_off(jobs_app: Celery) -> None:
     """J2: state, progress and log in one stream; with ``after=`` it resumes without gap or repeat."""
-    handle = jobs.report_and_return.delay(7)
+    handle = reporting_jobs.report_and_return.delay(7)
     assert handle.get(timeout=20) == 7
     events = list(handle.events())
     assert [event.kind for event in events] == ["state", "log", "progress", "state"]
     assert [event.data["state"] for event in events if event.kind == "state"] == ["STARTED", "SUCCESS"]
 
-    handle = jobs.log_over_retry.delay()
+    handle = reporting_jobs.log_over_retry.delay()
     gates.open_gate(handle.id)
     gates.open_gate(handle.id)
     handle.get(timeout=20)
@@ -75,7 +75,7 @@ def test_events_tell_all_in_one_order_and_go_on_where_one_left_off(jobs_app: Cel
 
 def test_a_follower_may_leave_and_come_back(jobs_app: Celery) -> None:
     """J2, F5: stopped in the middle of a running job, resumed with the seq of the last entry."""
-    handle = jobs.log_over_retry.delay()
+    handle = reporting_jobs.log_over_retry.delay()
     gates.wait_at(handle.id)
     first = next(iter(handle.follow_logs()))
     gates.open_gate(handle.id)
@@ -88,7 +88,7 @@ def test_a_follower_may_leave_and_come_back(jobs_app: Celery) -> None:
 
 def test_several_threads_read_one_handle_at_once(jobs_app: Celery) -> None:
     """J3: reads have connections of their own, not the result backend's consumer."""
-    handle = jobs.log_over_retry.delay()
+    handle = reporting_jobs.log_over_retry.delay()
     gates.wait_at(handle.id)
     wait_until(handle.get_logs, "the first entry", timeout=10)
     barrier = threading.Barrier(8)
@@ -140,7 +140,7 @@ def test_an_event_loop_reads_without_blocking(jobs_app: Celery) -> None:
         assert (await handle.astatus()).attempt == 2
         assert [record.outcome for record in await handle.ahistory()] == ["RETRY", "SUCCESS"]
 
-    handle = jobs.log_over_retry.delay()
+    handle = reporting_jobs.log_over_retry.delay()
     opener = threading.Thread(target=_open_twice, args=(handle.id,))
     opener.start()
     asyncio.run(read(handle))
@@ -178,14 +178,14 @@ def test_an_unknown_job_is_said_to_be_unknown(jobs_app: Celery) -> None:
 
 def test_a_record_that_expired_reads_as_unknown(jobs_app: Celery) -> None:
     """J4, L3: every key of a job has a TTL; once they are gone the job is unknown."""
-    handle = jobs.keep_over_retry.delay()
+    handle = reporting_jobs.keep_over_retry.delay()
     gates.open_gate(handle.id)
     handle.get(timeout=20)
     recorded(handle)
     keys = [f"taskora:{{{handle.id}}}:{part}" for part in ("job", "journal", "attempts")]
     with gates.gate_client() as client:
         for key in keys:
-            assert 0 < int(client.ttl(key)) <= 600, key  # type: ignore[arg-type]
+            assert 0 < int(client.ttl(key)) <= 600, key
             client.pexpire(key, 1)
         wait_until(lambda: not client.exists(*keys), "the expiry", timeout=5)
     assert handle.get_progress() is None

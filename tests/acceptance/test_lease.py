@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.support import gates, jobs
-from tests.support.tuned_worker import VISIBILITY_TIMEOUT, TunedWorker
 from tests.support.recorded import recorded
+from tests.support.tuned_worker import VISIBILITY_TIMEOUT, TunedWorker
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def sweeping() -> Iterator[None]:
 
 
 def test_a_job_that_beats_runs_once_however_long_it_takes(broker: redis.Redis) -> None:
-    """D1, D2: over three visibility timeouts; the score is renewed at most every lease interval, though beaten without a pause."""
+    """D1, D2: over three visibility timeouts; beaten without a pause, the score is renewed at most every lease interval."""
     with sweeping():
         handle = jobs.beat_until_open.delay(True)
         scores: set[float] = set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from taskora_celery import JobHandle
-from tests.support import gates, jobs
+from tests.support import gates, jobs, reporting_jobs
 from tests.support.tuned_worker import LOG_LIMIT, TunedWorker
 from tests.support.waiting import wait_until
 
@@ -55,7 +55,7 @@ class Following:
 
 def test_a_thousand_entries_are_there_when_the_result_is(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """F2, F4: complete and in call order, the last included, the moment that get() returns."""
-    handle = jobs.log_many.delay(1000)
+    handle = reporting_jobs.log_many.delay(1000)
     assert handle.get(timeout=20) == 1000
     entries = handle.get_logs()
     assert [entry.meta for entry in entries] == [{"n": n} for n in range(1000)]
@@ -68,7 +68,7 @@ def test_a_thousand_entries_are_there_when_the_result_is(shared_worker: SharedWo
 
 def test_levels_meta_and_filters(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """F1, F2: each call's level, meta and fields merged, the traceback of an exception; and the readers' filters."""
-    handle = jobs.log_levels.delay()
+    handle = reporting_jobs.log_levels.delay()
     handle.get(timeout=20)
     entries = handle.get_logs()
     assert [(entry.level, entry.message) for entry in entries] == [
@@ -86,7 +86,7 @@ def test_levels_meta_and_filters(shared_worker: SharedWorker, jobs_app: Celery) 
 
 def test_a_follower_gets_each_entry_as_it_comes_over_a_retry(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """F5, F2: past entries, then new ones while the job runs, in both attempts; and it ends with the job."""
-    handle = jobs.log_over_retry.delay()
+    handle = reporting_jobs.log_over_retry.delay()
     early = Following(handle.follow_logs)
     gates.wait_at(handle.id)
     early.wait(lambda seen: len(seen) == 1, "the first entry while the job runs")
@@ -105,9 +105,9 @@ def test_a_follower_gets_each_entry_as_it_comes_over_a_retry(shared_worker: Shar
 
 def test_entries_appear_on_the_workers_console(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """F6: under the task's logger, with the task's name and id, in Celery's own format."""
-    handle = jobs.log_levels.delay()
+    handle = reporting_jobs.log_levels.delay()
     handle.get(timeout=20)
-    prefix = rf"tests\.support\.jobs\.log_levels\[{handle.id}\]: "
+    prefix = rf"tests\.support\.reporting_jobs\.log_levels\[{handle.id}\]: "
     shared_worker.wait_for_log(rf"INFO/.*{prefix}an info entry row=1 column='b'$", timeout=5)
     shared_worker.wait_for_log(rf"WARNING/.*{prefix}a warn entry$", timeout=5)
     shared_worker.wait_for_log(rf"ERROR/.*{prefix}an error entry$", timeout=5)
@@ -116,25 +116,25 @@ def test_entries_appear_on_the_workers_console(shared_worker: SharedWorker, jobs
 
 def test_the_task_loggers_records_become_entries(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """F6: by default those of get_task_logger, with the logger's name, and structlog's when it goes through it."""
-    handle = jobs.log_by_logging.delay(HAS_STRUCTLOG)
+    handle = reporting_jobs.log_by_logging.delay(HAS_STRUCTLOG)
     handle.get(timeout=20)
     entries = [(entry.logger, entry.level, entry.message, entry.meta) for entry in handle.get_logs()]
     expected: list[Any] = [
-        ("tests.support.jobs", "info", "from the task logger", {"order": 7}),
+        ("tests.support.reporting_jobs", "info", "from the task logger", {"order": 7}),
         (None, "info", "from ctx.log", None),
     ]
     if HAS_STRUCTLOG:
-        expected.append(("tests.support.jobs", "warn", "from structlog", {"shelf": "b4"}))
+        expected.append(("tests.support.reporting_jobs", "warn", "from structlog", {"shelf": "b4"}))
     assert entries == expected
 
 
 def test_in_root_mode_every_loggers_records_become_entries(tuned_worker: TunedWorker) -> None:
     """F6: ``taskora_capture_logging="root"`` takes those of all loggers, and ctx.log's own only once."""
-    handle = jobs.log_by_logging.delay(False)
+    handle = reporting_jobs.log_by_logging.delay(False)
     handle.get(timeout=20)
     entries = [(entry.logger, entry.level, entry.message) for entry in handle.get_logs()]
     assert entries == [
-        ("tests.support.jobs", "info", "from the task logger"),
+        ("tests.support.reporting_jobs", "info", "from the task logger"),
         ("shop.warehouse", "warn", "from another logger"),
         (None, "info", "from ctx.log"),
     ]
@@ -145,7 +145,7 @@ def test_capture_can_be_switched_off(pool: str, start_worker: StartWorker, jobs_
     if pool not in {"prefork", "threads"}:
         pytest.skip("the switch is not the pool's business; two workers are enough")
     start_worker(pool=pool, concurrency=1, env=jobs.configured(taskora_capture_logging=False))
-    handle = jobs.log_by_logging.delay(False)
+    handle = reporting_jobs.log_by_logging.delay(False)
     handle.get(timeout=20)
     assert [entry.message for entry in handle.get_logs()] == ["from ctx.log"]
 
@@ -153,7 +153,7 @@ def test_capture_can_be_switched_off(pool: str, start_worker: StartWorker, jobs_
 def test_secrets_are_hidden_everywhere(tuned_worker: TunedWorker) -> None:
     """F7: in meta, progress, reasons, the result backend and on the console; by key at any depth, and by the user's rule."""
     written = tuned_worker.log_size()
-    handle = jobs.tell_secrets.delay()
+    handle = reporting_jobs.tell_secrets.delay()
     with pytest.raises(ValueError, match="token=t-5678"):  # Celery's own result is the user's own exception
         handle.get(timeout=20)
     meta = handle.get_logs()[0].meta
@@ -187,7 +187,7 @@ def _everything(client: Any, job_id: str) -> list[bytes]:
 
 def test_the_newest_entries_are_kept_and_the_rest_counted(tuned_worker: TunedWorker) -> None:
     """F3: ``taskora_log_limit`` bounds what one job keeps; what was dropped shows as a number and as a gap."""
-    handle = jobs.log_many.delay(3 * LOG_LIMIT + 7)
+    handle = reporting_jobs.log_many.delay(3 * LOG_LIMIT + 7)
     handle.get(timeout=20)
     entries = handle.get_logs()
     assert [entry.meta for entry in entries] == [{"n": n} for n in range(2 * LOG_LIMIT + 7, 3 * LOG_LIMIT + 7)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.result import AsyncResult
 
-from tests.support import gates, jobs
+from tests.support import gates, reporting_jobs
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _stays(handle: Any, app: Celery, worker: SharedWorker, children: list[int], 
     wait_until(lambda: set(worker.children()) != set(children), "the end of the job's process", timeout=20)
     gone = set(children) - set(worker.children())
     wait_until(lambda: not any(_lives(pid) for pid in gone), "the end of the job's process", timeout=20)
-    after = jobs.report_and_return.delay(7)
+    after = reporting_jobs.report_and_return.delay(7)
     assert after.get(timeout=20) == 7
     assert AsyncResult(handle.id, app=app).state == state
 
@@ -46,7 +46,7 @@ def _lives(pid: int) -> bool:
 def test_a_terminated_job_stays_revoked(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
     """E5: REVOKED is written by the parent while the child reports every two milliseconds."""
     for _ in range(3):
-        handle = jobs.progress_without_end.delay()
+        handle = reporting_jobs.progress_without_end.delay()
         wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "PROGRESS", "a job that reports", timeout=20)  # noqa: B023
         children = prefork_worker.children()
         jobs_app.control.revoke(handle.id, terminate=True, signal="SIGKILL")
@@ -56,7 +56,7 @@ def test_a_terminated_job_stays_revoked(prefork_worker: SharedWorker, jobs_app: 
 
 def test_a_job_past_its_hard_limit_stays_failed(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
     """E5: so does the FAILURE of the hard time limit."""
-    handle = jobs.progress_without_end.apply_async(time_limit=1)
+    handle = reporting_jobs.progress_without_end.apply_async(time_limit=1)
     wait_until(lambda: gates.counted(handle.id, "starts"), "the start", timeout=20)
     children = prefork_worker.children()
     wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "FAILURE", "FAILURE", timeout=20)
@@ -66,7 +66,7 @@ def test_a_job_past_its_hard_limit_stays_failed(prefork_worker: SharedWorker, jo
 
 def test_an_observer_of_a_job_whose_process_was_killed_does_not_hang(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
     """J4, F5: the record never hears of the end; whoever follows the job learns of it from the result backend."""
-    handle = jobs.progress_without_end.delay()
+    handle = reporting_jobs.progress_without_end.delay()
     wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "PROGRESS", "a job that reports", timeout=20)
     jobs_app.control.revoke(handle.id, terminate=True, signal="SIGKILL")
     kinds = {event.kind for event in handle.events(timeout=20)}

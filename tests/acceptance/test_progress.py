@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.result import AsyncResult
 
-from tests.support import gates, jobs
+from tests.support import gates, jobs, reporting_jobs
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
@@ -32,7 +32,7 @@ def _backend_shows(handle: Any, app: Celery, expected: Any) -> None:
 
 def test_progress_is_seen_while_the_job_runs_and_afterwards(jobs_app: Celery) -> None:
     """E1, E3, E4, E6: in the record and as PROGRESS; a number under the usual keys, an object as itself; the last after get()."""
-    handle = jobs.report_at_gates.delay([33, {"stage": "b", "rows": [1, 2]}, 12.5])
+    handle = reporting_jobs.report_at_gates.delay([33, {"stage": "b", "rows": [1, 2]}, 12.5])
     gates.wait_at(handle.id)
     wait_until(lambda: handle.get_progress() == 33, "the first report", timeout=10)
     _backend_shows(handle, jobs_app, {"progress": 33, "current": 33, "total": 100, "percent": 33.0})
@@ -53,7 +53,7 @@ def test_progress_is_seen_while_the_job_runs_and_afterwards(jobs_app: Celery) ->
 
 def test_steps_and_tracked_items_are_shown_with_their_share(jobs_app: Celery) -> None:
     """E1, E4, E7: ``current``, ``total``, ``message`` and ``percent``; ctx.track ends with the last item."""
-    handle = jobs.report_steps.delay()
+    handle = reporting_jobs.report_steps.delay()
     gates.wait_at(handle.id)
     steps = {"current": 3, "total": 8, "percent": 37.5, "message": "reading"}
     wait_until(lambda: handle.get_progress() == steps, "the steps", timeout=10)
@@ -66,11 +66,11 @@ def test_steps_and_tracked_items_are_shown_with_their_share(jobs_app: Celery) ->
 def test_the_last_report_is_there_whenever_the_outcome_is(jobs_app: Celery) -> None:
     """E3, F4: forty jobs that report at their very end, read the moment that their outcome is known."""
     for n in range(20):
-        handle = jobs.report_and_return.delay(n)
+        handle = reporting_jobs.report_and_return.delay(n)
         assert handle.get(timeout=20) == n
         assert (handle.get_progress(), [entry.message for entry in handle.get_logs()]) == (n, [f"entry {n}"])
         assert handle.record().state == "SUCCESS"
-        failed = jobs.report_and_fail.delay(n)
+        failed = reporting_jobs.report_and_fail.delay(n)
         with pytest.raises(ValueError, match=f"no {n}"):
             failed.get(timeout=20)
         assert (failed.get_progress(), [entry.message for entry in failed.get_logs()]) == (n, [f"entry {n}"])
@@ -89,7 +89,7 @@ def test_a_silent_jobs_end_is_recorded_soon(jobs_app: Celery) -> None:
 
 def test_progress_and_checkpoint_are_kept_over_a_retry(jobs_app: Celery) -> None:
     """E4, E8: until the next report the last one stands; the checkpoint is found by the next attempt, and gone after success."""
-    handle = jobs.keep_over_retry.delay()
+    handle = reporting_jobs.keep_over_retry.delay()
     gates.wait_at(handle.id)
     assert handle.record().attempt == 2
     assert handle.get_progress() == {"rows": 40}
@@ -112,7 +112,7 @@ ODD = [
 def test_values_that_no_store_takes_harm_no_job(shared_worker: SharedWorker, jobs_app: Celery) -> None:
     """E2: unserialisable, NaN, infinite, circular, huge: stored as what can be stored, marked, warned about once."""
     written = shared_worker.log_size()
-    handle = jobs.report_odd.delay([name for name, _, _ in ODD])
+    handle = reporting_jobs.report_odd.delay([name for name, _, _ in ODD])
     for name, mark, expected in ODD:
         gates.wait_at(handle.id)
         status = wait_until(lambda: _shown(handle, name, expected), f"progress {name}", timeout=10)  # noqa: B023
@@ -122,7 +122,10 @@ def test_values_that_no_store_takes_harm_no_job(shared_worker: SharedWorker, job
         gates.open_gate(handle.id)
     assert handle.get(timeout=20) == "unharmed"
     assert handle.get_progress() == 100
-    assert shared_worker.logs()[written:].count(f"job {handle.id} (tests.support.jobs.report_odd): a progress value was") == 1
+    assert (
+        shared_worker.logs()[written:].count(f"job {handle.id} (tests.support.reporting_jobs.report_odd): a progress value was")
+        == 1
+    )
 
 
 def _shown(handle: Any, name: str, expected: Any) -> Any:
@@ -140,7 +143,7 @@ def _shown(handle: Any, name: str, expected: Any) -> Any:
 
 def test_a_job_whose_result_is_ignored_writes_no_progress_to_the_backend(jobs_app: Celery) -> None:
     """E5: nobody would take it away again; the record has it all the same."""
-    handle = jobs.report_unasked.delay()
+    handle = reporting_jobs.report_unasked.delay()
     gates.wait_at(handle.id)
     wait_until(lambda: handle.get_progress() == 50, "the report in the record", timeout=10)
     witness = jobs_app.backend.client
@@ -152,7 +155,7 @@ def test_a_job_whose_result_is_ignored_writes_no_progress_to_the_backend(jobs_ap
 
 def test_progress_never_follows_an_outcome(jobs_app: Celery) -> None:
     """E5: the backend publishes each state it stores; the outcome is the last of them."""
-    handle = jobs.report_at_gates.delay([1, 2, 3])
+    handle = reporting_jobs.report_at_gates.delay([1, 2, 3])
     key = jobs_app.backend.get_key_for_task(handle.id)
     with jobs_app.backend.client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(key)

@@ -10,11 +10,11 @@ import pytest
 from celery.result import AsyncResult
 
 from taskora_celery import StoreNotConfiguredError, StoreUnavailableError
-from tests.support import gates, jobs
+from tests.support import gates, jobs, reporting_jobs
 from tests.support.apps import pointed_at
 from tests.support.key_leaks import assert_keys_expire
-from tests.support.redis_server import RedisServer, free_port
 from tests.support.recorded import recorded
+from tests.support.redis_server import RedisServer, free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_jobs_go_on_while_the_store_is_away(pool: str, start_worker: StartWorker
     }
     worker = start_worker(pool=pool, concurrency=1, env=jobs.configured(**settings))
     with pointed_at(jobs.app, redis_url, **settings):
-        running = jobs.survive_outage.delay(before=5, after=100)
+        running = reporting_jobs.survive_outage.delay(before=5, after=100)
         gates.wait_at(running.id)
         wait_until(lambda: len(running.get_logs()) == 5, "the entries before the outage", timeout=10)
         store.kill()
@@ -64,13 +64,13 @@ def test_jobs_go_on_while_the_store_is_away(pool: str, start_worker: StartWorker
         assert (result, elapsed < BOUND) == (105, True), elapsed
         with pytest.raises(StoreUnavailableError):
             running.get_logs()
-        second = jobs.survive_outage.delay(before=3, after=2)
+        second = reporting_jobs.survive_outage.delay(before=3, after=2)
         result, elapsed = _timed(second, "gate")
         assert (result, elapsed < BOUND) == (5, True), elapsed
         assert _errors(worker, "job records cannot be written") == 1, "an outage is told once, not once per job"
 
         store.start()
-        third = jobs.survive_outage.delay(before=1, after=1)
+        third = reporting_jobs.survive_outage.delay(before=1, after=1)
         assert _timed(third, "gate")[0] == 2
         assert worker.wait_for_log("job records can be written again", timeout=30)
         _has_logs(third, [0, 1])
@@ -98,19 +98,21 @@ def _errors(worker: Worker, text: str) -> int:
 
 @pytest.mark.parametrize("fault", ["wrong password", "dead port"])
 def test_a_store_that_cannot_be_reached_stops_no_worker(
-    pool: str, start_worker: StartWorker, redis_url: str, _redis_binary: str, fault: str
+    pool: str, start_worker: StartWorker, redis_url: str, store: RedisServer, fault: str
 ) -> None:
     """L1: the worker starts and works; one clear error line says why there are no records, without the password."""
     if fault == "dead port" and pool not in {"prefork", "gevent"}:
         pytest.skip("the same as the outage above, but for the start; one pool with threads and one with greenlets")
-    with RedisServer(password="right", binary=_redis_binary) as server:
-        url = f"redis://:wr0ng-pass@127.0.0.1:{server.port}/0" if fault == "wrong password" else f"redis://127.0.0.1:{free_port()}/0"
+    with store.client() as client:
+        client.config_set("requirepass", "right")
+        port = store.port if fault == "wrong password" else free_port()
+        url = f"redis://:wr0ng-pass@127.0.0.1:{port}/0"
         worker = start_worker(pool=pool, concurrency=1, env=jobs.configured(taskora_redis_url=url))
         with pointed_at(jobs.app, redis_url, taskora_redis_url=url):
             for n in range(3):
-                handle = jobs.report_and_return.delay(n)
+                handle = reporting_jobs.report_and_return.delay(n)
                 assert handle.get(timeout=20) == n
-            handle = jobs.report_at_gates.delay([33])
+            handle = reporting_jobs.report_at_gates.delay([33])
             gates.wait_at(handle.id)
             result = AsyncResult(handle.id, app=jobs.app)
             wait_until(lambda: result.state == "PROGRESS", "progress in the result backend", timeout=10)
@@ -125,8 +127,9 @@ def test_a_store_that_cannot_be_reached_stops_no_worker(
         assert "Traceback" not in worker.logs()
 
 
-def test_without_any_redis_a_warning_names_the_setting(pool: str, start_worker: StartWorker, redis_url: str, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_redis_a_warning_names_the_setting(
+    pool: str, start_worker: StartWorker, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """L2: one warning at the start; progress is in the result backend, retries work, and reading logs says what is missing."""
     for name in ("broker", "processed", "control", "results"):
         (tmp_path / name).mkdir()
@@ -142,7 +145,7 @@ def test_without_any_redis_a_warning_names_the_setting(pool: str, start_worker: 
     environment |= jobs.configured(broker_transport_options=options)
     worker = start_worker(pool=pool, concurrency=1, env=environment, args=["--without-gossip"])
     with pointed_at(jobs.app, "filesystem://", backend, broker_transport_options=options):
-        handle = jobs.report_at_gates.delay([33])
+        handle = reporting_jobs.report_at_gates.delay([33])
         gates.wait_at(handle.id)
         shown = {"progress": 33, "current": 33, "total": 100, "percent": 33.0}
         result = AsyncResult(handle.id, app=jobs.app)

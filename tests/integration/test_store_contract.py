@@ -371,7 +371,7 @@ def test_a_report_that_repeats_some_batches_adds_only_the_others(store: JobStore
     first = execution.made("a", "b")
     execution.send(first)
     second = execution.made("c")
-    execution.send(Report("job-1", execution.fence, NOW_MS, 0, first.batches + second.batches))
+    execution.send(Report("job-1", execution.fence, NOW_MS, batches=first.batches + second.batches))
     assert messages(store) == ["a", "b", "c"]
     assert [entry.seq for entry in logs(store)] == [0, 1, 2]
 

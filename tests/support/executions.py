@@ -50,7 +50,9 @@ class ScriptedExecution:
         start = self.number if first is None else first
         entries = [(_INFO, self.now_ms + n, message, None, None) for n, message in enumerate(messages)]
         self.number = start + len(entries)
-        return Report(self.id, self.fence, self.now_ms, start, encode(self.attempt, entries, limit), **fields)
+        return Report(
+            self.id, self.fence, self.now_ms, first=start, batches=encode(self.attempt, entries, limit), **fields
+        )  # fmt: skip
 
     def send(self, report: Report) -> Reply:
         """Send one report."""
@@ -63,7 +65,7 @@ class ScriptedExecution:
     def stated(self, **data: Any) -> Report:
         """Return a report with an entry that is no log entry."""
         batches = encode(self.attempt, [(STATE, self.now_ms, data, None, None)], 1)
-        report = Report(self.id, self.fence, self.now_ms, self.number, batches)
+        report = Report(self.id, self.fence, self.now_ms, first=self.number, batches=batches)
         self.number += 1
         return report
 

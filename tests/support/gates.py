@@ -24,7 +24,9 @@ def gate_client(url: str | None = None) -> Iterator[redis.Redis]:
     """A client of the database that the gates are in."""
     from tests.support import jobs  # which imports this module
 
-    with redis.Redis.from_url(url or os.environ.get("GATE_URL") or jobs.app.conf.broker_url) as client:
+    # redis-py's own timeout, 5 s since its version 8, would end a longer BLPOP.
+    options = {"socket_timeout": TIMEOUT + 10.0}
+    with redis.Redis.from_url(url or os.environ.get("GATE_URL") or jobs.app.conf.broker_url, **options) as client:
         yield client
 
 

@@ -31,7 +31,7 @@ TUNED: dict[str, Any] = {
     },
     "taskora_capture_logging": "root",
     "taskora_log_limit": LOG_LIMIT,
-    "taskora_redact": "tests.support.jobs.hide_iban",
+    "taskora_redact": "tests.support.reporting_jobs.hide_iban",
 }
 
 

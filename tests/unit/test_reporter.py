@@ -200,6 +200,30 @@ def test_the_final_flush_waits_for_what_the_thread_has_in_hand(rig: Rig) -> None
     assert seen == [99]
 
 
+class Slow(dict[str, Any]):
+    """A mapping that takes its time to be read."""
+
+    def __init__(self) -> None:
+        super().__init__(a=1)
+        self.reading, self.go_on = threading.Event(), threading.Event()
+
+    def items(self) -> Any:
+        self.reading.set()
+        self.go_on.wait(30)
+        return super().items()
+
+
+def test_the_final_flush_waits_for_a_value_that_is_just_being_read(rig: Rig) -> None:
+    """E3: between the handler's slot and the outbox a large value must not be lost from sight."""
+    ctx = rig.begin()
+    value = Slow()
+    ctx.progress(value)
+    assert value.reading.wait(10)
+    threading.Timer(0.05, value.go_on.set).start()
+    rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 5))
+    assert rig.progress() == {"a": 1}
+
+
 def test_a_job_that_said_nothing_does_not_wait_for_the_store(rig: Rig) -> None:
     """P15: its end goes out with the next flush, and costs its path no round trip."""
     ctx = rig.begin()
