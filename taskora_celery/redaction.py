@@ -35,8 +35,8 @@ class Redactor:
     """Hides values by the name of their key, and secrets inside free text.
 
     ``keys`` are added to :data:`DEFAULT_KEYS`. ``hook(key, value)`` is the user's own rule: it is called for every value
-    that has a key, and for texts with the key ``"reason"``, ``"message"``, ``"arguments"`` or ``"repr"``; what it returns is used. A hook
-    that raises hides the value. Safe to use from several threads: the cache is only a cache.
+    that has a key, and for texts with the key ``"reason"``, ``"message"``, ``"arguments"`` or ``"repr"``; what it returns is
+    used. A hook that raises hides the value. Safe to use from several threads: the cache is only a cache.
     """
 
     __slots__ = ("_cache", "_needles", "_text", "hook")

@@ -39,6 +39,10 @@ class Throttle:
         """Note that it was done."""
         self._next = now + self.interval
 
+    def postpone(self, until: float) -> None:
+        """Note that it could not be done, and is wanted again at ``until``."""
+        self._next = until
+
 
 @dataclass(slots=True)
 class Outage:

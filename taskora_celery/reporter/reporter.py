@@ -62,6 +62,8 @@ class Reporter:
         self._live: dict[int, LiveJob] = {}
         self._backlog: deque[LiveJob] = deque()
         self._urgent = False
+        #: Ended jobs whose last reports found no room in the backlog, in this outage.
+        self._given_up = 0
         self._outage = Outage()
         self._lease: Lease | None = None
         self._lease_outage = Outage()
@@ -205,8 +207,7 @@ class Reporter:
 
     def _keep(self, ended: list[LiveJob]) -> None:
         """Keep what ended jobs could not write, within bounds."""
-        if len(ended) > BACKLOG_JOBS:
-            logger.warning("the store is away: the last reports of %d ended jobs are given up", len(ended) - BACKLOG_JOBS)
+        self._given_up += max(len(ended) - BACKLOG_JOBS, 0)
         self._backlog.extendleft(reversed(ended[-BACKLOG_JOBS:]))
 
     def _send(self, jobs: list[LiveJob]) -> bool:
@@ -252,7 +253,8 @@ class Reporter:
 
     def _store_answered(self) -> None:
         if self._outage.succeeded():
-            logger.warning("job records can be written again")
+            logger.warning("job records can be written again; the last reports of %d ended jobs were given up", self._given_up)
+            self._given_up = 0
 
     def _renew(self) -> None:
         """Renew the leases of the jobs whose handlers asked for it and whose turn it is, in one command."""
@@ -273,6 +275,8 @@ class Reporter:
         except Exception as exc:  # noqa: BLE001 - any transport's error; the next renewal tries again
             if self._lease_outage.failed(now):
                 logger.error("leases cannot be renewed: %s", exc)  # noqa: TRY400 - an outage is one line, not a traceback
+            for live in jobs:
+                live.lease.postpone(self._lease_outage.ask_at)
             return
         self._lease_outage.succeeded()
         for live in jobs:

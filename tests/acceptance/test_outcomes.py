@@ -32,7 +32,12 @@ def _stays(handle: Any, app: Celery, worker: SharedWorker, children: list[int], 
     wait_until(lambda: not any(_lives(pid) for pid in gone), "the end of the job's process", timeout=20)
     after = reporting_jobs.report_and_return.delay(7)
     assert after.get(timeout=20) == 7
-    assert AsyncResult(handle.id, app=app).state == state
+    assert _state(handle, app) == state
+
+
+def _state(handle: Any, app: Celery) -> str:
+    """What the backend says now; a result that has once seen an outcome looks no more."""
+    return str(AsyncResult(handle.id, app=app).state)
 
 
 def _lives(pid: int) -> bool:
@@ -43,31 +48,47 @@ def _lives(pid: int) -> bool:
     return True
 
 
+def test_reports_of_a_revoked_job_leave_its_state_alone(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
+    """E5: the parent writes REVOKED while the child goes on reporting every two milliseconds."""
+    handle = reporting_jobs.progress_until_open.delay()
+    wait_until(lambda: _state(handle, jobs_app) == "PROGRESS", "a job that reports", timeout=20)
+    # A signal that changes nothing: the parent takes the job for ended, and its process lives.
+    jobs_app.control.revoke(handle.id, terminate=True, signal="SIGCONT")
+    wait_until(lambda: _state(handle, jobs_app) == "REVOKED", "REVOKED", timeout=20)
+    then = _progressed(handle)
+    wait_until(lambda: _progressed(handle) > then + 2000, "two more seconds of reports", timeout=20)
+    assert _state(handle, jobs_app) == "REVOKED"
+    gates.open_gate(handle.id)
+
+
+def _progressed(handle: Any) -> int:
+    return int(handle.record().progress_ms or 0)
+
+
 def test_a_terminated_job_stays_revoked(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
-    """E5: REVOKED is written by the parent while the child reports every two milliseconds."""
-    for _ in range(3):
-        handle = reporting_jobs.progress_without_end.delay()
-        wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "PROGRESS", "a job that reports", timeout=20)  # noqa: B023
-        children = prefork_worker.children()
-        jobs_app.control.revoke(handle.id, terminate=True, signal="SIGKILL")
-        wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "REVOKED", "REVOKED", timeout=20)  # noqa: B023
-        _stays(handle, jobs_app, prefork_worker, children, "REVOKED")
+    """E5: revoke(terminate=True) ends the process of a job that reports."""
+    handle = reporting_jobs.progress_until_open.delay()
+    wait_until(lambda: _state(handle, jobs_app) == "PROGRESS", "a job that reports", timeout=20)
+    children = prefork_worker.children()
+    jobs_app.control.revoke(handle.id, terminate=True, signal="SIGKILL")
+    wait_until(lambda: _state(handle, jobs_app) == "REVOKED", "REVOKED", timeout=20)
+    _stays(handle, jobs_app, prefork_worker, children, "REVOKED")
 
 
 def test_a_job_past_its_hard_limit_stays_failed(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
     """E5: so does the FAILURE of the hard time limit."""
-    handle = reporting_jobs.progress_without_end.apply_async(time_limit=1)
+    handle = reporting_jobs.progress_until_open.apply_async(time_limit=1)
     wait_until(lambda: gates.counted(handle.id, "starts"), "the start", timeout=20)
     children = prefork_worker.children()
-    wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "FAILURE", "FAILURE", timeout=20)
+    wait_until(lambda: _state(handle, jobs_app) == "FAILURE", "FAILURE", timeout=20)
     _stays(handle, jobs_app, prefork_worker, children, "FAILURE")
     assert "TimeLimitExceeded" in repr(AsyncResult(handle.id, app=jobs_app).info)
 
 
 def test_an_observer_of_a_job_whose_process_was_killed_does_not_hang(prefork_worker: SharedWorker, jobs_app: Celery) -> None:
     """J4, F5: the record never hears of the end; whoever follows the job learns of it from the result backend."""
-    handle = reporting_jobs.progress_without_end.delay()
-    wait_until(lambda: AsyncResult(handle.id, app=jobs_app).state == "PROGRESS", "a job that reports", timeout=20)
+    handle = reporting_jobs.progress_until_open.delay()
+    wait_until(lambda: _state(handle, jobs_app) == "PROGRESS", "a job that reports", timeout=20)
     jobs_app.control.revoke(handle.id, terminate=True, signal="SIGKILL")
     kinds = {event.kind for event in handle.events(timeout=20)}
     assert kinds == {"state", "progress"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,8 +15,9 @@ from taskora_celery.reading import logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.memory import MemoryStore
-from taskora_celery.store.protocol import JobStore, Reply, Report, Snapshot
+from taskora_celery.store.protocol import Begin, Ended, JobStore, Reply, Report, Snapshot
 from taskora_celery.store.redis import RedisStore
+from taskora_celery.store.wire import Wire
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.redis_server import RedisServer
 
@@ -270,6 +272,48 @@ def test_the_outcome_of_an_attempt_is_gone_when_the_next_begins(store: JobStore)
     ScriptedExecution(store).end_in_retry()
     ScriptedExecution(store, attempt=2)
     assert not {"e", "r", "z"} & set(snapshot(store).fields)
+
+
+def begin_of(fence: int, **fields: Any) -> Begin:
+    return Begin("job-1", "shop.work", fields.pop("attempt", 1), "w1@host", NOW_MS, NOW_MS, fence=fence, **fields)
+
+
+def test_a_delivery_may_be_registered_with_its_first_report(store: JobStore) -> None:
+    """P15: a first delivery needs to know nothing, so it takes the time as its fence and costs no round trip of its own."""
+    report = Report("job-1", NOW_MS, NOW_MS, begin=begin_of(NOW_MS), ended=Ended(Outcome.SUCCESS, NOW_MS + 5))
+    assert store.report([report]) == [Reply.ACCEPTED]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.name, status.attempt, status.delivery) == (Outcome.SUCCESS, "shop.work", 1, 1)
+    assert snapshot(store).fields["f"] == NOW_MS
+
+
+def test_a_registration_that_is_sent_again_counts_once(store: JobStore) -> None:
+    """L1: its answer may have been lost."""
+    report = Report("job-1", NOW_MS, NOW_MS, begin=begin_of(NOW_MS), progress=b"\x01")
+    store.report([report])
+    before = snapshot(store)
+    assert store.report([report]) == [Reply.ACCEPTED]
+    assert snapshot(store) == before
+
+
+def test_a_registration_that_comes_after_a_later_delivery_is_superseded(store: JobStore) -> None:
+    """D7: a zombie must not take the fence back by registering late."""
+    late = NOW_MS
+    current = ScriptedExecution(store, redelivered=True)
+    assert current.fence > late
+    before = snapshot(store)
+    assert store.begin(begin_of(late)).fence == 0
+    assert store.report([Report("job-1", late, NOW_MS, begin=begin_of(late), progress=b"\x01")]) == [Reply.SUPERSEDED]
+    assert snapshot(store) == before
+
+
+def test_a_registration_is_not_superseded_by_a_job_that_had_ended(store: JobStore) -> None:
+    """B3: the id was sent anew; a clock that lags behind gets a larger fence and its report is sent again with it."""
+    first = ScriptedExecution(store)
+    first.end()
+    late = NOW_MS
+    assert store.report([Report("job-1", late, NOW_MS, begin=begin_of(late))]) == [Reply.UNKNOWN]
+    assert snapshot(store).fields["f"] > first.fence
 
 
 # --- report ------------------------------------------------------------------------------------------------------------
@@ -592,7 +636,7 @@ def test_of_two_threads_that_begin_a_job_at_once_one_holds_the_fence(store: JobS
 
     def run() -> None:
         start.wait()
-        found.append(ScriptedExecution(store, redelivered=True))
+        found.append(ScriptedExecution(store))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -699,7 +743,9 @@ def test_scripts_are_loaded_again_after_a_flush(any_redis: RedisStore) -> None:
     assert ScriptedExecution(any_redis, redelivered=True).begun.delivery == 2
 
 
-def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_understood(plain_store: RedisStore, redis_client: redis.Redis) -> None:
+def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_understood(
+    plain_store: RedisStore, redis_client: redis.Redis
+) -> None:
     """Fault 22: unknown attempts and damaged values are left out, the rest is shown."""
     execution = ScriptedExecution(plain_store)
     execution.logs("a")
@@ -722,5 +768,8 @@ def test_a_connection_that_the_server_closed_while_idle_is_made_anew(plain_store
     for client in redis_client.client_list():
         if client["id"] != str(redis_client.client_id()):
             redis_client.client_kill_filter(_id=client["id"])
+    writer = plain_store._writer
+    assert isinstance(writer, Wire)
+    writer._used -= 3_600  # an hour ago
+    assert select.select([writer._connection._sock], [], [], 5)[0], "the end of the connection to arrive"
     assert ScriptedExecution(plain_store, redelivered=True).begun.checkpoint is not None
-

@@ -40,9 +40,9 @@ def defined(source: str, **names: Any) -> Any:
     return namespace["f"]
 
 
-def outcome(call: Callable[[], Any]) -> Any:
+def outcome(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a call returns, or the text of its error."""
     try:
-        return call()
+        return call(*args, **kwargs)
     except (TypeError, AttributeError) as error:
         return str(error)

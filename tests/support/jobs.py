@@ -7,7 +7,6 @@ at a certain point stop at a gate (`tests.support.gates`) until the test lets th
 
 # mypy: allow-untyped-decorators, allow-subclassing-any
 # Celery itself carries no types.
-# ruff: noqa: G004 - `ctx.log` looks like a logger to the linter
 
 from __future__ import annotations
 

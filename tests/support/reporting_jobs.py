@@ -2,7 +2,7 @@
 
 # mypy: allow-untyped-decorators
 # Celery itself carries no types.
-# ruff: noqa: G004, G010, PLE1205 - `ctx.log` looks like a logger to the linter
+# ruff: noqa: G010 - `ctx.log` looks like a logger to the linter
 
 from __future__ import annotations
 
@@ -97,14 +97,15 @@ def keep_over_retry(self: Any, ctx: Context) -> Any:
 
 
 @app.task
-def progress_without_end(ctx: Context) -> None:
-    """Report progress until something ends the process."""
+def progress_until_open(ctx: Context) -> None:
+    """Report progress until the gate is opened, or something ends the process."""
     gates.count(ctx.id, "starts")
     n = 0
-    while True:
-        n += 1
-        ctx.progress(n)
-        time.sleep(0.002)
+    with gates.gate_client() as client:
+        while not gates.is_open(client, ctx.id):
+            n += 1
+            ctx.progress(n)
+            time.sleep(0.002)
 
 
 @app.task

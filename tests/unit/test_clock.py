@@ -23,14 +23,14 @@ def test_a_duration_is_a_number_of_seconds_or_a_timedelta(value: Any, expected: 
 @pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf, -math.inf, timedelta(seconds=-1), 10**400, -(10**400)])
 def test_a_duration_that_is_none_is_a_value_error_that_names_the_argument(value: Any) -> None:
     """I2: at the call, not when it is too late."""
-    with pytest.raises(ValueError, match="delay=.* is not a duration"):
+    with pytest.raises(ValueError, match=r"delay=.* is not a duration"):
         seconds(value, "delay")
 
 
 @pytest.mark.parametrize("value", ["3", None, True, [1], b"1", 1j])
 def test_what_is_no_number_is_a_type_error(value: Any) -> None:
     """I1: `"30"` from a header must not become 30 by luck."""
-    with pytest.raises(TypeError, match="delay=.* is not a duration"):
+    with pytest.raises(TypeError, match=r"delay=.* is not a duration"):
         seconds(value, "delay")
 
 

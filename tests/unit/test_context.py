@@ -35,7 +35,14 @@ def test_the_context_knows_its_job() -> None:
     record = AttemptRecord(1, 1, "w", 5, "RETRY")
     info = JobInfo(max_attempts=4, delivery=3, timestamp=1_790_000_000_123, history=(record,))
     ctx = Context("job-1", "shop.work", 2, info=info)
-    assert (ctx.id, ctx.name, ctx.attempt, ctx.max_attempts, ctx.delivery, ctx.history) == ("job-1", "shop.work", 2, 4, 3, (record,))
+    assert (ctx.id, ctx.name, ctx.attempt, ctx.max_attempts, ctx.delivery, ctx.history) == (
+        "job-1",
+        "shop.work",
+        2,
+        4,
+        3,
+        (record,),
+    )
     assert ctx.created_at == datetime(2026, 9, 21, 14, 13, 20, 123_000, timezone.utc)
 
 
@@ -282,11 +289,12 @@ def test_a_reason_is_a_text(ctx: Context) -> None:
 
 def test_the_exception_that_is_being_handled_is_the_cause(ctx: Context) -> None:
     """I1: `raise ctx.retry()` in an except block says why."""
+    handled = OSError("refused")
     try:
-        raise OSError("refused")
-    except OSError as exc:
+        raise handled
+    except OSError:
         error = ctx.retry()
-        assert (error.exc, error.__cause__, error.cause) == (exc, exc, "OSError: refused")
+    assert (error.exc, error.__cause__, error.cause) == (handled, handled, "OSError: refused")
 
 
 def test_a_given_cause_goes_before_the_handled_one(ctx: Context) -> None:
@@ -324,7 +332,7 @@ def test_a_local_context_keeps_what_is_reported() -> None:
     assert isinstance(ctx, LocalContext)
     ctx.progress(1)
     ctx.progress({"a": 1})
-    ctx.log.info("hello", password="x")  # noqa: S106
+    ctx.log.info("hello", password="x")
     assert (ctx.id, ctx.attempt, ctx.max_attempts) == ("job-9", 2, 3)
     assert (list(ctx.values), ctx.get_progress()) == ([1, {"a": 1}], {"a": 1})
     assert [(entry.message, entry.meta, entry.attempt) for entry in ctx.get_logs()] == [("hello", {"password": "[redacted]"}, 2)]

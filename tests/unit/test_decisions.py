@@ -10,7 +10,8 @@ from taskora_celery.store.protocol import Batch, Ended
 
 
 @pytest.mark.parametrize(
-    ("configured", "timeout", "expected"), [(None, 30.0, 10.0), (None, 3600.0, 60.0), (None, None, 60.0), (5.0, 30.0, 5.0), (90.0, None, 90.0)]
+    ("configured", "timeout", "expected"),
+    [(None, 30.0, 10.0), (None, 3600.0, 60.0), (None, None, 60.0), (5.0, 30.0, 5.0), (90.0, None, 90.0)],
 )
 def test_a_lease_is_renewed_thrice_per_timeout(configured: float | None, timeout: float | None, expected: float) -> None:
     """D1: so that two renewals may fail; at least once a minute, and as configured where it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import dataclasses
 import enum
 import math
@@ -60,7 +61,9 @@ class Point(msgspec.Struct):
 Pair = namedtuple("Pair", "a b")  # noqa: PYI024 - the untyped kind is what people have
 
 
-@pytest.mark.parametrize("value", [None, True, 0, -5, 1.5, "text", "ünï", [], {}, [1, "a", None], {"a": {"b": [1.5]}}, 2**64 - 1, -(2**63)])
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -5, 1.5, "text", "ünï", [], {}, [1, "a", None], {"a": {"b": [1.5]}}, 2**64 - 1, -(2**63)]
+)
 def test_json_values_are_stored_as_they_are(value: Any) -> None:
     """E6: what is read is what was reported."""
     assert (plain(value), mark(value)) == (value, None)
@@ -104,7 +107,7 @@ def test_a_pydantic_model_is_its_own_dump() -> None:
     """E2: in the form for JSON."""
     pydantic = pytest.importorskip("pydantic")
     model = pydantic.create_model("Model", at=(datetime, ...), n=(int, 3))
-    assert plain(model(at=datetime(2026, 1, 2))) == {"at": "2026-01-02T00:00:00", "n": 3}
+    assert plain(model(at=datetime(2026, 1, 2, tzinfo=timezone.utc))) == {"at": "2026-01-02T00:00:00Z", "n": 3}
 
 
 def test_numbers_of_other_libraries_are_numbers() -> None:
@@ -192,7 +195,11 @@ def test_a_dataclass_that_holds_itself_ends() -> None:
     assert mark(node) in {"repr", "cut"}
 
 
-@pytest.mark.parametrize("value", ["x" * 10_000_000, ["y" * 100] * 100_000, {str(n): n for n in range(200_000)}, list(range(10**6))], ids=["text", "list", "dict", "ints"])
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10_000_000, ["y" * 100] * 100_000, {str(n): n for n in range(200_000)}, list(range(10**6))],
+    ids=["text", "list", "dict", "ints"],
+)
 def test_a_huge_value_is_cut_and_marked(value: Any) -> None:
     """E2: bounded, whatever shape it has."""
     assert mark(value, 1_000) == "cut"
@@ -263,7 +270,16 @@ class RaisingField:
         return super().__getattribute__(name)
 
 
-RAISING = [Raises(), RaisingDict(a=1), RaisingList([1]), RaisingModel(), RaisingField(), {"in": [Raises()]}, {Raises(): 1}, [RaisingInt(3)]]
+RAISING = [
+    Raises(),
+    RaisingDict(a=1),
+    RaisingList([1]),
+    RaisingModel(),
+    RaisingField(),
+    {"in": [Raises()]},
+    {Raises(): 1},
+    [RaisingInt(3)],
+]
 
 
 @pytest.mark.parametrize("value", RAISING, ids=lambda value: type(value).__name__)
@@ -272,7 +288,9 @@ def test_objects_whose_methods_raise_do_not(value: Any) -> None:
     pack(plain(value))
 
 
-@pytest.mark.parametrize("value", [object(), lambda: 1, iter([1]), (n for n in [1]), Ellipsis, array.array("i", [1]), deque([1]), type], ids=str)
+@pytest.mark.parametrize(
+    "value", [object(), lambda: 1, iter([1]), (n for n in [1]), Ellipsis, array.array("i", [1]), deque([1]), type], ids=str
+)
 def test_what_has_no_plain_form_is_its_repr_and_marked(value: Any) -> None:
     """E2: better than nothing, and warned about."""
     assert (plain(value), mark(value)) == (repr(value), "repr")
@@ -339,10 +357,8 @@ def test_no_value_at_all_raises_or_grows(value: Any, limit: int) -> None:
 @given(st.binary())
 def test_garbage_is_a_value_error_and_nothing_else(data: bytes) -> None:
     """Fault 22: readers know what to expect of damaged bytes."""
-    try:
+    with contextlib.suppress(ValueError):
         unpack(data)
-    except ValueError:
-        pass
     assert isinstance(unpack_all([data, pack(1)]), list)
 
 

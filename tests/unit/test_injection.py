@@ -38,6 +38,11 @@ def plain_app() -> Celery:
     return eager_app(Task)
 
 
+def result_of(task: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an eager run."""
+    return task.delay(*args, **kwargs).get()
+
+
 # --- A1: where it is found ---------------------------------------------------------------------------------------------
 
 #: Handlers, and the same ones without a context.
@@ -76,15 +81,17 @@ BINDS = [False, True]
 
 @pytest.mark.parametrize(("ours", "plain"), FORMS, ids=[ours for ours, _ in FORMS])
 @pytest.mark.parametrize("bind", BINDS, ids=["plain", "bound"])
-def test_callers_see_the_handler_without_its_context(app: Celery, plain_app: Celery, ours: str, plain: str, *, bind: bool) -> None:
+def test_callers_see_the_handler_without_its_context(
+    app: Celery, plain_app: Celery, ours: str, plain: str, *, bind: bool
+) -> None:
     """A1, A2: right arguments reach their places around the context, wrong ones are refused in plain Celery's own words."""
     if bind:
         ours, plain = (text.replace("f(", "f(self, ").replace(", )", ")") for text in (ours, plain))
     task = app.task(bind=bind)(defined(f"{ours}: return locals()", Context=Context))
     reference = plain_app.task(bind=bind)(defined(f"{plain}: return locals()"))
     for args, kwargs in CALLS:
-        expected = outcome(lambda args=args, kwargs=kwargs: reference.delay(*args, **kwargs).get())
-        found = outcome(lambda args=args, kwargs=kwargs: task.delay(*args, **kwargs).get())
+        expected = outcome(result_of, reference, args, kwargs)
+        found = outcome(result_of, task, args, kwargs)
         if isinstance(found, dict):
             (name,) = [name for name, value in found.items() if isinstance(value, Context)]
             assert name in {"ctx", "job"}
@@ -100,8 +107,8 @@ def test_a_direct_call_fills_the_context_in_too(app: Celery, ours: str, plain: s
     task = app.task(defined(f"{ours}: return locals()", Context=Context))
     reference = defined(f"{plain}: return locals()")
     for args, kwargs in CALLS:
-        expected = outcome(lambda args=args, kwargs=kwargs: reference(*args, **kwargs))
-        found = outcome(lambda args=args, kwargs=kwargs: task(*args, **kwargs))
+        expected = outcome(reference, *args, **kwargs)
+        found = outcome(task, *args, **kwargs)
         if isinstance(expected, str):
             assert isinstance(found, str), (args, kwargs)  # Python counts the parameters that there are
         else:
@@ -128,7 +135,9 @@ def test_a_direct_call_fills_the_context_in_too(app: Celery, ours: str, plain: s
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"], ids=["evaluated", "text"])
 def test_the_annotation_is_understood_however_it_is_written(annotation: str, future: str) -> None:
     """A1: in the module's own names, which may be imported, aliased or qualified."""
-    prelude = "import typing, taskora_celery\nfrom typing import Optional, Union\nfrom taskora_celery import Context\nAlias = Context\n"
+    prelude = (
+        "import typing, taskora_celery\nfrom typing import Optional, Union\nfrom taskora_celery import Context\nAlias = Context\n"
+    )
     handler = defined(f"{future}{prelude}def f(ctx: int, job: {annotation}): ...")
     _, parameter = find_parameter(handler, bound=False)
     assert parameter is not None
@@ -247,7 +256,7 @@ def test_a_handler_that_cannot_be_inspected_runs_as_it_is(app: Celery, *, static
 
 def test_what_celery_cannot_take_is_refused_in_its_words(app: Celery, plain_app: Celery) -> None:
     """A1, A6: ``@app.task`` on a function without a signature fails as under plain Celery."""
-    texts = [outcome(lambda one=one: one.task(max)) for one in (plain_app, app)]
+    texts = [outcome(one.task, max) for one in (plain_app, app)]
     assert isinstance(texts[0], str)
     assert texts[0] == texts[1]
 
@@ -289,7 +298,11 @@ def test_a_caller_may_not_pass_a_context_by_position(app: Celery, work: Any) -> 
     @app.task
     def unaware(*data: Any, **more: Any) -> None: ...
 
-    for task, args, kwargs in [(work, (1, local_context()), {}), (unaware, (local_context(),), {}), (unaware, (), {"a": local_context()})]:
+    for task, args, kwargs in [
+        (work, (1, local_context()), {}),
+        (unaware, (local_context(),), {}),
+        (unaware, (), {"a": local_context()}),
+    ]:
         with pytest.raises(TypeError, match="got a context for 'ctx'"):
             task.delay(*args, **kwargs)
 
@@ -305,7 +318,7 @@ def test_arguments_of_a_wrong_kind_get_celerys_own_error(args: Any, kwargs: Any)
     for task_cls in (Task, ContextTask):
         app = eager_app(task_cls, task_always_eager=False)
         task = app.task(work)
-        texts.append(outcome(lambda task=task: task.apply_async(args, kwargs)))
+        texts.append(outcome(task.apply_async, args, kwargs))
     assert isinstance(texts[0], str)
     assert texts[0] == texts[1]
 
@@ -362,7 +375,7 @@ def test_an_attribute_called_ctx_is_the_users(app: Celery) -> None:
 
     class Own(ContextTask):
         name = "unit.own_ctx"
-        ctx = "mine"
+        ctx: Any = "mine"
 
         def run(self, job: Context) -> list[Any]:
             return [self.ctx, job.name, current_context().name]
@@ -392,8 +405,8 @@ def test_a_class_gets_its_context_in_run(app: Celery) -> None:
     class Leaving(Base):
         name = "unit.leaving"
 
-        def run(self, data: Any) -> list[Any]:
-            return [*super().run(data), self.ctx.id]
+        def run(self, data: Any) -> list[Any]:  # type: ignore[override]
+            return [*super().run(data), self.ctx.id]  # type: ignore[call-arg]
 
     class Inheriting(Base):
         name = "unit.inheriting"
@@ -492,14 +505,14 @@ def test_hooks_get_what_celery_gives_them(upward: bool) -> None:
             def method(self: Any, *args: Any, **kwargs: Any) -> Any:
                 shown = [arg for arg in args if isinstance(arg, str | tuple | list | dict | int | ValueError)]
                 calls.append((name, [str(arg) for arg in shown], len(args), kwargs))
-                return getattr(super(Hooked, self), name)(*args, **kwargs) if upward else None
+                return getattr(super(hooked, self), name)(*args, **kwargs) if upward else None
 
             return method
 
-        Hooked = type("Hooked", (task_cls,), {"abstract": True, **{name: hook(name) for name in hooks}})
+        hooked: Any = type("Hooked", (task_cls,), {"abstract": True, **{name: hook(name) for name in hooks}})
         app = eager_app()
 
-        @app.task(base=Hooked, bind=True, max_retries=1, shared=False)
+        @app.task(base=hooked, bind=True, max_retries=1, shared=False)
         def work(self: Any, how: str) -> str:
             if how == "retry" and not self.request.retries:
                 raise self.retry(countdown=0)
@@ -539,13 +552,13 @@ def test_a_task_that_is_not_tracked_may_not_take_a_context(where: str) -> None:
 
     quiet = {"unit.base": {"tracked": False}} if where == "configuration" else {}
     app = eager_app(task_annotations=quiet)
+    make: dict[str, Callable[[], Any]] = {
+        "option": lambda: app.task(tracked=False)(defined("def f(data, ctx): ...")),
+        "class": lambda: type("Quiet", (Base,), {"tracked": False}),
+        "configuration": lambda: app.register_task(Base()),
+    }
     with pytest.raises(TypeError, match="tracked=False leaves the task alone, but its handler takes a context"):
-        if where == "option":
-            app.task(lazy=False, tracked=False)(defined("def f(data, ctx): ..."))
-        elif where == "class":
-            type("Quiet", (Base,), {"tracked": False})
-        else:
-            app.register_task(Base())
+        make[where]()
 
 
 def test_a_task_that_is_not_tracked_is_left_alone(app: Celery) -> None:
@@ -600,10 +613,10 @@ def test_the_parameter_of_each_class_is_its_own(app: Celery) -> None:
         def run(self, data: Any, job: Context) -> Any: ...
 
     class First(Second):
-        def run(self, job: Context, data: Any) -> Any: ...
+        def run(self, job: Context, data: Any) -> Any: ...  # type: ignore[override]
 
     class Neither(First):
-        def run(self, data: Any) -> Any: ...
+        def run(self, data: Any) -> Any: ...  # type: ignore[override]
 
     found = [cls.taskora_parameter and cls.taskora_parameter.index for cls in (Second, First, Neither)]
     assert found == [1, 0, None]

@@ -84,7 +84,10 @@ def test_the_context_of_the_caller_wins(app: Celery, work: Any) -> None:
         {"rows": 7},
     ]
     assert [entry.message for entry in ctx.get_logs()] == ["working", "item 10", "item 20"] * 2
-    assert [(entry.level, entry.meta, entry.attempt) for entry in ctx.get_logs()][:2] == [("info", {"data": 7}, 2), ("debug", None, 2)]
+    assert [(entry.level, entry.meta, entry.attempt) for entry in ctx.get_logs()][:2] == [
+        ("info", {"data": 7}, 2),
+        ("debug", None, 2),
+    ]
     assert ctx.last_checkpoint is None
 
     @app.task
@@ -344,38 +347,33 @@ def test_the_delay_of_a_retry(app: Celery, delay: float | None, options: dict[st
 
 def test_an_eager_run_ends_as_under_plain_celery() -> None:
     """A5, A6: same results and states, and the same exceptions where they are to be raised."""
+    assert _ends(ContextTask) == _ends(Task)
 
-    def ends(task_cls: type[Any]) -> list[Any]:
-        app = eager_app(task_cls)
 
-        @app.task(bind=True, max_retries=1, shared=False)
-        def work(self: Any, how: str) -> str:
-            if how == "ignore":
-                raise Ignore
-            if how == "reject":
-                raise Reject("no", requeue=False)
-            if how == "fail":
-                raise ValueError(how)
-            if how == "retry" and not self.request.retries:
-                raise self.retry(countdown=5)
-            if how == "retries":
-                raise self.retry(exc=KeyError("last"))
-            if how == "replace":
-                return self.replace(self.si("succeed"))
-            return how
+def _ends(task_cls: type[Any]) -> list[Any]:
+    app = eager_app(task_cls)
+    raises: dict[str, Exception] = {"ignore": Ignore(), "reject": Reject("no", requeue=False), "fail": ValueError("fail")}
 
-        found: list[Any] = []
-        for how in ("succeed", "fail", "ignore", "reject", "retry", "retries", "replace"):
-            for options in ({}, {"throw": True}):
-                try:
-                    result = work.apply((how,), **options)
-                    found.append((how, result.state, repr(result.result), result.traceback is None))
-                except (ValueError, KeyError, Retry, Ignore, Reject) as error:
-                    found.append((how, type(error), str(error)[:30]))
-        found.append((chain(work.si("succeed"), work.si("fail")).apply().state, len(group(work.si("succeed")).apply().get())))
-        return found
+    @app.task(bind=True, max_retries=1, shared=False)
+    def work(self: Any, how: str) -> Any:
+        if how in raises:
+            raise raises[how]
+        if how == "retry" and not self.request.retries:
+            raise self.retry(countdown=5)
+        if how == "retries":
+            raise self.retry(exc=KeyError("last"))
+        return self.replace(self.si("succeed")) if how == "replace" else how
 
-    assert ends(ContextTask) == ends(Task)
+    found: list[Any] = []
+    for how in ("succeed", "fail", "ignore", "reject", "retry", "retries", "replace"):
+        for options in ({}, {"throw": True}):
+            try:
+                result = work.apply((how,), **options)
+                found.append((how, result.state, repr(result.result), result.traceback is None))
+            except (ValueError, KeyError, Retry, Ignore, Reject) as error:
+                found.append((how, type(error), str(error)[:30]))
+    found.append((chain(work.si("succeed"), work.si("fail")).apply().state, len(group(work.si("succeed")).apply().get())))
+    return found
 
 
 def test_a_custom_call_on_the_way_to_an_eager_handler(app: Celery) -> None:

@@ -39,7 +39,8 @@ def test_each_method_writes_an_entry_of_its_level(ctx: LocalContext, method: str
 @pytest.mark.parametrize(
     ("meta", "fields", "expected"),
     [
-        (None, {}, None), ({}, {}, None), ({"a": 1}, {}, {"a": 1}), (None, {"b": 2}, {"b": 2}), ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        (None, {}, None), ({}, {}, None), ({"a": 1}, {}, {"a": 1}), (None, {"b": 2}, {"b": 2}),
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
         ({"a": 1}, {"a": 2}, {"a": 2}), ("text", {}, {"value": "text"}), ([1], {"b": 2}, {"value": [1], "b": 2}),
     ],
 )  # fmt: skip
@@ -80,7 +81,9 @@ def test_entries_are_numbered_and_timed_in_call_order(ctx: LocalContext) -> None
     for n in range(5):
         ctx.log.info(f"m{n}")
     entries = ctx.get_logs()
-    assert [(entry.seq, entry.message, entry.attempt, entry.logger) for entry in entries] == [(n, f"m{n}", 1, None) for n in range(5)]
+    assert [(entry.seq, entry.message, entry.attempt, entry.logger) for entry in entries] == [
+        (n, f"m{n}", 1, None) for n in range(5)
+    ]
     assert all(1_700_000_000_000 < entry.timestamp < 10_000_000_000_000 for entry in entries)
 
 
@@ -141,7 +144,9 @@ def test_text_cannot_steer_the_console(caplog: pytest.LogCaptureFixture, text: s
     """F6: control characters, ANSI, newlines and bidi marks are shown and not obeyed (fault 18)."""
     caplog.set_level(logging.DEBUG)
     emit(logging.getLogger("celery.task.work"), "job-1", "shop.work", (2, 1, text, None, None))
-    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) in {0x202E, 0x2066} for char in caplog.records[0].getMessage())
+    assert not any(
+        ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) in {0x202E, 0x2066} for char in caplog.records[0].getMessage()
+    )
 
 
 @pytest.mark.parametrize(("level", "code"), [("debug", 1), ("info", 2), ("warn", 3), ("warning", 3), ("error", 4)])

@@ -27,8 +27,10 @@ def test_steps_come_with_their_percentage() -> None:
 @pytest.mark.parametrize(
     ("current", "total", "expected"),
     [
-        (1, 3, 33.33), (0, 5, 0.0), (5, 5, 100.0), (150, 100, 150.0), (-5, 100, -5.0), (1, 0, None), (1, None, None), ("a", 2, None),
-        (math.nan, 2, None), (1, math.inf, 0.0), (math.inf, 2, None), (10**400, 3, None), (3, 10**400, None), ([1], 2, None), (1j, 2, None),
+        (1, 3, 33.33), (0, 5, 0.0), (5, 5, 100.0), (150, 100, 150.0), (-5, 100, -5.0), (1, 0, None), (1, None, None),
+        ("a", 2, None),
+        (math.nan, 2, None), (1, math.inf, 0.0), (math.inf, 2, None), (10**400, 3, None), (3, 10**400, None), ([1], 2, None),
+        (1j, 2, None),
     ],
     ids=[f"case{n}" for n in range(15)],
 )  # fmt: skip

@@ -58,7 +58,9 @@ def test_states_are_events_and_no_log_entries() -> None:
     assert kinds(decode(raws)) == [("state", {"attempt": 1, "state": "RETRY", "reason": "x"}), ("log", "m")]
 
 
-@pytest.mark.parametrize(("count", "limit", "batches"), [(0, 10, 0), (1, 10, 1), (25, 10, 3), (1_200, 10_000, 3), (3, 1, 3), (2, 0, 2)])
+@pytest.mark.parametrize(
+    ("count", "limit", "batches"), [(0, 10, 0), (1, 10, 1), (25, 10, 3), (1_200, 10_000, 3), (3, 1, 3), (2, 0, 2)]
+)
 def test_a_batch_has_a_size_that_can_be_trimmed(count: int, limit: int, batches: int) -> None:
     """F3: at most the log limit, and never more than 500."""
     made = encode(1, [(2, n, "m", None, None) for n in range(count)], limit)
@@ -93,13 +95,21 @@ packable = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=12,
 )
-near_misses = st.tuples(st.integers(-2, 3), st.integers(1, 12) | packable, st.lists(st.lists(st.integers(0, 12) | packable, max_size=6), max_size=4)).map(
-    lambda parts: b"%d 2 1 %b" % (parts[0], pack([1, parts[1], parts[2]]))
-)
+near_misses = st.tuples(
+    st.integers(-2, 3), st.integers(1, 12) | packable, st.lists(st.lists(st.integers(0, 12) | packable, max_size=6), max_size=4)
+).map(lambda parts: b"%d 2 1 %b" % (parts[0], pack([1, parts[1], parts[2]])))
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.binary(max_size=40) | st.binary().map(lambda data: b"0 1 1 " + data) | packable.map(lambda value: b"0 1 1 " + pack(value)) | near_misses, max_size=5))
+@given(
+    st.lists(
+        st.binary(max_size=40)
+        | st.binary().map(lambda data: b"0 1 1 " + data)
+        | packable.map(lambda value: b"0 1 1 " + pack(value))
+        | near_misses,
+        max_size=5,
+    )
+)
 def test_no_bytes_at_all_make_a_reader_raise(raws: list[bytes]) -> None:
     """Fault 22: a journal is data, whoever wrote it."""
     decode_logs(raws)
@@ -171,7 +181,10 @@ def test_an_unknown_job_has_no_logs_progress_or_history_and_no_status() -> None:
 
 def test_only_so_many_entries_count_as_kept(store: MemoryStore) -> None:
     """F3: whole batches are trimmed, but the limit is what a reader sees."""
-    assert [entry.message for entry in logs_of(store.read("job-1", 0), 2, level=None, attempt=None, after=None, limit=None)] == ["i2", "e2"]
+    assert [entry.message for entry in logs_of(store.read("job-1", 0), 2, level=None, attempt=None, after=None, limit=None)] == [
+        "i2",
+        "e2",
+    ]
     assert status_of("job-1", store.read("job-1"), 2).dropped_logs == 4
 
 

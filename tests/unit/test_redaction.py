@@ -23,7 +23,8 @@ def test_each_default_key_hides_its_value(key: str) -> None:
     "key",
     [
         "PASSWORD", "dbPassword", "db_password", "DBPassword", "password_hash", "X-Api-Key", "apiKey", "APIKey", "XApiKey",
-        "AWSSecretKey", "accessToken", "access token", "Set-Cookie", "Authorization", "user.credentials", "private-key", "SSHPassphrase",
+        "AWSSecretKey", "accessToken", "access token", "Set-Cookie", "Authorization", "user.credentials", "private-key",
+        "SSHPassphrase",
     ],
 )  # fmt: skip
 def test_spelling_does_not_matter(key: str) -> None:
@@ -31,7 +32,9 @@ def test_spelling_does_not_matter(key: str) -> None:
     assert Redactor().hides(key)
 
 
-@pytest.mark.parametrize("key", ["author", "tokenizer", "passenger", "secretary", "cookies_eaten_by_monsters_x", "max_tokens", "pwdx", ""])
+@pytest.mark.parametrize(
+    "key", ["author", "tokenizer", "passenger", "secretary", "cookies_eaten_by_monsters_x", "max_tokens", "pwdx", ""]
+)
 def test_words_that_only_look_alike_are_shown(key: str) -> None:
     """F7: hiding too much makes a log worthless."""
     assert not Redactor().hides(key)
@@ -65,7 +68,8 @@ def test_a_repr_that_is_stored_for_want_of_better_is_cleaned_too() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"password={SECRET}", f"password: {SECRET}", f"PASSWORD = '{SECRET}'", f'{{"api_key": "{SECRET}"}}', f"('x', token='{SECRET}')",
+        f"password={SECRET}", f"password: {SECRET}", f"PASSWORD = '{SECRET}'",
+        f'{{"api_key": "{SECRET}"}}', f"('x', token='{SECRET}')",
         f"https://user:{SECRET}@example.com/path", f"redis://:{SECRET}@host:6379/0", f"Authorization: Bearer {SECRET}",
         f"got header Bearer {SECRET}", f"url?access_token={SECRET}&page=2", f"db_password={SECRET}, host=x", f"Basic {SECRET}",
     ],
@@ -77,7 +81,9 @@ def test_secrets_in_free_text_are_hidden(text: str) -> None:
     assert REDACTED in shown
 
 
-@pytest.mark.parametrize("text", ["rate limited", "3 of 10 rows: done", "https://example.com/a?page=2", "ratio=0.5", "Basics: done"])
+@pytest.mark.parametrize(
+    "text", ["rate limited", "3 of 10 rows: done", "https://example.com/a?page=2", "ratio=0.5", "Basics: done"]
+)
 def test_ordinary_text_is_left_alone(text: str) -> None:
     """F7: a reason must stay readable."""
     assert Redactor().text(text) == text
@@ -85,7 +91,10 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 def test_the_rest_of_a_url_stays_readable() -> None:
     """F7: which host was it?"""
-    assert Redactor().text(f"cannot reach redis://app:{SECRET}@db.internal:6379/0") == f"cannot reach redis://app:{REDACTED}@db.internal:6379/0"
+    assert (
+        Redactor().text(f"cannot reach redis://app:{SECRET}@db.internal:6379/0")
+        == f"cannot reach redis://app:{REDACTED}@db.internal:6379/0"
+    )
 
 
 def test_the_users_hook_sees_each_value_with_its_key() -> None:

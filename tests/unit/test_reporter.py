@@ -346,7 +346,12 @@ def test_an_outage_is_told_once_and_its_end_too(rig: Rig, caplog: pytest.LogCapt
     for n in range(20):
         ctx.log.info(f"{n}")
         rig.pass_time(1)
-    wait_until(lambda: rig.pass_time(0.1) or rig.store.refused > 3, "some more tries")
+
+    def tried_again() -> bool:
+        rig.pass_time(0.1)
+        return rig.store.refused > 3
+
+    wait_until(tried_again, "some more tries")
     rig.come_back()
     wait_until(lambda: len(rig.messages()) == 20, "the buffered entries")
     told = [(record.levelname, record.message) for record in caplog.records if record.name == "taskora_celery.reporter"]
@@ -393,7 +398,9 @@ def test_what_does_not_fit_into_the_buffer_is_dropped_oldest_first_and_counted(m
     assert rig.dropped() == 100 - len(kept)
 
 
-def test_no_more_than_so_many_ended_jobs_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_more_than_so_many_ended_jobs_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """L1: the backlog of a long outage is bounded; the newest are kept, and the log says that some are given up."""
     monkeypatch.setattr(reporter_module, "BACKLOG_JOBS", 3)
     jobs = [rig.begin(f"job-{n}") for n in range(6)]
@@ -484,7 +491,13 @@ def test_without_a_store_everything_is_a_quiet_no_op(caplog: pytest.LogCaptureFi
         assert reporter.begin(ctx, Begin("job-1", "shop.work", 1, "w", 1, 1)) is None
         ctx.log.info("a")
         ctx.progress(5)
-        wait_until(lambda: clock.advance(1) or reporter._touched() or sink.values, "the progress in the result backend")
+
+        def shown() -> list[Any]:
+            clock.advance(1)
+            reporter._touched()
+            return sink.values
+
+        wait_until(shown, "the progress in the result backend")
         reporter.flush(ctx, Ended(Outcome.SUCCESS, 5))
         reporter.release(ctx)
     finally:
@@ -602,7 +615,9 @@ def test_a_heartbeat_is_recorded_as_a_sign_of_life(rig: Rig) -> None:
     ctx = rig.begin(tag="tag-1")
     rig.clock.advance(30)
     ctx.heartbeat()
-    wait_until(lambda: status_of("job-1", rig.store.read("job-1"), 1).alive_ms == int(rig.clock.time() * 1000), "the sign of life")
+    wait_until(
+        lambda: status_of("job-1", rig.store.read("job-1"), 1).alive_ms == int(rig.clock.time() * 1000), "the sign of life"
+    )
 
 
 def test_an_early_acknowledged_job_has_no_lease_and_the_log_says_so_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

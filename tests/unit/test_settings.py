@@ -52,13 +52,18 @@ def test_settings_of_others_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("redis_url", 5), ("redis_url", ""), ("redis_url", "localhost:6379"), ("redis_url", "http://h"), ("redis_url", "redis://h:port"),
-        ("key_prefix", ""), ("key_prefix", "a{b}"), ("key_prefix", 1), ("record_ttl", 0), ("record_ttl", "1h"), ("record_ttl", True),
+        ("redis_url", 5), ("redis_url", ""), ("redis_url", "localhost:6379"), ("redis_url", "http://h"), ("redis_url",
+        "redis://h:port"),
+        ("key_prefix", ""), ("key_prefix", "a{b}"), ("key_prefix", 1), ("record_ttl", 0), ("record_ttl", "1h"),
+        ("record_ttl", True),
         ("flush_interval", 0), ("flush_interval", -1), ("flush_interval", float("nan")), ("flush_interval", None),
-        ("backend_interval", 0.01), ("lease_interval", 0), ("log_limit", 0), ("log_limit", 1.5), ("log_limit", True), ("log_limit", "10"),
+        ("backend_interval", 0.01), ("lease_interval", 0), ("log_limit", 0), ("log_limit", 1.5), ("log_limit", True),
+        ("log_limit", "10"),
         ("log_entry_bytes", 1), ("value_bytes", None), ("checkpoint_bytes", -1), ("buffer_limit", 0), ("final_flush_timeout", 0),
-        ("capture_logging", "all"), ("capture_logging", 1), ("capture_logging", None), ("redact_keys", "password"), ("redact_keys", [1]),
-        ("redact_keys", 5), ("redact", 5), ("redact", "nodots"), ("track", "some"), ("track", True), ("final_flush_timeout", 10**400),
+        ("capture_logging", "all"), ("capture_logging", 1), ("capture_logging", None), ("redact_keys", "password"),
+        ("redact_keys", [1]),
+        ("redact_keys", 5), ("redact", 5), ("redact", "nodots"), ("track", "some"), ("track", True),
+        ("final_flush_timeout", 10**400),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
@@ -71,9 +76,11 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("record_ttl", timedelta(hours=1), 3600.0), ("record_ttl", None, None), ("flush_interval", 1, 1.0), ("capture_logging", "root", "root"),
+        ("record_ttl", timedelta(hours=1), 3600.0), ("record_ttl", None, None), ("flush_interval", 1, 1.0),
+        ("capture_logging", "root", "root"),
         ("capture_logging", False, False), ("redact_keys", ["iban"], ("iban",)), ("redact_keys", ("a", "b"), ("a", "b")),
-        ("redact", "shop.privacy.hide", "shop.privacy.hide"), ("redact", len, len), ("track", "context", "context"), ("redis_url", None, None),
+        ("redact", "shop.privacy.hide", "shop.privacy.hide"), ("redact", len, len), ("track", "context", "context"),
+        ("redis_url", None, None),
     ],
 )  # fmt: skip
 def test_right_values_are_taken(name: str, value: Any, expected: Any) -> None:
@@ -90,7 +97,14 @@ def test_every_scheme_that_can_be_connected_to_is_accepted(scheme: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://:hunter2@h", "redis://u:hunter2@h:x", "redis://u:hun/ter2@h:1", "redis://:hunter2/hunter2@h:6379/0", ":hunter2@host", "https://u:p%40hunter2@h"],
+    [
+        "http://:hunter2@h",
+        "redis://u:hunter2@h:x",
+        "redis://u:hun/ter2@h:1",
+        "redis://:hunter2/hunter2@h:6379/0",
+        ":hunter2@host",
+        "https://u:p%40hunter2@h",
+    ],
 )
 def test_a_password_in_a_wrong_url_is_not_shown(url: str) -> None:
     """L4, F7: the message ends up in logs and tickets."""

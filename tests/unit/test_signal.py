@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -163,12 +164,18 @@ def test_a_listener_may_use_the_signal_itself(signal: Signal) -> None:
     assert seen == ["nested", (True, False)]
 
 
+def _add_at(start: threading.Barrier, signal: Signal, listener: Callable[[Signal], None]) -> None:
+    start.wait()
+    signal.add_listener(listener)
+
+
 def test_a_listener_added_in_the_moment_of_the_abort_is_called_once() -> None:
     """C4: neither lost nor called twice, whoever is first."""
     for _ in range(200):
-        signal, calls = Signal(), []  # type: ignore[var-annotated]
+        signal = Signal()
+        calls: list[Signal] = []
         start = threading.Barrier(2)
-        adding = threading.Thread(target=lambda s=signal, c=calls, b=start: (b.wait(), s.add_listener(c.append)))  # type: ignore[misc]
+        adding = threading.Thread(target=_add_at, args=(start, signal, calls.append))
         adding.start()
         start.wait()
         signal.abort("cancelled")
