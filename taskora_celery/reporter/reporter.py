@@ -92,16 +92,16 @@ class Reporter:
         """Write all that a job has said until now, and its end, before returning.
 
         Waits for the store for at most ``final_flush_timeout`` seconds. Where it is away, what remains is kept (bounded) and
-        written when it is back. A job that said nothing new and does not run again does not wait: its end goes out with the
-        next flush.
+        written when it is back. A job that said nothing and ends for good before its delivery was registered (so within about a
+        flush interval) does not wait: beginning and end go out together with the next flush.
         """
         live = self._live.get(id(report))
         if live is None:
             return
-        silent = live.is_silent()
+        silent, unregistered = live.is_silent(), live.outbox.begin is not None
         if ended is not None:
             live.end = ended
-        if silent and (ended is None or ended.keep is None):
+        if silent and (ended is None or (unregistered and ended.keep is None)):
             self._wake.set()
             return
         if not self._lock.acquire(timeout=self._settings.final_flush_timeout):
@@ -207,7 +207,10 @@ class Reporter:
 
     def _keep(self, ended: list[LiveJob]) -> None:
         """Keep what ended jobs could not write, within bounds."""
-        self._given_up += max(len(ended) - BACKLOG_JOBS, 0)
+        over = max(len(ended) - BACKLOG_JOBS, 0)
+        if over and not self._given_up:
+            logger.warning("the store is away, and more than %d jobs have ended: the oldest are given up", BACKLOG_JOBS)
+        self._given_up += over
         self._backlog.extendleft(reversed(ended[-BACKLOG_JOBS:]))
 
     def _send(self, jobs: list[LiveJob]) -> bool:
@@ -253,7 +256,7 @@ class Reporter:
 
     def _store_answered(self) -> None:
         if self._outage.succeeded():
-            logger.warning("job records can be written again; the last reports of %d ended jobs were given up", self._given_up)
+            logger.warning("job records can be written again (%d ended jobs were given up)", self._given_up)
             self._given_up = 0
 
     def _renew(self) -> None:
