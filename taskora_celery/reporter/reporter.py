@@ -10,6 +10,7 @@ from collections.abc import Callable
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
+from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.reporter.live import LiveJob
@@ -27,6 +28,8 @@ BACKLOG_JOBS = 1_000
 LINGER = 0.001
 #: How long :meth:`Reporter.close` waits for its thread, in seconds.
 JOIN_TIMEOUT = 5.0
+#: After one of these no message of the job is on its way to another process, which could register before this one does.
+_FOR_GOOD = frozenset({Outcome.SUCCESS, Outcome.FAILURE})
 
 
 class Reporter:
@@ -101,7 +104,7 @@ class Reporter:
         silent, unregistered = live.is_silent(), live.outbox.begin is not None
         if ended is not None:
             live.end = ended
-        if silent and (ended is None or (unregistered and ended.keep is None)):
+        if silent and (ended is None or (unregistered and ended.state in _FOR_GOOD)):
             self._wake.set()
             return
         if not self._lock.acquire(timeout=self._settings.final_flush_timeout):

@@ -305,6 +305,16 @@ def test_a_retry_keeps_its_place_in_a_canvas() -> None:
     assert got(group(jobs.retry_once.s(1), jobs.retry_by_exception.s(2)).delay()) == [1, 2]
 
 
+def test_a_job_that_is_given_back_at_once_is_the_next_deliverys() -> None:
+    """I6, B3: the delivery that rejected it, in silence, must not register after the one that runs it."""
+    handles = [jobs.reject_once.delay() for _ in range(10)]
+    assert [got(handle) for handle in handles] == [2] * 10
+    for handle in handles:
+        assert handle.get_progress() == 50
+        record = handle.history()[-1]
+        assert (record.number, record.delivery, record.outcome) == (1, 2, "SUCCESS")
+
+
 # --- J: the handle -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 from datetime import datetime, timedelta, timezone
@@ -86,6 +87,7 @@ def celery(request: pytest.FixtureRequest, _worker: Running) -> Iterator[Running
     watch(request.node, _worker.worker)
     with pointed_at(_worker.app, _worker.url):
         yield _worker
+        gc.collect()  # results that nobody waited for unsubscribe, while there is a connection
 
 
 def got(handle: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from celery import Celery, shared_task
+from celery.exceptions import Reject
 
 from taskora_celery import Context, ContextTask, current_context
 
@@ -282,3 +283,12 @@ def replaced(self: Any, ctx: Context) -> Any:
     """Hand the job over to another task."""
     note(ctx.id, ctx.timestamp)
     return self.replace(identify.si())
+
+
+@app.task(acks_late=True)
+def reject_once(ctx: Context) -> int:
+    """Give the message back at once, without a word; report in the next delivery."""
+    if ctx.delivery == 1:
+        raise Reject("again", requeue=True)
+    ctx.progress(50)
+    return ctx.delivery
