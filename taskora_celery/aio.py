@@ -56,6 +56,10 @@ class AsyncJobReader:
             except StoreUnavailableError:
                 failures += 1
                 patience.check(self._id)
+                if patience.asks() and await asyncio.to_thread(ready):
+                    patience.is_over()
+                if patience.is_past_grace():
+                    return
                 await asyncio.sleep(outage_pause(failures))
             else:
                 return

@@ -20,7 +20,6 @@ _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "task_id",
     "task_name",
-    "data",
 }
 #: These loggers work for the reports themselves: to capture them would feed the reporter with its own noise.
 _OWN = ("taskora_celery", "redis", "kombu", "amqp", "celery.app.trace", "celery.worker", "celery.redirected")
@@ -32,7 +31,7 @@ class CaptureHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Append the record to the current job's log; do nothing outside a job, or for what ``ctx.log`` itself emitted."""
         ctx = current_context(None)
-        if ctx is None or hasattr(record, "taskora_entry") or record.name.startswith(_OWN):
+        if ctx is None or hasattr(record, "taskora_entry") or _is_own(record.name):
             return
         try:
             ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), record.name, record.created)
@@ -50,6 +49,10 @@ def install_capture(mode: bool | str) -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(handler, CaptureHandler) for handler in logger.handlers):
             logger.addHandler(CaptureHandler())
+
+
+def _is_own(name: str) -> bool:
+    return any(name == own or name.startswith(own + ".") for own in _OWN)
 
 
 def _code(level: int) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
+from weakref import finalize
 
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
 
 from taskora_celery.backoff import DEFAULT_BACKOFF_MAX, RetryPolicy, retry_delay
 from taskora_celery.context import Context, JobInfo, activate, current_context, deactivate
@@ -22,6 +25,7 @@ from taskora_celery.retry import delay_until
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Begun, Ended
+from taskora_celery.undisturbed import undisturbed
 
 __all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of", "retrying_locally"]
 
@@ -29,6 +33,10 @@ __all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute"
 CREATED_HEADER = "taskora_created"
 #: Where a running request keeps its execution; requests are Celery's place for what belongs to one delivery.
 _ATTRIBUTE = "taskora_execution"
+#: Marks a request whose body has run.
+_RAN = "taskora_ran"
+#: Instants beyond the year 2200 are no creation times; ``datetime`` has an end, too.
+_LAST_MS = 7_258_118_400_000
 #: A reason or an error's text is cut to so many characters in records.
 _REASON_CHARS = 500
 
@@ -145,8 +153,9 @@ class Execution:
         self._announced = False
         self._handler_ended = False
         self.ctx = self._new_context()
-        self._begin()
-        setattr(request, _ATTRIBUTE, self)
+        with undisturbed():
+            self._begin()
+            setattr(request, _ATTRIBUTE, self)
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the handler, and record how it ended before Celery does: who sees the outcome can read the whole record."""
@@ -161,7 +170,10 @@ class Execution:
             self._raised(exc)
             raise
         else:
-            self.finish(self._ended(Outcome.SUCCESS))
+            self._handler_ended = True
+            # A soft limit that was reached in our own lines came too late: the handler has its result.
+            with suppress(SoftTimeLimitExceeded):
+                self.finish(self._ended(Outcome.SUCCESS))
             return result
         finally:
             deactivate(token)
@@ -189,17 +201,26 @@ class Execution:
 
     def finish(self, ended: Ended | None) -> None:
         """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store."""
-        vars(self.request).pop(_ATTRIBUTE, None)
-        self._reporter.flush(self.ctx, ended)
-        self._reporter.release(self.ctx)
-        self.ctx.retire()
+        if vars(self.request).pop(_ATTRIBUTE, None) is None:
+            return
+        setattr(self.request, _RAN, True)
+        with undisturbed():
+            try:
+                self._reporter.flush(self.ctx, ended)
+            finally:
+                self._reporter.release(self.ctx)
+                self.ctx.retire()
+
+    def replaced(self) -> None:
+        """Write all before another task takes over this job's id: it may begin at once."""
+        self.finish(self._ended(Outcome.IGNORED))
 
     def _new_context(self) -> Context:
         task, request, settings = self._task, self.request, self.runtime.settings
         # Also where it is acknowledged early: in a solo worker that waits until the job has ended.
         tag = (request.properties or {}).get("delivery_tag")
         ctx = Context(
-            request.id, task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
+            str(request.id), task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
             checkpoint_limit=settings.checkpoint_bytes, tag=tag,
         )  # fmt: skip
         ctx.echo = task.taskora_logger
@@ -209,17 +230,18 @@ class Execution:
     def _begin(self) -> None:
         task, request = self._task, self.request
         now_ms = int(self._started * 1000)
-        created = getattr(request, CREATED_HEADER, None)
+        created = _stamped(request)
+        # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
+        redelivered = bool((request.delivery_info or {}).get("redelivered")) or hasattr(request, _RAN)
         begin = Begin(
-            request.id, task.name, request.retries + 1, self._worker, created if isinstance(created, int) else now_ms, now_ms,
-            redelivered=bool((request.delivery_info or {}).get("redelivered")),
+            self.ctx.id, task.name, self.ctx.attempt, self._worker, created or now_ms, now_ms, redelivered=redelivered
         )  # fmt: skip
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
-        again = begin.redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
+        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
         begun = self._reporter.begin(self.ctx, begin, wait=again)
         if begun is None:
             begun = Begun(self.ctx.fence, 1, begin.created_ms)
-        timestamp = begin.created_ms if isinstance(created, int) else begun.created_ms
+        timestamp = created or begun.created_ms
         info = JobInfo(_max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
 
@@ -240,11 +262,14 @@ class Execution:
             self.finish(None)
         elif isinstance(exc, Ignore):
             self.finish(self._ended(Outcome.IGNORED))
-        elif isinstance(exc, Reject):
-            self.finish(self._ended(Outcome.REJECTED))
         elif not isinstance(exc, Exception):
             self.finish(None)  # the process is ending: what becomes of the job is not known here
-        elif not self._autoretries(exc):
+        elif self._autoretries(exc):
+            # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
+            finalize(self.request, self._reporter.release, self.ctx)
+        elif isinstance(exc, Reject):
+            self.finish(self._ended(Outcome.REJECTED))
+        else:
             self.finish(self._failure(exc))
 
     def _autoretries(self, exc: Exception) -> bool:
@@ -296,6 +321,12 @@ def _reason(exc: Any, redactor: Redactor) -> tuple[str | None, str | None]:
     return (None if reason is None else redactor.text(reason, "reason")[:_REASON_CHARS]), error
 
 
+def _stamped(request: Any) -> int:
+    """Return the publisher's stamp, 0 where there is none that makes sense."""
+    created = getattr(request, CREATED_HEADER, None)
+    return created if type(created) is int and 0 < created < _LAST_MS else 0
+
+
 def _text(exc: BaseException) -> str:
     try:
         return str(exc)
@@ -340,12 +371,16 @@ def _schedule(task: Any, request: Any, error: RetryError) -> None:
         error.reason, round(delay, 3), error.cause, request.retries + 1, int((now + delay) * 1000), eta=error.eta, exc=error.exc
     )  # fmt: skip
     told.__cause__ = error.exc
+    limits = {} if _max_retries(task) == task.max_retries else {"max_retries": _max_retries(task)}
     try:
-        task.retry(exc=told, countdown=countdown, eta=error.eta, max_retries=_max_retries(task))
+        task.retry(exc=told, countdown=countdown, eta=error.eta, **limits)
     except Reject as rejected:
-        # Celery drops the message when the next attempt's cannot be sent; it is still ours to give back.
-        if task.acks_late:
+        # Celery drops the message when the next attempt's cannot be sent. Where the broker is away it is ours to give back;
+        # where the message itself cannot be made (arguments that were changed), it never could be.
+        if task.acks_late and isinstance(rejected.reason, OperationalError | OSError):
             raise Reject(rejected.reason, requeue=True) from error
+        if isinstance(rejected.reason, BaseException):
+            raise rejected.reason from error
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import msgspec
 from celery.result import AsyncResult, EagerResult
 
 from taskora_celery.aio import AsyncJobReader
+from taskora_celery.errors import StoreNotConfiguredError
 from taskora_celery.local import LocalContext
 from taskora_celery.reading import JobReader, chosen
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
@@ -106,7 +108,11 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
 
         :raises JobNotFoundError: (when called) there is no record.
         """
-        return CallableState(self.state, self.record)
+        try:
+            state = self.state
+        except (AttributeError, NotImplementedError):  # no result backend: only the record knows
+            state = "PENDING"
+        return CallableState(state, self.record)
 
     def record(self) -> JobStatus:
         """Return the job's record, from one round trip: state, progress, attempt, last sign of life, worker.
@@ -118,11 +124,14 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
     @property
     def _reader(self) -> JobReader:
         runtime = Runtime.of(self.app)
-        return JobReader(runtime.readable(), self.id, runtime.settings.log_limit)
+        return JobReader(runtime.readable(), str(self.id), runtime.settings.log_limit)
 
     def _is_over(self) -> bool:
         """Ask the result backend whether the job has ended: some ends (a killed process) are known only there."""
-        return bool(self.backend.get_state(self.id) in self.backend.READY_STATES)
+        try:
+            return bool(self.backend.get_state(self.id) in self.backend.READY_STATES)
+        except Exception:  # noqa: BLE001 - no backend, one that cannot be asked (rpc), or one that is away: the record decides
+            return False
 
     # --- without blocking an event loop --------------------------------------------------------------------------------
 
@@ -132,12 +141,11 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         Waits for the job's record to end, then fetches the result, which is there by then or comes a moment later.
         """
         started = time.monotonic()
-        try:
+        # Without a store the wait is that of get(), in a thread; and it says in Celery's words that the time is over.
+        with contextlib.suppress(TimeoutError, StoreNotConfiguredError):
             async for _ in self._areader.follow(after=None, timeout=timeout, ready=self._is_over):
                 if timeout is not None and time.monotonic() - started > timeout:
                     break
-        except TimeoutError:
-            pass  # get() below says it in Celery's words
         left = None if timeout is None else max(timeout - (time.monotonic() - started), 0.05)
         return await asyncio.to_thread(functools.partial(self.get, timeout=left, **options))
 
@@ -178,7 +186,7 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
     @property
     def _areader(self) -> AsyncJobReader:
         runtime = Runtime.of(self.app)
-        return AsyncJobReader(runtime.async_reader(), self.id, runtime.settings.log_limit)
+        return AsyncJobReader(runtime.async_reader(), str(self.id), runtime.settings.log_limit)
 
 
 class EagerJobHandle(EagerResult):  # type: ignore[misc]

@@ -198,6 +198,8 @@ class JobReader:
             except StoreUnavailableError:
                 failures += 1
                 patience.check(self._id)
+                if patience.gave_up(ready):
+                    return
                 time.sleep(outage_pause(failures))
             else:
                 return

@@ -57,7 +57,9 @@ class Runtime:
         #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
         self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
         self._ready = False
-        self._async_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisReader] = WeakKeyDictionary()
+        #: By the loop that owns the connections; what a closed loop has left is given up at the next call.
+        self._async_readers: dict[asyncio.AbstractEventLoop, AsyncRedisReader] = {}
+        self._async_lock = threading.Lock()
 
     @classmethod
     def of(cls, app: Any) -> Runtime:
@@ -111,12 +113,15 @@ class Runtime:
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """
         loop = asyncio.get_running_loop()
-        reader = self._async_readers.get(loop)
-        if reader is None:
-            store = self.readable()
-            if not isinstance(store, RedisStore):
-                raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
-            reader = self._async_readers[loop] = AsyncRedisReader(store.endpoint, store.keys)
+        with self._async_lock:
+            for gone in [known for known in self._async_readers if known.is_closed()]:
+                del self._async_readers[gone]  # and with it its connections: a closed loop can close nothing
+            reader = self._async_readers.get(loop)
+            if reader is None:
+                store = self.readable()
+                if not isinstance(store, RedisStore):
+                    raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
+                reader = self._async_readers[loop] = AsyncRedisReader(store.endpoint, store.keys)
         return reader
 
     def close(self) -> None:

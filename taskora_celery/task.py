@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from celery.app.task import Task
 from celery.utils.functional import head_from_fun
-from celery.utils.log import get_task_logger
 
 from taskora_celery.context import Context, current_context
 from taskora_celery.django import OnCommit
@@ -54,7 +54,8 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
     @functools.cached_property
     def taskora_logger(self) -> Any:
         """The logger to which entries of ``ctx.log`` are repeated: the task's own, below Celery's task loggers."""
-        return get_task_logger(self.name)
+        # Not get_task_logger(self.name): a task may be called like a user's package, whose logger that would take over.
+        return logging.getLogger(f"celery.task.{self.name}")
 
     @property
     def ctx(self) -> Context:
@@ -120,9 +121,18 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
             return retrying_locally(self, do, exc, countdown, eta)
         return execution.retrying(do, max_retries, exc, countdown, eta)
 
+    def replace(self, sig: Any) -> Any:
+        """Replace this task by another as Celery does; the log goes on under the same id."""
+        execution = execution_of(self.request)
+        if execution is not None:
+            execution.replaced()
+        return super().replace(sig)
+
     def AsyncResult(self, task_id: str, **kwargs: Any) -> JobHandle:  # noqa: N802 - Celery's name
-        """Return the handle of a job of this task."""
-        return JobHandle(task_id, backend=self.backend, task_name=self.name, app=self._get_app(), **kwargs)
+        """Return the handle of a job of this task, which may be on its way: following it waits for its start."""
+        handle = JobHandle(task_id, backend=self.backend, task_name=self.name, app=self._get_app(), **kwargs)
+        handle.sent = True
+        return handle
 
 
 def _instrument(cls: type[ContextTask]) -> None:

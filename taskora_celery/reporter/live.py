@@ -27,8 +27,8 @@ class LiveJob:
     """A job's report, with what was taken from it, what was sent, and when what is due. Held under the reporter's lock."""
 
     __slots__ = (
-        "_redactor", "_sent_checkpoint", "_sent_progress", "_settings", "_told_no_lease", "_warned", "backend", "begin", "end",
-        "lease", "outbox", "report", "showing", "superseded", "taking",
+        "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
+        "asks_for_fence", "backend", "begin", "end", "lease", "outbox", "report", "showing", "superseded", "taking",
     )  # fmt: skip
 
     def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor) -> None:
@@ -37,6 +37,7 @@ class LiveJob:
         #: How the attempt ended, until it is taken.
         self.end: Ended | None = None
         self.superseded = False
+        self.asks_for_fence = False
         #: Somebody is just moving what was reported into the outbox.
         self.taking = False
         self.lease = Throttle(lease_interval(settings.lease_interval, None))
@@ -49,6 +50,7 @@ class LiveJob:
         self._settings = settings
         self._redactor = redactor
         self._sent_progress: tuple[Any, Any, Any] = (UNSET, None, None)
+        self._sent_value: Any = UNSET
         self._sent_checkpoint: bytes | None = None
         self._warned = False
         self._told_no_lease = False
@@ -92,6 +94,9 @@ class LiveJob:
             return
         self._sent_progress = latest
         value, mark, packed = plain_progress(latest, self._redactor, self._settings.value_bytes, now_ms)
+        if latest[0] is sent[0] and value == self._sent_value:
+            return  # the same object as before, and not changed since: only its log has grown
+        self._sent_value = value
         self.outbox.progress = packed
         self.showing = value
         if mark is not None:
@@ -100,11 +105,19 @@ class LiveJob:
     def unregistered(self) -> None:
         """Note that the store has not counted this delivery: the next report begins with it."""
         # Later than the fence of any record that the store may have: this execution is not superseded, only unknown.
-        self.report.fence = max(self.report.fence + 1, self.begin.now_ms)
+        self.report.fence = max(self.report.fence + 1, int(self.report.time() * 1_000_000))
         self.outbox.begin = self.begin
+
+    def registered(self, fence: int) -> None:
+        """Note that the store has counted this delivery, with a fence that it chose."""
+        self.report.fence = fence
+        self.outbox.begin = None
+        self.asks_for_fence = False
 
     def forgotten(self) -> None:
         """Note that the store has no record of this job: it is to be registered anew, and told all that it can still be told."""
+        # It came with its beginning, and yet is unknown: the fence cannot be had (a clock that lags behind).
+        self.asks_for_fence = self.outbox.begin is not None
         self.unregistered()
         self._sent_progress, self._sent_checkpoint = (UNSET, None, None), None
         self.report.dirty = True

@@ -51,6 +51,19 @@ class Outbox:
             self.entries = sum(batch.entries for _, batch in self.batches)
         return dropped
 
+    @property
+    def size(self) -> int:
+        """The bytes of all unsent batches."""
+        return sum(len(batch.data) for _, batch in self.batches)
+
+    def drop_oldest(self) -> int:
+        """Give up the oldest batch, which the store will count as a gap; return its bytes, 0 where there is none."""
+        if not self.batches:
+            return 0
+        _, batch = self.batches.popleft()
+        self.entries -= batch.entries
+        return len(batch.data)
+
     def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
         """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""
         runs: list[tuple[int, list[Batch]]] = []

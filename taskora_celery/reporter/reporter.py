@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,8 @@ logger = logging.getLogger("taskora_celery.reporter")
 
 #: Jobs that ended while the store was away and still have something to be written; beyond it the oldest are given up.
 BACKLOG_JOBS = 1_000
+#: Log entries of one process that wait for a store that is away, in bytes, over all jobs.
+BUFFER_BYTES = 32 * 1024 * 1024
 #: The moment that a first report waits for more, in seconds: it halves the round trips of jobs that are shorter.
 LINGER = 0.001
 #: How long :meth:`Reporter.close` waits for its thread, in seconds.
@@ -59,11 +62,14 @@ class Reporter:
         self._clock = clock
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
+        self._pid = os.getpid()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: dict[int, LiveJob] = {}
         self._backlog: deque[LiveJob] = deque()
+        #: Jobs whose handlers wait for their last flush.
+        self._ending: deque[LiveJob] = deque()
         self._urgent = False
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
         self._given_up = 0
@@ -94,9 +100,10 @@ class Reporter:
     def flush(self, report: JobReport, ended: Ended | None = None) -> None:
         """Write all that a job has said until now, and its end, before returning.
 
-        Waits for the store for at most ``final_flush_timeout`` seconds. Where it is away, what remains is kept (bounded) and
-        written when it is back. A job that said nothing and ends for good before its delivery was registered (so within about a
-        flush interval) does not wait: beginning and end go out together with the next flush.
+        Waits for the store for at most ``final_flush_timeout`` seconds, and not at all in an outage. What remains is kept
+        (bounded) and written when the store is back. A job that said nothing and ends for good before its delivery was
+        registered (so within about a flush interval) does not wait: beginning and end go out together with the next flush.
+        Never raises for what a job reported or for what the store does.
         """
         live = self._live.get(id(report))
         if live is None:
@@ -105,17 +112,21 @@ class Reporter:
         if ended is not None:
             live.end = ended
         if silent and (ended is None or (unregistered and ended.state in _FOR_GOOD)):
+            return
+        if self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
             self._wake.set()
             return
-        if not self._lock.acquire(timeout=self._settings.final_flush_timeout):
-            self._wake.set()
-            return
+        # Who gets the lock sends for all that wait for it: jobs that end at once share a round trip.
+        self._ending.append(live)
+        acquired = self._lock.acquire(timeout=self._settings.final_flush_timeout)
         try:
-            live.take(self._clock)
-            if live.outbox:
-                self._send([live])
+            if acquired:
+                self._flush([self._ending.popleft() for _ in range(len(self._ending))])
+        except Exception:  # a job's own outcome must not hang on its records
+            logger.exception("job %s: its last reports could not be written", report.id)
         finally:
-            self._lock.release()
+            if acquired:
+                self._lock.release()
 
     def release(self, report: JobReport) -> None:
         """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
@@ -124,7 +135,8 @@ class Reporter:
         # What is under way just now is sent once: nothing of it is left when the backlog's turn comes.
         if live is not None and (live.has_news() or live.outbox):
             self._backlog.append(live)
-            self._wake.set()
+            if not self._wake.is_set():
+                self._wake.set()
         if report.sink is not None:
             report.sink.close()
 
@@ -143,6 +155,8 @@ class Reporter:
             self._lease.close()
 
     def _touched(self) -> None:
+        if os.getpid() != self._pid:  # a child that a handler forked: the event's lock may be held in it for ever
+            return
         self._urgent = True
         self._wake.set()
 
@@ -154,7 +168,7 @@ class Reporter:
                 self._thread = thread
 
     def _begin(self, begin: Begin) -> Begun | None:
-        if self._store is None or self._outage.closed_at(self._clock.monotonic()):
+        if self._store is None or self._outage.failures:  # in an outage only the reporter's thread asks again
             return None
         try:
             begun = self._store.begin(begin)
@@ -196,17 +210,39 @@ class Reporter:
     def _flush_all(self) -> None:
         with self._lock:
             backlog = [self._backlog.popleft() for _ in range(len(self._backlog))]
-            jobs = [*list(self._live.values()), *backlog]
-            now = self._clock.monotonic()
-            for live in jobs:
-                live.outbox.alive |= live.beats(now)
-                if live.has_news():
-                    live.take(self._clock)
-            waiting = [live for live in jobs if live.outbox]
-            if waiting:
-                self._send(waiting)
-            # Also where the store answered: it may have lost the record, and the job is registered anew in the next turn.
-            self._keep([live for live in backlog if live.outbox])
+            try:
+                self._flush([*list(self._live.values()), *backlog])
+            finally:
+                # Also where the store answered: it may have lost the record, and the job is registered anew in the next turn.
+                self._keep([live for live in backlog if live.outbox])
+
+    def _flush(self, jobs: list[LiveJob]) -> None:
+        """Take what these jobs said, and send it. Under the lock."""
+        now = self._clock.monotonic()
+        for live in jobs:
+            live.outbox.alive |= live.beats(now)
+            if live.has_news():
+                self._take(live)
+        waiting = [live for live in jobs if live.outbox]
+        if waiting and not self._send(waiting):
+            self._bound(waiting)
+
+    @staticmethod
+    def _bound(jobs: list[LiveJob]) -> None:
+        """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
+        excess = sum(live.outbox.size for live in jobs) - BUFFER_BYTES
+        while excess > 0:
+            dropped = sum(live.outbox.drop_oldest() for live in jobs)
+            if not dropped:
+                return
+            excess -= dropped
+
+    def _take(self, live: LiveJob) -> None:
+        try:
+            live.take(self._clock)
+        except Exception:  # whatever a job's values do, the other jobs of the process are told of
+            live.taking = False
+            logger.exception("job %s: a report could not be read, and is left out", live.report.id)
 
     def _keep(self, ended: list[LiveJob]) -> None:
         """Keep what ended jobs could not write, within bounds."""
@@ -227,6 +263,7 @@ class Reporter:
             return False
         now_ms = int(self._clock.time() * 1000)
         try:
+            self._register(self._store, [live for live in jobs if live.asks_for_fence])
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
                 pieces += [(live, report) for report in live.outbox.reports(live.report.id, live.report.fence, now_ms)]
@@ -249,6 +286,11 @@ class Reporter:
                 # The record expired, or the store lost its data: the same goes out again, with the delivery before it.
                 live.forgotten()
                 self._touched()
+
+    def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
+        """Register deliveries that could not have the fence they took: the store gives them one."""
+        for live in jobs:
+            live.registered(store.begin(live.begin).fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         if self._outage.failed(self._clock.monotonic()):

@@ -53,11 +53,16 @@ class AsyncRedisReader:
         try:
             yield AsyncWatch(pubsub)
         finally:
-            await pubsub.aclose()
+            await _close(pubsub)
 
     async def close(self) -> None:
         """Give up all connections."""
-        await self._client.aclose()
+        await _close(self._client)
+
+
+async def _close(resource: Any) -> None:
+    # redis-py 4 has only close(), and redis-py 5 warns of it.
+    await (resource.aclose() if hasattr(resource, "aclose") else resource.close())
 
 
 class AsyncWatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -52,7 +53,10 @@ def check(endpoint: Endpoint) -> None:
     if endpoint.is_cluster:  # its client would connect at once
         return
     try:
-        client(endpoint, 1.0).close()
+        made = client(endpoint, 1.0)
+        pool = made.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # redis-py looks at its options only now
+        made.close()
     except SettingsError:
         raise
     except (redis.RedisError, ValueError, TypeError) as exc:
@@ -70,13 +74,13 @@ def async_client(endpoint: Endpoint, timeout: float) -> Any:
 
 def _build(endpoint: Endpoint, timeout: float, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:
     options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
-    url = endpoint.url
+    url = re.sub(r"(?<=[?&])decode_responses=[^&;]*&?", "", endpoint.url)  # records are bytes
     if url.startswith(("sentinel://", "sentinels://")):
         return _sentinel(endpoint, {**options, **_ssl_arguments(endpoint)}, sentinel_cls)
     if endpoint.is_cluster:
         return cluster_cls.from_url(url.replace("+cluster://", "://", 1), socket_timeout=timeout, socket_connect_timeout=timeout)
     if url.startswith("redis+socket://"):
-        url = "unix://" + url.removeprefix("redis+socket://")
+        url = "unix://" + url.removeprefix("redis+socket://").replace("virtual_host=", "db=")  # kombu's name for it
     if endpoint.ssl and url.startswith("redis://"):
         url = "rediss://" + url.removeprefix("redis://")
     if url.startswith("rediss://"):

@@ -80,15 +80,19 @@ class MemoryStore:
         state, attempt = job.fields.get("s"), job.fields.get("a", 0)
         if 0 < begin.fence == job.fields["f"]:
             return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
-        if state in Outcome.FINAL:
+        if state == Outcome.IGNORED:
+            attempt, state = 0, None
+        elif state in Outcome.FINAL:
             if not begin.redelivered and begin.attempt <= attempt:
+                if 0 < begin.fence <= job.fields["f"]:
+                    return Begun(-1, 0, job.fields["c"])
                 job = self._jobs[begin.id] = _Job(job.fields["f"])
                 attempt = 0
             state = None
         elif 0 < begin.fence < job.fields["f"]:
             return Begun(0, 0, job.fields.get("c", begin.created_ms))
         fields = job.fields
-        fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1000))
+        fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
         if attempt == begin.attempt and state == "STARTED":
             job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]

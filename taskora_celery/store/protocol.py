@@ -30,15 +30,16 @@ class Begin(msgspec.Struct, frozen=True):
     now_ms: int
     #: The broker says that it delivered this message before.
     redelivered: bool = False
-    #: The fence that the caller uses already, 0 to be given one. A first delivery needs to know nothing before it starts: it
-    #: takes the time as its fence and registers with its first report.
+    #: The fence that the caller uses already, in microseconds since the epoch; 0 to be given one. A first delivery needs to know
+    #: nothing before it starts: it takes the time as its fence and registers with its first report.
     fence: int = 0
 
 
 class Begun(msgspec.Struct, frozen=True):
     """What the store knows when a delivery begins; the caller holds the fence from here on.
 
-    A fence of 0 says that a later delivery holds the job already, and that nothing was changed.
+    A fence of 0 says that a later delivery holds the job already, and one of -1 that the wanted fence cannot be had (a clock
+    that lags behind): in both nothing was changed.
     """
 
     fence: int
@@ -90,8 +91,10 @@ class Reply(IntEnum):
     ACCEPTED = 1
     #: The job was delivered again since; nothing was changed.
     SUPERSEDED = 0
-    #: There is no record (it expired, or the store lost its data); nothing was changed.
+    #: There is no record (it expired, or the store lost its data), or it cannot be had with this fence; nothing was changed.
     UNKNOWN = -1
+    #: The store cannot take this one, and never will (another program's data under the key); the others it can.
+    REFUSED = -2
 
 
 class Snapshot(msgspec.Struct, frozen=True):

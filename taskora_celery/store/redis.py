@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,14 @@ READ = load_script("read", 3)
 
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
+
+#: Redis's words for what keeps it from writing anything at all.
+_STORE_WIDE = (
+    "READONLY", "read only", "OOM", "out of memory", "LOADING", "NOPERM", "NOAUTH", "permission", "MASTERDOWN", "CLUSTERDOWN",
+    "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "UNBLOCKED", "unknown command", "EVALSHA", "NOSCRIPT",
+)  # fmt: skip
+
+logger = logging.getLogger("taskora_celery.store")
 
 _NOT_ENDED = Ended("", 0)
 _TEXT = frozenset("snwrz")
@@ -79,10 +88,14 @@ class RedisStore:
         answers = iter(self._wire().exchange(calls))
         replies = []
         for report in reports:
-            # A begin that was given another fence (a clock that lags behind) leaves its report without one: it is sent again.
-            other = report.begin is not None and int(_sound(next(answers))[0]) not in {0, report.fence}
-            reply = Reply(_sound(next(answers)))
-            replies.append(Reply.UNKNOWN if other else reply)
+            begun = _or_refused(next(answers)) if report.begin is not None else None
+            reply = _or_refused(next(answers))
+            if begun is Reply.REFUSED or reply is Reply.REFUSED:
+                replies.append(Reply.REFUSED)
+            elif begun is not None and int(begun[0]) not in {0, report.fence}:
+                replies.append(Reply.UNKNOWN)  # given another fence, or none: its report is sent again
+            else:
+                replies.append(Reply(reply))
         return replies
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
@@ -182,6 +195,14 @@ class _RedisWatch:
         except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(str(exc)) from exc
         return changed
+
+
+def _or_refused(answer: Any) -> Any:
+    """Return an answer, or ``Reply.REFUSED`` where Redis works and only this job's data cannot be written."""
+    if isinstance(answer, ResponseError) and not any(word in str(answer) for word in _STORE_WIDE):
+        logger.warning("a job's record cannot be written, and is given up: %s", answer)
+        return Reply.REFUSED
+    return _sound(answer)
 
 
 def _sound(answer: Any) -> Any:

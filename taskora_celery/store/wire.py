@@ -8,8 +8,10 @@ keeps TLS, Sentinel, authentication and parsing. It has no retry of its own: the
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -23,6 +25,10 @@ __all__ = ["Call", "ClusterWire", "Script", "Wire", "load_script"]
 
 #: A connection that was idle for longer, in seconds, is looked at before it is used; the look is a system call.
 IDLE_CHECK = 1.0
+
+
+#: Redis answers so when this connection leads to a replica, or to a server that is not ready.
+_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a read only")
 
 
 class Script:
@@ -53,18 +59,41 @@ def _packed(script: Script, arguments: Sequence[bytes | str | int]) -> bytes:
     return b"".join(parts)
 
 
+class _Exchange:
+    """Calls of one thread, and what became of them."""
+
+    __slots__ = ("answers", "calls", "error")
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+        self.answers: list[Any] | None = None
+        self.error: StoreUnavailableError | None = None
+
+    def result(self) -> list[Any]:
+        if self.error is not None:
+            raise StoreUnavailableError(str(self.error)) from self.error
+        assert self.answers is not None
+        return self.answers
+
+    @property
+    def done(self) -> bool:
+        return self.answers is not None or self.error is not None
+
+
 class Wire:
     """Runs scripts over one connection, made at the first use and again after each failure.
 
-    Safe to use from several threads: one exchange at a time. An exception of any kind in the middle of an exchange (also one
-    that a signal handler raises) drops the connection, so that no later caller reads an answer that is not its own.
+    Safe to use from several threads: whoever has the connection sends what the others have waiting, too, so that many jobs that
+    begin or end at once share a round trip. An exception of any kind in the middle of it (also one that a signal handler
+    raises) drops the connection, so that no later caller reads an answer that is not its own.
     """
 
     def __init__(self, client: Any, timeout: float) -> None:
-        """``timeout`` bounds the wait for the exchanges of other threads, in seconds."""
+        """``timeout`` bounds the wait for the connection, in seconds."""
         self._client = client
         self._timeout = timeout
         self._lock = threading.Lock()
+        self._waiting: deque[_Exchange] = deque()
         self._connection: Any = None
         self._used = 0.0
 
@@ -73,18 +102,47 @@ class Wire:
 
         :raises StoreUnavailableError: no connection, or it was lost, or it did not answer in time.
         """
+        own = _Exchange(calls)
+        self._waiting.append(own)
         # Where Redis hangs, threads must not wait for one another's timeouts in a row.
         if not self._lock.acquire(timeout=self._timeout):
+            if own.done:
+                return own.result()
             raise StoreUnavailableError(f"no answer within {self._timeout:g} s")
         try:
-            answers = self._exchange(calls)
-            missing = next((n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)), None)
-            if missing is not None:
-                # From there on all again, in their order: what has been done already is known by its numbers and fences.
-                self._load({script.digest: script for script, _ in calls[missing:]}.values())
-                answers[missing:] = self._exchange(calls[missing:])
+            if not own.done:
+                self._share([self._waiting.popleft() for _ in range(len(self._waiting))])
         finally:
             self._lock.release()
+        return own.result()
+
+    def _share(self, exchanges: list[_Exchange]) -> None:
+        """Run the calls of all exchanges in one pipeline, in their order."""
+        calls = [call for exchange in exchanges for call in exchange.calls]
+        error = StoreUnavailableError("the exchange was interrupted")
+        answers: list[Any] | None = None
+        try:
+            answers = self._run(calls)
+        except StoreUnavailableError as exc:
+            error = exc
+        finally:  # whatever happens here, nobody waits for an answer that does not come
+            at = 0
+            for exchange in exchanges:
+                if answers is None:
+                    exchange.error = error
+                else:
+                    exchange.answers = answers[at : at + len(exchange.calls)]
+                    at += len(exchange.calls)
+
+    def _run(self, calls: Sequence[Call]) -> list[Any]:
+        answers = self._exchange(calls)
+        missing = next((n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)), None)
+        if missing is not None:
+            # From there on all again, in their order: what has been done already is known by its numbers and fences.
+            self._load({script.digest: script for script, _ in calls[missing:]}.values())
+            answers[missing:] = self._exchange(calls[missing:])
+        if any(isinstance(answer, ResponseError) and str(answer).startswith(_ELSEWHERE) for answer in answers):
+            self._drop()  # the primary is another by now: the next connection asks for its address anew
         return answers
 
     def close(self) -> None:
@@ -148,10 +206,9 @@ def _is_open(connection: Any) -> bool:
 
 
 def _take(pool: Any) -> Any:
-    try:
-        return pool.get_connection()
-    except TypeError:  # before redis-py 5.3 the name of a command was wanted, and not used
-        return pool.get_connection("EVALSHA")
+    # Before redis-py 5.3 the name of a command was wanted, and not used.
+    wanted = inspect.signature(pool.get_connection).parameters.get("command_name")
+    return pool.get_connection("EVALSHA") if wanted is not None and wanted.default is wanted.empty else pool.get_connection()
 
 
 class ClusterWire:

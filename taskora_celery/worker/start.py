@@ -9,9 +9,13 @@ from celery import bootsteps
 
 from taskora_celery.errors import SettingsError
 from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
+from taskora_celery.settings import REDIS_SCHEMES
 from taskora_celery.store.connect import check
 
 __all__ = ["CheckSettings"]
+
+#: kombu's own default on Redis, in seconds.
+KOMBU_VISIBILITY_TIMEOUT = 3600.0
 
 logger = logging.getLogger("taskora_celery.worker")
 
@@ -39,6 +43,8 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
 
 def _check_lease(app: Any, settings: Any) -> None:
     timeout = (app.conf.broker_transport_options or {}).get("visibility_timeout")
+    if timeout is None and str(app.conf.broker_read_url or app.conf.broker_url).startswith(REDIS_SCHEMES):
+        timeout = KOMBU_VISIBILITY_TIMEOUT
     if settings.lease_interval is not None and timeout is not None and settings.lease_interval >= timeout:
         raise SettingsError(
             f"setting taskora_lease_interval={settings.lease_interval:g} is wrong: not below the broker's "

@@ -230,7 +230,7 @@ def test_signals(celery: Running) -> None:
     handle = celery.add.delay(1, 2)
     assert celery.signals(handle.id, 3) == [
         ["task_prerun", "add", None, None, common, [1, 2]],
-        ["task_success", "add", None, 3, ["result", "runtime"], []],
+        ["task_success", "add", None, 3, ["result"], []],
         ["task_postrun", "add", "SUCCESS", 3, ["args", "kwargs", "retval", "state", "task", "task_id"], [1, 2]],
     ]
     handle = celery.fail.delay("no")

@@ -242,7 +242,7 @@ def test_progress_is_kept_over_a_retry_until_the_next_report(store: JobStore) ->
     assert progress_of(store.read("job-1"))[0] == 5
 
 
-@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE, Outcome.REVOKED, Outcome.IGNORED])
+@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE, Outcome.REVOKED])
 def test_an_id_that_is_sent_anew_after_its_end_is_a_new_job(store: JobStore, state: str) -> None:
     """B3: `task_id=` may be used twice; the logs and attempts of the first job are not the second's."""
     first = ScriptedExecution(store)
@@ -308,12 +308,26 @@ def test_a_registration_that_comes_after_a_later_delivery_is_superseded(store: J
 
 
 def test_a_registration_is_not_superseded_by_a_job_that_had_ended(store: JobStore) -> None:
-    """B3: the id was sent anew; a clock that lags behind gets a larger fence and its report is sent again with it."""
+    """B3: the id was sent anew; a clock that lags behind is told so, changes nothing, and is then given a larger fence."""
     first = ScriptedExecution(store)
+    first.logs("of the first")
     first.end()
     late = NOW_MS
     assert store.report([Report("job-1", late, NOW_MS, begin=begin_of(late))]) == [Reply.UNKNOWN]
-    assert snapshot(store).fields["f"] > first.fence
+    assert messages(store) == ["of the first"]
+    assert store.begin(begin_of(0)).fence > first.fence
+    assert messages(store) == []
+
+
+def test_a_task_that_was_replaced_keeps_the_log_of_its_first_stage(store: JobStore) -> None:
+    """F2: `self.replace` ends the first stage as IGNORED; the second has the same id, and the job's log goes on."""
+    first = ScriptedExecution(store)
+    first.logs("of the first")
+    first.end(Outcome.IGNORED)
+    second = ScriptedExecution(store)
+    second.logs("of the second")
+    assert messages(store) == ["of the first", "of the second"]
+    assert second.begun.delivery == 1
 
 
 # --- report ------------------------------------------------------------------------------------------------------------
@@ -678,10 +692,10 @@ def forget(store: RedisStore, job_id: str) -> None:
         store._read_client().delete(key)
 
 
-def wait_for_clock(store: RedisStore, beyond_ms: int) -> None:
+def wait_for_clock(store: RedisStore, beyond_us: int) -> None:
     while True:
         seconds, micros = store._read_client().time()
-        if seconds * 1000 + micros // 1000 > beyond_ms:
+        if seconds * 1_000_000 + micros > beyond_us:
             return
 
 

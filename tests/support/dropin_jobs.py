@@ -59,7 +59,7 @@ def _on_signal(signal: Any, sender: Any, **kwargs: Any) -> None:
     job_id = kwargs.get("task_id") or request.id
     value = kwargs.get("retval", kwargs.get("result", kwargs.get("exception", kwargs.get("reason"))))
     shown = [name, sender.name, kwargs.get("state"), value if isinstance(value, int | list | None) else repr(value)]
-    note(job_id, [*shown, sorted(kwargs), list(kwargs.get("args") or ())], "signal")
+    note(job_id, [*shown, sorted(kwargs.keys() - {"runtime"}), list(kwargs.get("args") or ())], "signal")
 
 
 # --- the tasks: as people write them who have never heard of a context ---

@@ -36,6 +36,8 @@ def _own_tasks() -> Iterator[None]:
         yield
 
 
+#: Newer versions of Celery send a model in its plain form; before, it was for the caller to dump it.
+CALLERS_PASS_MODELS = hasattr(Task, "_dump_pydantic_arguments")
 SIGNATURES = [
     "def f(order: Order, ctx: Context, count: int = 1) -> Receipt:",
     "def f(ctx: Context, order: Order, count: int = 1) -> Receipt:",
@@ -57,7 +59,7 @@ def test_models_go_in_and_come_out(signature: str, *, bind: bool) -> None:
         signature = signature.replace("f(", "f(self, ")
     handler = defined(signature + BODY, Order=Order, Receipt=Receipt, Context=Context, current_context=current_context)
     task = eager_app().task(pydantic=True, bind=bind)(handler)
-    for order in (Order(number=7), {"number": 7}):
+    for order in (Order(number=7), {"number": 7}) if CALLERS_PASS_MODELS else ({"number": 7},):
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
             ((order,), {}),
             ((), {"order": order}),
@@ -70,6 +72,7 @@ def test_models_go_in_and_come_out(signature: str, *, bind: bool) -> None:
             assert task(*args, **kwargs) == found
 
 
+@pytest.mark.skipif(not CALLERS_PASS_MODELS, reason="this version of Celery does not dump models")
 @pytest.mark.parametrize("signature", SIGNATURES)
 def test_models_are_sent_in_their_plain_form(signature: str) -> None:
     """A4: the message holds what the worker validates, and no trace of the context."""

@@ -18,7 +18,7 @@ LAYERS = (
     ("store", "lease"),
     ("reporter",),
     ("context", "local", "signal", "logs", "retry"),
-    ("task", "django", "handle", "execution", "injection", "results", "capture", "runtime", "reading", "aio"),
+    ("task", "django", "handle", "execution", "injection", "results", "capture", "runtime", "reading", "aio", "undisturbed"),
     ("worker",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -3,7 +3,8 @@
 -- KEYS  1 record  2 journal  3 attempts
 -- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  7 created (ms)  8 channel
 --       9 the fence that the caller uses already, or 0
--- Returns { fence, delivery, created, checkpoint or "", attempts }; fence 0: a later delivery holds the job, nothing was changed
+-- Returns { fence, delivery, created, checkpoint or "", attempts }; fence 0: a later delivery holds the job, -1: this
+-- fence cannot be had; in both nothing was changed
 local now = ARGV[1]
 local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u')
 local state, attempt, delivery, fence = old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
@@ -13,13 +14,19 @@ if wanted > 0 and fence == wanted then
   return { old[4], delivery, created, '', {} } -- the same begin again: its answer was lost on the way
 end
 
-if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'IGNORED' then
+if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' then
   if ARGV[5] == '' and tonumber(ARGV[4]) <= tonumber(attempt) then
+    if wanted > 0 and wanted <= fence then
+      return { '-1', 0, created, '', {} } -- a clock that lags behind: to be asked again without a fence of its own
+    end
     -- The same id was sent anew: a job of its own, only the fence goes on growing.
     redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
     old[8], attempt, created = false, false, ARGV[7]
   end
   state = false
+elseif state == 'IGNORED' then
+  -- The task was replaced by another under its id: the job goes on, and so does its log.
+  state, attempt = false, false
 elseif wanted > 0 and fence > wanted then
   return { '0', 0, created, '', {} }
 end
@@ -40,11 +47,11 @@ else
   delivery = ARGV[5] == '1' and 2 or 1
 end
 
--- Wall-clock milliseconds as the floor: the fence keeps growing even where the record had expired or was lost.
+-- Wall-clock microseconds as the floor: the fence keeps growing even where the record had expired or was lost.
 local floor = wanted
 if floor == 0 then
   local clock = redis.call('TIME')
-  floor = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+  floor = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 end
 local taken = fence + 1
 if taken < floor then taken = floor end
