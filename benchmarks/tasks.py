@@ -1,3 +1,4 @@
+# mypy: allow-untyped-decorators
 """The app of P6: the same handlers on plain Celery's base class and on ours, in one worker."""
 
 from __future__ import annotations

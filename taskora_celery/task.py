@@ -26,6 +26,10 @@ _MARK = "taskora_handler"
 _WORKER_STEP = "taskora_celery.worker.start:CheckSettings"
 
 
+#: Celery's own tasks (``celery.chord_unlock`` polls) are nobody's jobs.
+_CELERY_OWN = "celery."
+
+
 class ContextTask(OnCommit, Task):  # type: ignore[misc]
     """Celery's ``Task``, with a context for the handler and a :class:`~taskora_celery.JobHandle` for the caller.
 
@@ -49,6 +53,8 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         """Install the worker's part on the app, once; Celery calls this before it reads ``app.steps``."""
         super().on_bound(app)
         _check_tracked(cls)  # the configuration's task_annotations have been applied by now
+        if cls.name is not None and cls.name.startswith(_CELERY_OWN):
+            cls.tracked = False
         app.steps["worker"].add(_WORKER_STEP)
 
     @functools.cached_property

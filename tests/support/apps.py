@@ -21,7 +21,8 @@ def _forget_connections(app: Celery) -> None:
     pools.reset()
     backend = app._backend
     if backend is not None and hasattr(backend, "result_consumer"):
-        backend.result_consumer.stop()
+        with contextlib.suppress(AttributeError):  # rpc's cannot be stopped before it was started
+            backend.result_consumer.stop()
         if hasattr(backend, "client"):
             backend.client.connection_pool.disconnect()
     app._pool = None
