@@ -1,4 +1,4 @@
-"""A context for every Celery task, and a handle to watch and steer it."""
+"""A context for every Celery task, and a handle to watch it by."""
 
 from taskora_celery._version import __version__
 from taskora_celery.context import Context, current_context

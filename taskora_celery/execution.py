@@ -163,7 +163,6 @@ class Execution:
         try:
             result = handler.call(self._task, self.ctx, args, kwargs)
         except RetryError as error:
-            self._handler_ended = True
             self._retry(error)
         except BaseException as exc:
             self._handler_ended = True
@@ -201,10 +200,10 @@ class Execution:
 
     def finish(self, ended: Ended | None) -> None:
         """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store."""
-        if vars(self.request).pop(_ATTRIBUTE, None) is None:
-            return
-        setattr(self.request, _RAN, True)
         with undisturbed():
+            if vars(self.request).pop(_ATTRIBUTE, None) is None:
+                return
+            setattr(self.request, _RAN, True)
             try:
                 self._reporter.flush(self.ctx, ended)
             finally:
@@ -251,9 +250,16 @@ class Execution:
         return self._started + limit if limit else None
 
     def _retry(self, error: RetryError) -> None:
+        # How it ends is known only behind `_schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
             _schedule(self._task, self.request, error)
-        except MaxRetriesExceededError as failure:
+        except Retry:
+            self.finish(None)
+            raise
+        except Reject:
+            self.finish(self._ended(Outcome.REJECTED))
+            raise
+        except BaseException as failure:
             self.finish(self._failure(failure))
             raise
 

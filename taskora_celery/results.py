@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from typing import Any
+from weakref import ref
 
 from celery import states
 
@@ -51,7 +52,8 @@ class BackendSink:
 
     def __init__(self, backend: Any, request: Any, *, first_attempt: bool) -> None:
         self._backend = backend
-        self._request = request
+        # Weakly: the reporter holds the sink, and lets go of it at the latest with the request.
+        self._request = ref(request)
         self._id: str = request.id
         self._lock = threading.Lock()
         self._closed = False
@@ -78,7 +80,7 @@ class BackendSink:
 
     def _write(self, meta: Any) -> None:
         if self._may_replace(self._backend.get_state(self._id) if self._asks() else states.PENDING):
-            self._backend.store_result(self._id, meta, PROGRESS, request=self._request)
+            self._backend.store_result(self._id, meta, PROGRESS, request=self._request())
 
     def _asks(self) -> bool:
         # rpc sends results to the caller's queue; to ask for one would take it from there.
@@ -103,7 +105,7 @@ class RedisSink(BackendSink):
         backend = self._backend
         key = backend.get_key_for_task(self._id)
         data = backend.encode({
-            **backend._get_result_meta(result=meta, state=PROGRESS, traceback=None, request=self._request),  # noqa: SLF001
+            **backend._get_result_meta(result=meta, state=PROGRESS, traceback=None, request=self._request()),  # noqa: SLF001
             "task_id": self._id,
         })  # fmt: skip
         raw = data if isinstance(data, bytes) else data.encode()

@@ -26,8 +26,10 @@ _MARK = "taskora_handler"
 _WORKER_STEP = "taskora_celery.worker.start:CheckSettings"
 
 
-#: Celery's own tasks (``celery.chord_unlock`` polls) are nobody's jobs.
-_CELERY_OWN = "celery."
+#: Celery's own tasks that are nobody's jobs; ``celery.map`` and its kin run the user's.
+_CELERY_OWN = frozenset({
+    "celery.accumulate", "celery.backend_cleanup", "celery.chain", "celery.chord", "celery.chord_unlock", "celery.group",
+})  # fmt: skip
 
 
 class ContextTask(OnCommit, Task):  # type: ignore[misc]
@@ -53,7 +55,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         """Install the worker's part on the app, once; Celery calls this before it reads ``app.steps``."""
         super().on_bound(app)
         _check_tracked(cls)  # the configuration's task_annotations have been applied by now
-        if cls.name is not None and cls.name.startswith(_CELERY_OWN):
+        if cls.name in _CELERY_OWN:
             cls.tracked = False
         app.steps["worker"].add(_WORKER_STEP)
 

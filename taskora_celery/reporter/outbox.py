@@ -6,6 +6,7 @@ from collections import deque
 
 import msgspec
 
+from taskora_celery.encoding import pack, unpack
 from taskora_celery.store.protocol import Batch, Begin, Ended, Report
 
 __all__ = ["Outbox"]
@@ -57,12 +58,17 @@ class Outbox:
         return sum(len(batch.data) for _, batch in self.batches)
 
     def drop_oldest(self) -> int:
-        """Give up the oldest batch, which the store will count as a gap; return its bytes, 0 where there is none."""
-        if not self.batches:
+        """Give up the oldest batch, which the store will count as a gap; return its bytes, 0 where there is none to give up."""
+        if not any(batch.entries for _, batch in self.batches):
             return 0
-        _, batch = self.batches.popleft()
+        first, batch = self.batches.popleft()
         self.entries -= batch.entries
-        return len(batch.data)
+        if self.batches:
+            return len(batch.data)
+        # An empty one in its place: where no other entry follows, the store would know of no gap.
+        empty = Batch(0, 0, pack((*unpack(batch.data)[:2], ())))
+        self.batches.append((first + batch.entries, empty))
+        return len(batch.data) - len(empty.data)
 
     def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
         """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""

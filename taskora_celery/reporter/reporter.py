@@ -232,10 +232,11 @@ class Reporter:
         """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
         excess = sum(live.outbox.size for live in jobs) - BUFFER_BYTES
         while excess > 0:
-            dropped = sum(live.outbox.drop_oldest() for live in jobs)
-            if not dropped:
+            before = excess
+            for live in jobs:
+                excess -= live.outbox.drop_oldest() if excess > 0 else 0
+            if excess == before:
                 return
-            excess -= dropped
 
     def _take(self, live: LiveJob) -> None:
         try:
