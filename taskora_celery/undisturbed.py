@@ -8,35 +8,67 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from _signal import getsignal  # signal.getsignal turns the number into an enum first: 7 us, for each job
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 __all__ = ["undisturbed"]
 
-_SOFT_LIMIT: int | None = getattr(signal, "SIGUSR1", None)
-if _SOFT_LIMIT is not None:
-    _SOFT_LIMIT = int(_SOFT_LIMIT)
-#: The functions below the standard library's, which turn numbers into enums and back: a tenth of the time, and each job pays it.
-_get = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set = getattr(signal.signal, "__wrapped__", signal.signal)
+_SOFT_LIMIT: int | None = int(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None
+
+
+class _Gate:
+    """Stands before the process's handler of the soft limit, from the first job on; open, it hands the signal on at once.
+
+    A gate, since a blocked signal would not do (the kernel gives it to another thread, and Python runs the handler in the main
+    one at once), and since to swap the handler twice for each job costs 20 us in system calls.
+    """
+
+    def __init__(self) -> None:
+        self.shut = False
+        self.waiting: tuple[int, FrameType | None] | None = None
+        self.theirs: Callable[[int, FrameType | None], Any] = _nothing
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.shut:
+            self.waiting = (number, frame)
+        else:
+            self.theirs(number, frame)
+
+    def stands(self) -> bool:
+        """Say whether it stands before a handler in this thread; put it there where it does not."""
+        if _SOFT_LIMIT is None or threading.get_ident() != threading.main_thread().ident:
+            return False  # handlers run in the main thread
+        theirs = getsignal(_SOFT_LIMIT)
+        if theirs is self:
+            return True
+        if not callable(theirs):
+            return False
+        self.theirs = theirs
+        signal.signal(_SOFT_LIMIT, self)
+        return True
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+_gate = _Gate()
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back the soft time limit's handler, which runs in the main thread; it costs two microseconds."""
-    # A blocked signal would not do: the kernel gives it to another thread, and Python runs the handler in the main one at once.
-    theirs = None
-    if _SOFT_LIMIT is not None and threading.get_ident() == threading.main_thread().ident:
-        theirs = _get(_SOFT_LIMIT)
-    if _SOFT_LIMIT is None or not callable(theirs):
+    """Hold back the soft time limit in the main thread until the block ends."""
+    if not _gate.stands():
         yield
         return
-    held: list[tuple[int, FrameType | None]] = []
-    _set(_SOFT_LIMIT, lambda number, frame: held.append((number, frame)))
+    _gate.shut = True
     try:
         yield
     finally:
-        _set(_SOFT_LIMIT, theirs)
-        if held:
-            theirs(*held[0])
+        _gate.shut = False
+        waiting, _gate.waiting = _gate.waiting, None
+        if waiting is not None:
+            _gate.theirs(*waiting)
