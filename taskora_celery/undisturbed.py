@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from _signal import getsignal  # signal.getsignal turns the number into an enum first: 7 us, for each job
+from _signal import getsignal  # type: ignore[import-not-found]  # signal.getsignal turns the number into an enum first: 7 us, for each job
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
