@@ -154,7 +154,8 @@ def _instrument(cls: type[ContextTask]) -> None:
         return
     fun = raw.__get__(None, cls) if hasattr(raw, "__get__") else raw
     if not hasattr(fun, _MARK):
-        bound = hasattr(raw, "__get__") and not isinstance(raw, staticmethod | classmethod)
+        # A partial has a `__get__` since Python 3.13, which only warns that it will bind one day.
+        bound = hasattr(raw, "__get__") and not isinstance(raw, staticmethod | classmethod | functools.partial)
         signature, cls.taskora_parameter = find_parameter(fun, bound=bound)
         if cls.tracked:
             _wrap(cls, fun, signature, bound=bound)

@@ -43,8 +43,10 @@ def work() -> None:
 
 def sink_of(app: Celery, task_id: str = "job-1", *, retries: int = 0) -> BackendSink:
     task = app.task(work, name="shop.work")
-    sink = sink_for(task, request_of(task_id, retries=retries))
+    request = request_of(task_id, retries=retries)
+    sink = sink_for(task, request)
     assert sink is not None
+    sink.__dict__["request"] = request  # a sink holds its request weakly; in a worker it lives as long as the job runs
     return sink
 
 
