@@ -15,8 +15,8 @@ from taskora_celery import ContextTask
 
 __all__ = ["p6"]
 
-TASKS = 1_500
-REPEATS = 7
+TASKS = 1_000
+REPEATS = 5
 _BUDGETS = {"idle": (">= 0.95", "<= 1.02"), "used": (">= 0.90", "<= 1.08")}
 
 
