@@ -5,6 +5,7 @@ from taskora_celery.context import Context, current_context
 from taskora_celery.errors import (
     JobAbortedError,
     JobNotFoundError,
+    JobStalledError,
     MaxRetriesExceededError,
     NoActiveJobError,
     RetryError,
@@ -28,6 +29,7 @@ __all__ = [
     "JobAbortedError",
     "JobHandle",
     "JobNotFoundError",
+    "JobStalledError",
     "JobStatus",
     "LocalContext",
     "LogEntry",

@@ -14,6 +14,7 @@ import msgspec
 from taskora_celery.clock import instant, seconds
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.errors import NoActiveJobError, RetryError
+from taskora_celery.lease.protocol import Hold
 from taskora_celery.logs import JobLog
 from taskora_celery.records import AttemptRecord
 from taskora_celery.reporter.report import JobReport
@@ -62,10 +63,14 @@ class Context(JobReport):
         time: Callable[[], float] = time.time,
         buffer_limit: int = 10_000,
         checkpoint_limit: int = 1_048_576,
-        tag: str | None = None,
+        hold: Hold | None = None,
+        early: bool = False,
+        visibility: float | None = None,
     ) -> None:
         """Made by the library; a handler gets its context, and tests use the test kit."""
-        super().__init__(job_id, name, attempt, time=time, buffer_limit=buffer_limit, tag=tag)
+        super().__init__(
+            job_id, name, attempt, time=time, buffer_limit=buffer_limit, hold=hold, early=early, visibility=visibility
+        )  # fmt: skip
         self._info = info or JobInfo()
         self._checkpoint_limit = checkpoint_limit
         self.log = JobLog(self)
@@ -75,6 +80,10 @@ class Context(JobReport):
         """Set what the store knew of the job; called before the handler is."""
         self._info = info
         self.fence = fence
+
+    def supersede(self, message: str) -> None:
+        """Fire the signal with ``"superseded"``: this execution can change nothing any more."""
+        self.signal.abort("superseded", message)
 
     def retire(self) -> None:
         """Let go of the log: what is written to it from now on is dropped. Called when the job has ended."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "JobAbortedError",
     "JobNotFoundError",
+    "JobStalledError",
     "MaxRetriesExceededError",
     "NoActiveJobError",
     "RetryError",
@@ -44,6 +45,44 @@ class JobNotFoundError(TaskoraError, LookupError):
 
     def __str__(self) -> str:
         return f"no record of job {self.job_id!r}: it has not started, its record expired, or the id is wrong"
+
+
+class JobStalledError(TaskoraError):
+    """The job was lost with its process or worker, or showed no sign of life, more often than ``max_stalls`` allows.
+
+    It has ended as FAILURE and its message is gone. ``count`` says how often, ``progress`` is the last that it reported (plain
+    JSON, or None), ``worker`` the last that had it, ``reason`` what became of it there, ``logs`` its last log lines.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        count: int,
+        limit: int | None = None,
+        worker: str = "",
+        reason: str | None = None,
+        progress: object = None,
+        logs: tuple[str, ...] | list[str] = (),
+    ) -> None:
+        super().__init__(job_id, count, limit, worker, reason, progress, list(logs))
+        self.job_id = job_id
+        self.count = count
+        self.limit = limit
+        self.worker = worker
+        self.reason = reason
+        self.progress = progress
+        self.logs = list(logs)
+
+    def __str__(self) -> str:
+        times = "once" if self.count == 1 else f"{self.count} times"
+        text = f"job {self.job_id} was lost or stalled {times} (max_stalls={self.limit})"
+        if self.worker:
+            text += f", last on {self.worker}"
+        if self.reason:
+            text += f": {self.reason}"
+        if self.progress is not None:
+            text += f"; last progress: {self.progress}"
+        return text + (f"; last log entries: {' | '.join(self.logs)}" if self.logs else "")
 
 
 class StoreNotConfiguredError(TaskoraError, RuntimeError):

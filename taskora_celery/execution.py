@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import datetime
 from typing import Any
 from weakref import finalize
 
+import msgspec
+from celery import states
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from kombu.exceptions import OperationalError
 
-from taskora_celery.backoff import DEFAULT_BACKOFF_MAX, RetryPolicy, retry_delay
 from taskora_celery.context import Context, JobInfo, activate, current_context, deactivate
-from taskora_celery.errors import MaxRetriesExceededError, RetryError
+from taskora_celery.delivery import Delivery
+from taskora_celery.errors import JobStalledError, RetryError, StoreUnavailableError
 from taskora_celery.injection import ContextParameter
+from taskora_celery.lease.protocol import Held
 from taskora_celery.local import LocalContext, local_context
+from taskora_celery.reading import last_words
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.results import sink_for
-from taskora_celery.retry import delay_until
 from taskora_celery.runtime import Runtime
+from taskora_celery.scheduling import REASON_CHARS, delay_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, Ended
+from taskora_celery.store.protocol import Begin, Begun, Ended, Verdict
 from taskora_celery.undisturbed import undisturbed
 
 __all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of", "retrying_locally"]
+
+logger = logging.getLogger("taskora_celery.execution")
 
 #: The publisher's stamp: when the job was created, in milliseconds since the epoch.
 CREATED_HEADER = "taskora_created"
@@ -37,8 +42,12 @@ _ATTRIBUTE = "taskora_execution"
 _RAN = "taskora_ran"
 #: Instants beyond the year 2200 are no creation times; ``datetime`` has an end, too.
 _LAST_MS = 7_258_118_400_000
-#: A reason or an error's text is cut to so many characters in records.
-_REASON_CHARS = 500
+#: Why a delivery does not run its job.
+_VERDICTS = {
+    Verdict.SUPERSEDED: "a later delivery has it",
+    Verdict.ENDED: "its outcome is stored already",
+    Verdict.RETRIED: "its retry has begun",
+}
 
 #: Collects the contexts of eager runs, for the handle that ``apply()`` returns.
 eager_contexts: ContextVar[list[LocalContext] | None] = ContextVar("taskora_eager_contexts", default=None)
@@ -98,7 +107,7 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
         task.name,
         request.id,
         attempt=request.retries + 1,
-        max_attempts=_max_attempts(task),
+        max_attempts=max_attempts(task),
         before=collected[-1] if collected else None,
     )
     if collected is not None and isinstance(ctx, LocalContext):
@@ -109,7 +118,7 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
     except RetryError as error:
         if request.called_directly:
             raise
-        _schedule(task, request, error)
+        schedule(task, request, error)
     finally:
         deactivate(token)
 
@@ -121,8 +130,8 @@ def retrying_locally(task: Any, do: Callable[[], Any], exc: Any, countdown: Any,
     except Retry:
         collected = eager_contexts.get()
         if collected:
-            reason, error = _reason(exc, Redactor())
-            collected[-1].retried(reason, error, _delay(task, countdown, eta, time.time()))
+            reason, error = reason_of(exc, Redactor())
+            collected[-1].retried(reason, error, delay_of(task, countdown, eta, time.time()))
         raise
 
 
@@ -131,6 +140,7 @@ class Execution:
 
     __slots__ = (
         "_announced",
+        "_delivery",
         "_handler_ended",
         "_reporter",
         "_started",
@@ -142,7 +152,6 @@ class Execution:
     )
 
     def __init__(self, task: Any, request: Any, runtime: Runtime) -> None:
-        """Register the delivery with the store: one round trip, bounded; without a store the job runs all the same."""
         runtime.prepare()
         self.runtime = runtime
         self.request = request
@@ -152,27 +161,37 @@ class Execution:
         self._worker = request.hostname or ""
         self._announced = False
         self._handler_ended = False
+        self._delivery = Delivery.of(task, request)
         self.ctx = self._new_context()
-        with undisturbed():
-            self._begin()
-            setattr(request, _ATTRIBUTE, self)
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the handler, and record how it ended before Celery does: who sees the outcome can read the whole record."""
+        """Call the handler, and record how it ended before Celery does: who sees the outcome can read the whole record.
+
+        :raises Ignore: this delivery is not the one that counts; Celery stores nothing of it, and its acknowledgement is refused.
+        :raises JobStalledError: the job was lost or stalled too often.
+        """
+        with undisturbed():
+            begun = self._begin()
+            setattr(self.request, _ATTRIBUTE, self)
         token = activate(self.ctx)
         try:
+            self._check_stalls(begun)
             result = handler.call(self._task, self.ctx, args, kwargs)
         except RetryError as error:
             self._retry(error)
         except BaseException as exc:
             self._handler_ended = True
-            self._raised(exc)
+            if not self._raised(exc):
+                raise self._refused() from exc
             raise
         else:
             self._handler_ended = True
+            counts = True
             # A soft limit that was reached in our own lines came too late: the handler has its result.
             with suppress(SoftTimeLimitExceeded):
-                self.finish(self._ended(Outcome.SUCCESS))
+                counts = self.finish(self._ended(Outcome.SUCCESS))
+            if not counts:
+                raise self._refused()
             return result
         finally:
             deactivate(token)
@@ -184,8 +203,8 @@ class Execution:
         this attempt's record complete.
         """
         limit = self._task.max_retries if max_retries is None else max_retries
-        if limit is None or self.request.retries < limit:
-            self._announce(exc, countdown, eta)
+        if (limit is None or self.request.retries < limit) and not self._announce(exc, countdown, eta):
+            raise self._refused()
         try:
             result = do()
         except Retry:
@@ -194,18 +213,23 @@ class Execution:
             raise
         except BaseException as failure:
             if self._handler_ended:
-                self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
+                counts = self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
+                if not counts:
+                    raise self._refused() from failure
             raise
         return result
 
-    def finish(self, ended: Ended | None) -> None:
-        """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store."""
+    def finish(self, ended: Ended | None) -> bool:
+        """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store.
+
+        Return False where this execution counts no more: the job was delivered again, or given up.
+        """
         with undisturbed():
             if vars(self.request).pop(_ATTRIBUTE, None) is None:
-                return
+                return True
             setattr(self.request, _RAN, True)
             try:
-                self._reporter.flush(self.ctx, ended)
+                return self._reporter.flush(self.ctx, ended, check=ended is not None and self._delivery.is_doubtful())
             finally:
                 self._reporter.release(self.ctx)
                 self.ctx.retire()
@@ -215,34 +239,78 @@ class Execution:
         self.finish(self._ended(Outcome.IGNORED))
 
     def _new_context(self) -> Context:
-        task, request, settings = self._task, self.request, self.runtime.settings
-        # Also where it is acknowledged early: in a solo worker that waits until the job has ended.
-        tag = (request.properties or {}).get("delivery_tag")
+        task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
         ctx = Context(
             str(request.id), task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
-            checkpoint_limit=settings.checkpoint_bytes, tag=tag,
+            checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
         )  # fmt: skip
         ctx.echo = task.taskora_logger
         ctx.sink = sink_for(task, request)
         return ctx
 
-    def _begin(self) -> None:
-        task, request = self._task, self.request
+    def _begin(self) -> Begun:
+        """Register the delivery, and learn what is known of the job: at most one bounded round trip to the store.
+
+        :raises Ignore: this delivery is not the one that counts.
+        """
+        task, request, delivery = self._task, self.request, self._delivery
+        self._reporter.leases.parent = delivery.parent or None
+        if delivery.is_doubtful(self._started) and not delivery.early:
+            assert delivery.hold is not None
+            if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
+                raise self._refused("its message was put back, or delivered again, before it began")
         now_ms = int(self._started * 1000)
         created = _stamped(request)
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
-        redelivered = bool((request.delivery_info or {}).get("redelivered")) or hasattr(request, _RAN)
+        ran = hasattr(request, _RAN)
+        redelivered = bool((request.delivery_info or {}).get("redelivered")) or ran
         begin = Begin(
-            self.ctx.id, task.name, self.ctx.attempt, self._worker, created or now_ms, now_ms, redelivered=redelivered
+            self.ctx.id, task.name, self.ctx.attempt, self._worker, created or now_ms, now_ms, redelivered=redelivered,
+            tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
         )  # fmt: skip
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
         again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
         begun = self._reporter.begin(self.ctx, begin, wait=again)
+        if begun is not None and begun.fence == Verdict.ENDED and not self._outcome_is_stored():
+            begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
         if begun is None:
             begun = Begun(self.ctx.fence, 1, begin.created_ms)
+        if begun.fence <= 0:
+            raise self._refused(_VERDICTS[Verdict(begun.fence)])
         timestamp = created or begun.created_ms
-        info = JobInfo(_max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
+        info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
+        return begun
+
+    def _outcome_is_stored(self) -> bool:
+        """Say whether the result backend has the outcome that the record has: then nothing is left to be done.
+
+        A member of a chord runs again all the same: its worker may have died after the result and before the chord was told.
+        """
+        if self.request.chord or self._task.ignore_result:
+            return False
+        try:
+            return self._task.backend.get_state(self.ctx.id) in states.READY_STATES
+        except Exception:  # noqa: BLE001 - any backend's error; to run once more is the safe answer
+            return False
+
+    def _check_stalls(self, begun: Begun) -> None:
+        limit = self._task.max_stalls
+        if limit is None or begun.stalls <= limit:
+            return
+        before = begun.attempts[-1] if begun.attempts else None
+        progress: Any = None
+        logs: tuple[str, ...] = ()
+        with suppress(StoreUnavailableError):
+            progress, logs = last_words(None if self.runtime.store is None else self.runtime.store.read(self.ctx.id, 0))
+        raise JobStalledError(
+            self.ctx.id, begun.stalls, limit, before.worker if before else "", before.reason if before else None, progress, logs
+        )  # fmt: skip
+
+    def _refused(self, why: str = "it was delivered again, or given up") -> Ignore:
+        logger.warning("job %s (%s), attempt %d: not run, or its outcome refused, here: %s", self.ctx.id, self._task.name,
+                       self.ctx.attempt, why)  # fmt: skip
+        return Ignore(why)
 
     def _deadline(self) -> float | None:
         hard, soft = self.request.timelimit or (None, None)
@@ -250,150 +318,70 @@ class Execution:
         return self._started + limit if limit else None
 
     def _retry(self, error: RetryError) -> None:
-        # How it ends is known only behind `_schedule`: a message that cannot be made is a failure, not Celery's rejection.
+        # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
-            _schedule(self._task, self.request, error)
-        except Retry:
+            schedule(self._task, self.request, error)
+        except (Retry, Ignore):
             self.finish(None)
             raise
-        except Reject:
-            self.finish(self._ended(Outcome.REJECTED))
+        except Reject as rejected:
+            if not self.finish(self._ended(Outcome.REJECTED)):
+                raise self._refused() from rejected
             raise
         except BaseException as failure:
-            self.finish(self._failure(failure))
+            if not self.finish(self._failure(failure)):
+                raise self._refused() from failure
             raise
 
-    def _raised(self, exc: BaseException) -> None:
+    def _raised(self, exc: BaseException) -> bool:
+        """Record how the handler ended by raising; False where this execution counts no more."""
         if isinstance(exc, Retry):
-            self.finish(None)
-        elif isinstance(exc, Ignore):
-            self.finish(self._ended(Outcome.IGNORED))
-        elif not isinstance(exc, Exception):
-            self.finish(None)  # the process is ending: what becomes of the job is not known here
-        elif self._autoretries(exc):
+            return self.finish(None)
+        if isinstance(exc, Ignore):
+            return self.finish(self._ended(Outcome.IGNORED))
+        if not isinstance(exc, Exception):
+            return self.finish(None)  # the process is ending: what becomes of the job is not known here
+        if self._autoretries(exc):
             # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
             finalize(self.request, self._reporter.release, self.ctx)
-        elif isinstance(exc, Reject):
-            self.finish(self._ended(Outcome.REJECTED))
-        else:
-            self.finish(self._failure(exc))
+            return True
+        if isinstance(exc, Reject):
+            return self.finish(self._ended(Outcome.REJECTED))
+        return self.finish(self._failure(exc))
 
     def _autoretries(self, exc: Exception) -> bool:
         """Say whether Celery's autoretry, which is wrapped around this, will call ``retry`` for the exception."""
         task = self._task
-        if not hasattr(task, "_orig_run"):
+        if not hasattr(task, "_orig_run") or isinstance(exc, JobStalledError):
             return False
         wanted, unwanted = tuple(task.autoretry_for), tuple(getattr(task, "dont_autoretry_for", ()))
         return isinstance(exc, wanted) and not isinstance(exc, unwanted)
 
-    def _announce(self, exc: Any, countdown: Any, eta: Any) -> None:
+    def _announce(self, exc: Any, countdown: Any, eta: Any) -> bool:
+        """Write down that this attempt ends in a retry; False where this execution counts no more."""
         if self._announced:
-            return
+            return True
         self._announced = True
         now = self.runtime.clock.time()
-        delay = _delay(self._task, countdown, eta, now)
-        reason, error = _reason(exc, self.runtime.redactor)
+        delay = delay_of(self._task, countdown, eta, now)
+        reason, error = reason_of(exc, self.runtime.redactor)
         keep = AttemptRecord(
             self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
             round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
         )  # fmt: skip
         data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
         self.ctx.logs.append((STATE, now, data, None, None))
-        self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
+        return self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
 
     def _failure(self, exc: BaseException) -> Ended:
-        reason = self.runtime.redactor.text(_text(exc), "reason")[:_REASON_CHARS]
+        reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]
         return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
         return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
 
 
-def _delay(task: Any, countdown: Any, eta: Any, now: float) -> float:
-    if isinstance(eta, datetime):
-        return delay_until(eta if eta.tzinfo else eta.replace(tzinfo=task.app.timezone), now)
-    return float(task.default_retry_delay if countdown is None else countdown)
-
-
-def _reason(exc: Any, redactor: Redactor) -> tuple[str | None, str | None]:
-    """Return why a job is retried, redacted, and the class of the exception that is the cause; each may be None."""
-    if isinstance(exc, RetryError):
-        cause = exc.exc
-        reason = exc.reason or exc.cause
-    else:
-        cause = exc
-        reason = None if exc is None else _text(exc)
-    error = type(cause).__name__ if isinstance(cause, BaseException) else None
-    return (None if reason is None else redactor.text(reason, "reason")[:_REASON_CHARS]), error
-
-
 def _stamped(request: Any) -> int:
     """Return the publisher's stamp, 0 where there is none that makes sense."""
     created = getattr(request, CREATED_HEADER, None)
     return created if type(created) is int and 0 < created < _LAST_MS else 0
-
-
-def _text(exc: BaseException) -> str:
-    try:
-        return str(exc)
-    except Exception:  # noqa: BLE001 - a user's __str__
-        return type(exc).__name__
-
-
-def _max_attempts(task: Any) -> int | None:
-    limit = _max_retries(task)
-    return None if limit is None else limit + 1
-
-
-def _max_retries(task: Any) -> int | None:
-    """Return the limit that Celery's autoretry goes by where the task has one: both roads to a retry end at the same place."""
-    limit: int | None = None
-    if hasattr(task, "_orig_run"):
-        limit = getattr(task, "override_max_retries", None)
-        if limit is None:
-            limit = getattr(task, "retry_kwargs", {}).get("max_retries")
-    return task.max_retries if limit is None else limit
-
-
-def _schedule(task: Any, request: Any, error: RetryError) -> None:
-    """Turn ``raise ctx.retry(…)`` into Celery's retry; raises in any case.
-
-    :raises Retry: the next attempt's message is sent.
-    :raises MaxRetriesExceededError: there is no next attempt.
-    """
-    limit = _max_attempts(task)
-    if limit is not None and request.retries + 1 >= limit:
-        why = f": {error.reason}" if error.reason else ""
-        failure = MaxRetriesExceededError(
-            f"{task.name}[{request.id}] failed in attempt {request.retries + 1} of {limit}{why}", error.reason
-        )
-        raise failure from (error.exc or error)
-    countdown = error.delay
-    if countdown is None and error.eta is None:
-        countdown = retry_delay(_policy(task), request.retries)
-    now = time.time()
-    delay = delay_until(error.eta, now) if error.eta is not None else float(countdown or 0.0)
-    told = RetryError(
-        error.reason, round(delay, 3), error.cause, request.retries + 1, int((now + delay) * 1000), eta=error.eta, exc=error.exc
-    )  # fmt: skip
-    told.__cause__ = error.exc
-    limits = {} if _max_retries(task) == task.max_retries else {"max_retries": _max_retries(task)}
-    try:
-        task.retry(exc=told, countdown=countdown, eta=error.eta, **limits)
-    except Reject as rejected:
-        # Celery drops the message when the next attempt's cannot be sent. Where the broker is away it is ours to give back;
-        # where the message itself cannot be made (arguments that were changed), it never could be.
-        if task.acks_late and isinstance(rejected.reason, OperationalError | OSError):
-            raise Reject(rejected.reason, requeue=True) from error
-        if isinstance(rejected.reason, BaseException):
-            raise rejected.reason from error
-        raise
-
-
-def _policy(task: Any) -> RetryPolicy:
-    return RetryPolicy(
-        float(task.default_retry_delay or 0),
-        float(getattr(task, "retry_backoff", False) or 0),
-        float(getattr(task, "retry_backoff_max", DEFAULT_BACKOFF_MAX)),
-        bool(getattr(task, "retry_jitter", True)),
-    )

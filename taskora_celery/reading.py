@@ -84,7 +84,16 @@ def status_of(job_id: str, snapshot: Snapshot | None, keep: int) -> JobStatus:
         job_id, fields.get("n", ""), fields.get("s", "PENDING"), fields.get("a", 1), fields.get("d", 1), fields.get("w", ""),
         fields.get("c", 0), fields.get("b", 0), fields.get("h", 0), fields.get("e"), value, at_ms, mark,
         fields.get("r"), fields.get("z"), written, max(written - min(fields.get("m", 0), keep), 0),
+        fields.get("x", 0), fields.get("y", 0),
     )  # fmt: skip
+
+
+def last_words(snapshot: Snapshot | None, entries: int = 5) -> tuple[Any, tuple[str, ...]]:
+    """Return a job's last progress, and the texts of its last log entries, oldest first."""
+    if snapshot is None:
+        return None, ()
+    logs = decode_logs(snapshot.journal)[-entries:]
+    return progress_of(snapshot)[0], tuple(f"{entry.level}: {entry.message}" for entry in logs)
 
 
 def history_of(snapshot: Snapshot | None) -> list[AttemptRecord]:

@@ -25,7 +25,7 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.protocol import JobStore
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["Runtime", "endpoint_of", "redactor_of", "settings_of"]
+__all__ = ["Runtime", "endpoint_of", "lookup_setting", "redactor_of", "settings_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -159,6 +159,17 @@ def settings_of(app: Any) -> Settings:
         if name.startswith("taskora_"):
             names.add(name)
     return Settings.from_conf({name: _lookup(conf, name) for name in names})
+
+
+def lookup_setting(app: Any, name: str, default: Any) -> Any:
+    """Return one setting as it stands in the app's configuration, unchecked; ``default`` where it does not."""
+    app.conf.get("broker_url")  # loads the configuration, see above
+    for key in (f"taskora_{name}", f"TASKORA_{name.upper()}"):
+        try:
+            return app.conf[key]
+        except KeyError:
+            continue
+    return default
 
 
 def _lookup(conf: Any, name: str) -> Any:

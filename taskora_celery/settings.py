@@ -123,6 +123,14 @@ class Settings:
         None, _optional(_duration(0.05)),
         "Seconds between two renewals of a message's visibility. None: a third of the visibility timeout, at most 60.",
     )  # fmt: skip
+    heartbeat_timeout: float | None = _setting(
+        None, _optional(_duration(0.5)),
+        "Seconds without a sign of life after which a job counts as stalled, for tasks that do not say. None: never.",
+    )  # fmt: skip
+    max_stalls: int | None = _setting(
+        1, _optional(_count(0)),
+        "How often a job may be lost or stalled and delivered again, for tasks that do not say. None: any number of times.",
+    )  # fmt: skip
     log_limit: int = _setting(10_000, _count(1), "Log entries kept per job, the newest; the rest are counted.")
     log_entry_bytes: int = _setting(
         8_192, _count(64), "Size of one log entry, message and meta; what is longer is cut and marked."

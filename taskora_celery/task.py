@@ -14,16 +14,19 @@ from celery.utils.functional import head_from_fun
 
 from taskora_celery.context import Context, current_context
 from taskora_celery.django import OnCommit
+from taskora_celery.errors import JobStalledError
 from taskora_celery.execution import CREATED_HEADER, Handler, eager_contexts, execute, execution_of, retrying_locally
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
+from taskora_celery.options import BY_SETTING, check_options, complete_options
 
 __all__ = ["ContextTask"]
 
 #: Marks a ``run`` that this module has wrapped, so that a subclass does not wrap it again.
 _MARK = "taskora_handler"
 #: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
-_WORKER_STEP = "taskora_celery.worker.start:CheckSettings"
+_WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper:KeeperStep")
+_WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
 
 #: Celery's own tasks that are nobody's jobs; ``celery.map`` and its kin run the user's.
@@ -38,10 +41,20 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
     ``Celery(task_cls=ContextTask)`` makes it the base of all tasks of an app, ``@app.task(base=ContextTask)`` of one. The
     handler takes the context in the parameter annotated ``Context``, or named ``ctx``; one that takes none finds it with
     ``current_context()``. ``tracked=False`` leaves a task wholly alone.
+
+    ``heartbeat_timeout`` is the silence, in seconds, after which the job counts as stalled: it must show life (``ctx.heartbeat``,
+    ``progress``, ``checkpoint`` or ``log``) so often, else it is given up and delivered again, as when its worker dies. With None
+    a job is never given up while its worker lives. It turns ``acks_late`` and ``reject_on_worker_lost`` on unless they are set.
+    ``max_stalls`` is how often a job may be lost or stalled and delivered again before it fails with ``JobStalledError``; None:
+    any number of times. Where a task sets neither, ``taskora_heartbeat_timeout`` and ``taskora_max_stalls`` of the app do.
     """
 
     abstract = True
     tracked = True
+    heartbeat_timeout: Any = BY_SETTING
+    max_stalls: Any = BY_SETTING
+    #: Celery's hook for what stands for a message in the worker's parent.
+    Request = _WORKER_REQUEST
 
     #: Where the handler takes its context, None where it takes none.
     taskora_parameter: ContextParameter | None = None
@@ -51,13 +64,23 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         _instrument(cls)
 
     @classmethod
+    def bind(cls, app: Any) -> Any:
+        """Bind the task to an app as Celery does; what it leaves to the app's settings is filled in."""
+        late, lost = cls.acks_late is not None, cls.reject_on_worker_lost is not None
+        bound = super().bind(app)
+        complete_options(cls, app, late_is_set=late, lost_is_set=lost)
+        return bound
+
+    @classmethod
     def on_bound(cls, app: Any) -> None:
         """Install the worker's part on the app, once; Celery calls this before it reads ``app.steps``."""
         super().on_bound(app)
         _check_tracked(cls)  # the configuration's task_annotations have been applied by now
         if cls.name in _CELERY_OWN:
             cls.tracked = False
-        app.steps["worker"].add(_WORKER_STEP)
+        if not cls.tracked:
+            cls.Request = Task.Request
+        app.steps["worker"].update(_WORKER_STEPS)
 
     @functools.cached_property
     def taskora_logger(self) -> Any:
@@ -123,6 +146,8 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         **options: Any,
     ) -> Any:
         """Retry as Celery does, and record it: every road to a retry comes through here."""
+        if isinstance(exc, JobStalledError):
+            raise exc  # by `autoretry_for`: what was lost too often is not tried again
         do = functools.partial(super().retry, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         execution = execution_of(self.request)
         if execution is None:
@@ -160,6 +185,7 @@ def _instrument(cls: type[ContextTask]) -> None:
         if cls.tracked:
             _wrap(cls, fun, signature, bound=bound)
     _check_tracked(cls)
+    check_options(cls)
 
 
 def _check_tracked(cls: type[ContextTask]) -> None:

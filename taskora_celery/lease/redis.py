@@ -2,55 +2,266 @@
 
 kombu keeps a copy of each message that is being worked on in a hash, and its delivery time as the score of its tag in the
 sorted set ``unacked_index``; a sweep in every worker puts back what is older than the visibility timeout. Nothing in kombu
-renews the score (celery#5935), so a long job is run again while it runs. Renewing is one ``ZADD XX CH``: ``XX``, since a score
-that is created after the acknowledgement would be an orphan; ``CH``, since its answer tells whether the lease was still there.
+renews the score (celery#5935), so a long job is run again while it runs.
+
+All deliveries of a message share one tag, one score and one copy, so none of these tells an old delivery from a new one. A
+redelivered message is therefore *claimed* by the worker that receives it: ``taskora:claim:<tag>`` holds the token of the delivery
+that counts. Without a claim the first delivery counts.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 from typing import Any
 
 import redis
 from redis.exceptions import RedisError
 
-__all__ = ["RedisLease", "holds"]
+from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
+
+__all__ = ["CLAIM_TTL", "FencedChannel", "RedisFence", "RedisLease", "holds"]
+
+logger = logging.getLogger("taskora_celery.lease")
+
+#: A claim outlives its delivery by so many seconds at most; whoever slept longer than that finds its message gone.
+CLAIM_TTL = 86_400
+#: So many due messages are put back in one turn; the next turn follows at once while there are more.
+DUE_AT_ONCE = 50
+#: So many deliveries are renewed by one script: it keeps Redis for well under a millisecond.
+HOLDS_AT_ONCE = 1_000
 
 
 def holds(channel: Any) -> bool:
     """Say whether a kombu channel keeps its unacknowledged messages the way this adapter renews them."""
-    return hasattr(channel, "unacked_index_key") and hasattr(channel, "visibility_timeout") and hasattr(channel, "pool")
+    return (
+        hasattr(channel, "unacked_index_key")
+        and hasattr(channel, "visibility_timeout")
+        and hasattr(channel, "pool")
+        and getattr(channel, "ack_emulation", True)
+    )
+
+
+class _Keys:
+    """The names of one channel's keys. Its own client would add the prefix for some commands only; ours adds it always."""
+
+    def __init__(self, channel: Any) -> None:
+        self.prefix = getattr(channel, "global_keyprefix", "") or ""
+        self.index = f"{self.prefix}{channel.unacked_index_key}"
+        self.unacked = f"{self.prefix}{channel.unacked_key}"
+
+    def claim(self, tag: str) -> str:
+        return f"{self.prefix}taskora:claim:{tag}"
+
+
+def _script(client: Any, name: str) -> Any:
+    """Return a script that is called with ``EVALSHA``, and loaded where Redis does not know it."""
+    return client.register_script(files("taskora_celery.lease").joinpath("lua").joinpath(f"{name}.lua").read_bytes())
 
 
 class RedisLease:
-    """Renews messages of one kombu Redis channel.
+    """Renews, claims and puts back messages of one kombu Redis channel.
 
-    The names, the prefix, the database, TLS and Sentinel are those of the live ``channel``. Only its connection pool is used,
-    never its client, whose key prefixing covers some commands and not others. ``connection`` is kept open for the pool's sake.
+    The names, the prefix, the database, TLS and Sentinel are those of the live ``channel``, which with its ``connection`` belongs
+    to this lease alone. ``exchanges`` returns the exchanges that the app knows, by name, as kombu's broker state has them: a
+    message goes back through its exchange, and one whose exchange nobody has declared here would go nowhere.
     """
 
-    def __init__(self, connection: Any, channel: Any) -> None:
+    def __init__(self, connection: Any, channel: Any, exchanges: Callable[[], dict[str, Any]] = dict) -> None:
         self._connection = connection
+        self._channel = channel
+        self._exchanges = exchanges
         self._client = redis.Redis(connection_pool=channel.pool)
-        self._index = f"{getattr(channel, 'global_keyprefix', '') or ''}{channel.unacked_index_key}"
+        self._keys = _Keys(channel)
+        self._renew = _script(self._client, "renew")
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
+        self._told_undeliverable = False
 
-    def renew(self, tags: Sequence[str]) -> list[bool]:
-        """Renew the messages with these delivery tags, in one command where all are still held.
+    def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
+        """Renew these deliveries, in one round trip for each thousand; with ``look`` say also what is due.
 
         :raises ConnectionError: the broker did not answer.
         """
-        now = time.time()
+        held: list[Held] = []
+        due: list[bytes] = []
+        next_due: float | None = None
+        with _Answering():
+            for at in range(0, len(holds), HOLDS_AT_ONCE) or (0,):
+                part = holds[at : at + HOLDS_AT_ONCE]
+                last = at + HOLDS_AT_ONCE >= len(holds)
+                codes, found, following = self._run(part, DUE_AT_ONCE if look and last else 0)
+                held += [Held(code) for code in codes]
+                due += found
+                next_due = float(following) if following else None
+            messages = self._messages(due)
+        return Renewal(tuple(held), messages, next_due)
+
+    def _run(self, holds: Sequence[Hold], look: int) -> Any:
+        timeout = self.visibility_timeout or 0.0
+        arguments: list[Any] = [time.time(), timeout, look]
+        for hold in holds:
+            # The sweep adds the visibility timeout to the score: what is to be due earlier or later is shifted by the difference.
+            shift = "" if hold.watched else (0.0 if hold.timeout is None else hold.timeout - timeout) - hold.age
+            arguments += [hold.tag, hold.token, shift]
+        return self._renew(keys=[self._keys.index, *(self._keys.claim(hold.tag) for hold in holds)], args=arguments)
+
+    def _messages(self, found: list[bytes]) -> tuple[Due, ...]:
+        """Return what is known of due messages; one whose copy is gone or unreadable is kombu's business."""
+        if not found:
+            return ()
+        tags = found[::2]
+        copies: list[bytes | None] = self._client.hmget(self._keys.unacked, tags)
+        due = []
+        for tag, late, copy in zip(tags, found[1::2], copies, strict=True):
+            headers = _headers(copy)
+            retries = headers.get("retries")
+            attempt = retries + 1 if isinstance(retries, int) else 1
+            due.append(Due(tag.decode(), str(headers.get("id", "")), str(headers.get("task", "")), attempt, float(late)))
+        return tuple(due)
+
+    def claim(self, hold: Hold) -> None:
+        """Say that this delivery is the one that counts from now on.
+
+        :raises ConnectionError: the broker did not answer.
+        """
+        with _Answering():
+            self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
+
+    def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
+        """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
+
+        :raises ConnectionError: the broker did not answer.
+        """
+        with _Answering():
+            if self._leads_somewhere(tag):
+                self._channel.qos.restore_by_tag(tag)
+
+    def _leads_somewhere(self, tag: str) -> bool:
+        """Say whether kombu would find a queue for the message: where it finds none, it drops it."""
+        copy: bytes | None = self._client.hget(self._keys.unacked, tag)
+        if copy is None:
+            return True  # only its score is left, which kombu then removes
         try:
-            changed = self._client.zadd(self._index, dict.fromkeys(tags, now), xx=True, ch=True)
-            if changed == len(tags):
-                return [True] * len(tags)
-            # Somebody's lease is gone (or the clock stood still between two renewals): ask which.
-            return [self._client.zscore(self._index, tag) is not None for tag in tags]
-        except (RedisError, OSError) as exc:
-            raise ConnectionError(str(exc) or type(exc).__name__) from exc
+            _, exchange, routing_key = json.loads(copy)
+        except ValueError:
+            return False
+        if not exchange:
+            return True
+        channel, known = self._channel, self._channel.connection.state.exchanges
+        for name, declared in self._exchanges().items():
+            known.setdefault(name, declared)
+        try:
+            found = channel.typeof(exchange).lookup(channel.get_table(exchange), exchange, routing_key, None)
+        except Exception:  # noqa: BLE001 - kombu says in many ways that an exchange has no queue
+            found = None
+        if not found and not self._told_undeliverable:
+            self._told_undeliverable = True
+            logger.warning("message %s is due, but its exchange %r leads to no queue known here; it is left alone", tag, exchange)
+        return bool(found)
 
     def close(self) -> None:
         """Give up the connection."""
         self._connection.close()
+
+
+class _Answering:
+    """Turns what redis-py raises into ``ConnectionError``."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, RedisError | OSError) and not isinstance(exc, ConnectionError):
+            raise ConnectionError(str(exc) or type(exc).__name__) from exc
+
+
+def _headers(copy: bytes | None) -> dict[str, Any]:
+    try:
+        headers = json.loads(copy or b"null")[0]["headers"]
+    except (ValueError, TypeError, LookupError):
+        return {}
+    return headers if isinstance(headers, dict) else {}
+
+
+class RedisFence:
+    """The fence of one consumer's channel: who may acknowledge a message. Used in the worker's parent, by any thread.
+
+    Its round trips take the place of kombu's own, through the channel's pool, and raise what kombu's would: Celery's consumer
+    knows what to do then.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        # A plain client, which writes prefixes as it is told. It works on when the channel was closed: jobs outlive a connection.
+        self._client = redis.Redis(connection_pool=channel.pool)
+        self._keys = _Keys(channel)
+        self._acknowledge = _script(self._client, "acknowledge")
+
+    def claim(self, hold: Hold) -> None:
+        """Say that this delivery is the one that counts from now on."""
+        self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
+
+    def is_taken(self, hold: Hold) -> bool:
+        """Say whether another delivery of the message counts by now."""
+        claim: Any = self._client.get(self._keys.claim(hold.tag))
+        return claim is not None and int(claim) != hold.token
+
+    def acknowledge(self, hold: Hold) -> Held:
+        """Remove the message, unless it is another delivery's by now; return what became of it."""
+        keys = [self._keys.index, self._keys.unacked, self._keys.claim(hold.tag)]
+        return Held(int(self._acknowledge(keys=keys, args=[hold.tag, hold.token])))
+
+
+class FencedChannel:
+    """A kombu Redis channel as one delivery may use it: what it acknowledges or rejects is its own, or nothing.
+
+    A message asks its ``channel`` to acknowledge it. All that kombu does is done by the real channel, but for the two that remove
+    or move the message's safety copy: an earlier delivery must not remove the copy of a later one.
+    """
+
+    def __init__(self, channel: Any, fence: RedisFence, hold: Hold) -> None:
+        self.channel = channel
+        self._fence = fence
+        self.hold = hold
+        #: The message was acknowledged or rejected, is another delivery's by now, or was given up: nothing is left to be done.
+        self.settled = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.channel, name)
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's signature
+        """Acknowledge the message if it is still this delivery's: one round trip, as kombu's own."""
+        if not self.settled:
+            self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
+            if self._fence.acknowledge(self.hold) is Held.TAKEN:
+                logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
+        self._forget()
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject the message if it is still this delivery's."""
+        if not requeue:
+            self.basic_ack(delivery_tag)
+        elif self.settled or self._fence.is_taken(self.hold):
+            self.give_up()
+        else:
+            self.settled = True
+            self.channel.basic_reject(delivery_tag, requeue=True)
+
+    def give_up(self) -> None:
+        """Note that the message is no longer this delivery's: kombu neither counts nor puts it back from now on."""
+        self.settled = True
+        self._forget()
+
+    def move(self, channel: Any, fence: RedisFence) -> None:
+        """Go on with another channel, on which the same message has come back after a lost connection."""
+        self.channel, self._fence = channel, fence
+
+    def is_mine(self) -> bool:
+        """Say whether no other delivery has claimed the message; one round trip."""
+        return not self.settled and not self._fence.is_taken(self.hold)
+
+    def _forget(self) -> None:
+        # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free.
+        self.channel.qos._quick_ack(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it

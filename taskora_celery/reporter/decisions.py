@@ -6,19 +6,58 @@ from dataclasses import dataclass
 
 from taskora_celery.backoff import outage_pause
 
-__all__ = ["Outage", "Throttle", "lease_interval"]
+__all__ = ["LeaseTurn", "Outage", "Throttle", "lease_interval"]
 
 #: A lease is renewed at least so often, in seconds, however long the visibility timeout is.
 LEASE_INTERVAL_MAX = 60.0
 
 
-def lease_interval(configured: float | None, visibility_timeout: float | None) -> float:
-    """Return the seconds between two renewals: as configured, else a third of the timeout, so that two may fail."""
+def lease_interval(configured: float | None, visibility_timeout: float | None, heartbeat_timeout: float | None = None) -> float:
+    """Return the seconds between two renewals: as configured, else a third of the visibility timeout, so that two may fail.
+
+    Where a sign of life is wanted within ``heartbeat_timeout``, at least every quarter of that: so late is a silence seen.
+    """
+    interval = LEASE_INTERVAL_MAX if visibility_timeout is None else min(visibility_timeout / 3, LEASE_INTERVAL_MAX)
     if configured is not None:
-        return configured
-    if visibility_timeout is None:
-        return LEASE_INTERVAL_MAX
-    return min(visibility_timeout / 3, LEASE_INTERVAL_MAX)
+        interval = configured
+    return interval if heartbeat_timeout is None else min(interval, heartbeat_timeout / 4)
+
+
+@dataclass(slots=True)
+class LeaseTurn:
+    """When one running job's lease is renewed, and whether the job still shows life. All instants are monotonic seconds.
+
+    The first beat is answered at once; else one renewal in each ``interval``. ``timeout`` is the silence that is a stall.
+    """
+
+    interval: float
+    timeout: float | None
+    started: float
+    #: The last sign of life that was seen. A beat is seen at the next turn, so this may be an interval late, and is never early.
+    life_at: float = 0.0
+    renewed: float | None = None
+    stalled: bool = False
+
+    def __post_init__(self) -> None:
+        """Take the start as the first sign of life."""
+        self.life_at = self.started
+
+    def due_at(self, *, beating: bool) -> float:
+        """Return the instant of the next renewal."""
+        if self.renewed is None:
+            return self.started if beating else self.started + self.interval
+        return self.renewed + self.interval
+
+    def sees_stall(self, now: float) -> bool:
+        """Say, once, that the job has shown no sign of life for too long."""
+        if self.stalled or self.timeout is None or now - self.life_at <= self.timeout:
+            return False
+        self.stalled = True
+        return True
+
+    def postpone(self, until: float) -> None:
+        """Note that the lease could not be renewed, and is to be at ``until``."""
+        self.renewed = until - self.interval
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from taskora_celery.clock import Clock
 from taskora_celery.redaction import Redactor
-from taskora_celery.reporter.decisions import Throttle, lease_interval
+from taskora_celery.reporter.decisions import LeaseTurn, Throttle, lease_interval
 from taskora_celery.reporter.outbox import Outbox
 from taskora_celery.reporter.report import UNSET, JobReport
 from taskora_celery.reporter.taking import emit, plain_entry, plain_progress
@@ -28,19 +28,25 @@ class LiveJob:
 
     __slots__ = (
         "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
-        "asks_for_fence", "backend", "begin", "end", "lease", "outbox", "report", "showing", "superseded", "taking",
+        "asks_for_fence", "backend", "begin", "end", "fenced", "lease", "outbox", "report", "showing", "superseded", "taking",
+        "told",
     )  # fmt: skip
 
-    def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor) -> None:
+    def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor, now: float) -> None:
         self.report = report
         self.outbox = Outbox()
         #: How the attempt ended, until it is taken.
         self.end: Ended | None = None
-        self.superseded = False
+        #: Why this execution counts no more, None while it does; and whether its signal was fired for it.
+        self.superseded: str | None = None
+        self.told = False
+        #: The store has said so, and refuses and counts what is sent.
+        self.fenced = False
         self.asks_for_fence = False
         #: Somebody is just moving what was reported into the outbox.
         self.taking = False
-        self.lease = Throttle(lease_interval(settings.lease_interval, None))
+        timeout = None if report.hold is None else report.hold.timeout
+        self.lease = LeaseTurn(lease_interval(settings.lease_interval, report.visibility, timeout), timeout, now)
         # A job that ends within a flush interval is not worth a PROGRESS in the backend: nobody could have seen it.
         self.backend = Throttle(settings.backend_interval, lead=settings.flush_interval)
         #: Plain progress that the backend does not show yet.
@@ -64,6 +70,7 @@ class LiveJob:
         """Move what the handler reported into the outbox: plain, redacted, bounded, packed."""
         report, settings = self.report, self._settings
         self.taking = self.outbox.alive = True
+        self.lease.life_at = clock.monotonic()
         # First the flag, then the values: what is stored meanwhile sets the flag again.
         report.dirty = False
         first, taken = report.take_logs()
@@ -122,16 +129,22 @@ class LiveJob:
         self._sent_progress, self._sent_checkpoint = (UNSET, None, None), None
         self.report.dirty = True
 
-    def refused(self) -> None:
-        """Note that the job was delivered again since: the store took nothing of this, and never will."""
-        if self.superseded:
-            return
-        self.superseded = True
-        logger.warning("job %s was delivered again: the reports of this execution are refused", self.report.id)
+    def supersede(self, why: str) -> None:
+        """Note that another delivery has the job, or that it was given up: the store takes nothing of this, and never will."""
+        if self.superseded is None:
+            self.superseded = why
+            logger.warning("job %s: %s; the reports of this execution are refused", self.report.id, why)
+
+    def wants_renewal(self, now: float) -> bool:
+        """Say whether its lease is to be renewed, or its silence to be looked at."""
+        beating = self.report.beating
+        if self.superseded is not None or not (beating or self.report.hold is not None):
+            return False
+        return now >= self.lease.due_at(beating=beating)
 
     def beats(self, now: float) -> bool:
-        """Say whether the handler asked for a renewal and its turn has come."""
-        return self.report.beating and now >= self.lease.due_at(now)
+        """Say whether the handler has said that it is alive, and the turn of that has come."""
+        return self.report.beating and now >= self.lease.due_at(beating=True)
 
     def no_lease(self) -> None:
         """Note, once, that there is nothing to renew."""
@@ -144,7 +157,12 @@ class LiveJob:
 
     def shows(self, now: float) -> bool:
         """Say whether progress is to be written to the result backend now."""
-        return self.report.sink is not None and self.showing is not UNSET and now >= self.backend.due_at(now)
+        return (
+            self.report.sink is not None
+            and self.showing is not UNSET
+            and self.superseded is None
+            and now >= self.backend.due_at(now)
+        )
 
     def show(self) -> None:
         """Write progress to the result backend."""
@@ -155,8 +173,8 @@ class LiveJob:
     def due_at(self, now: float) -> float | None:
         """Return when something is due by itself, None where nothing is."""
         due = []
-        if self.report.beating:
-            due.append(self.lease.due_at(now))
+        if self.superseded is None and (self.report.beating or self.report.hold is not None):
+            due.append(self.lease.due_at(beating=self.report.beating))
         if self.report.sink is not None and self.showing is not UNSET:
             due.append(self.backend.due_at(now))
         return min(due) if due else None

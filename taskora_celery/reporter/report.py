@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from taskora_celery.lease.protocol import Hold
+
 __all__ = ["UNSET", "JobReport", "LogTuple"]
 
 
@@ -47,8 +49,9 @@ class JobReport:
     """
 
     __slots__ = (
-        "attempt", "beating", "buffer_limit", "dirty", "dropped", "early", "echo", "fence", "id", "logs", "name", "on_touch",
-        "overflow_lock", "said", "said_checkpoint", "said_message", "said_total", "sink", "tag", "taken", "time",
+        "attempt", "beating", "buffer_limit", "dirty", "dropped", "early", "echo", "fence", "hold", "id", "logs", "name",
+        "on_touch", "overflow_lock", "said", "said_checkpoint", "said_message", "said_total", "sink", "taken", "time",
+        "visibility",
     )  # fmt: skip
 
     def __init__(
@@ -59,13 +62,21 @@ class JobReport:
         *,
         time: Callable[[], float],
         buffer_limit: int = 10_000,
-        tag: str | None = None,
+        hold: Hold | None = None,
+        early: bool = False,
+        visibility: float | None = None,
     ) -> None:
-        """``tag`` is the delivery tag where the message's lease can be renewed; ``buffer_limit`` counts log entries."""
+        """``hold`` is the delivery where its lease can be renewed; ``early`` says that it is acknowledged before the job ends.
+
+        ``visibility`` is how long the message stays invisible without renewal, in seconds, where that is known; ``buffer_limit``
+        counts log entries.
+        """
         self.id = job_id
         self.name = name
         self.attempt = attempt
-        self.tag = tag
+        self.hold = hold
+        self.early = early
+        self.visibility = visibility
         self.time = time
         self.buffer_limit = buffer_limit
         #: 0 until the store has counted this delivery.
@@ -99,6 +110,9 @@ class JobReport:
         self.beating = True
         if self.on_touch is not None:
             self.on_touch()
+
+    def supersede(self, message: str) -> None:
+        """Note that this execution no longer counts: another delivery has the job, or it is given up."""
 
     def overflow(self) -> None:
         """Drop the oldest log entries until there is room for one more; each is counted."""

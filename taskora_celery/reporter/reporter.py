@@ -13,7 +13,8 @@ from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
-from taskora_celery.reporter.decisions import Outage, lease_interval
+from taskora_celery.reporter.decisions import Outage
+from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.settings import Settings
@@ -58,7 +59,7 @@ class Reporter:
         self._store = store
         self._settings = settings
         self._redactor = redactor
-        self._open_lease = open_lease
+        self.leases = Leases(open_lease, settings, clock)
         self._clock = clock
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
@@ -74,17 +75,18 @@ class Reporter:
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
         self._given_up = 0
         self._outage = Outage()
-        self._lease: Lease | None = None
-        self._lease_outage = Outage()
 
     def begin(self, report: JobReport, begin: Begin, *, wait: bool = True) -> Begun | None:
         """Take over the report of a delivery, and register the delivery with the store.
 
         With ``wait``, what the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Without, or
-        where the store is away, None is returned, and the delivery is registered with the first report.
+        where the store is away, None is returned, and the delivery is registered with the first report. Where the answer is a
+        verdict against the delivery, nothing is taken over.
         """
         begun = self._begin(begin) if wait else None
-        live = LiveJob(report, begin, self._settings, self._redactor)
+        if begun is not None and begun.fence <= 0:
+            return begun
+        live = LiveJob(report, begin, self._settings, self._redactor, self._clock.monotonic())
         if begun is None:
             live.unregistered()
         else:
@@ -97,25 +99,28 @@ class Reporter:
             self._wake.set()
         return begun
 
-    def flush(self, report: JobReport, ended: Ended | None = None) -> None:
-        """Write all that a job has said until now, and its end, before returning.
+    def flush(self, report: JobReport, ended: Ended | None = None, *, check: bool = False) -> bool:
+        """Write all that a job has said until now, and its end, before returning; False where this execution counts no more.
 
         Waits for the store for at most ``final_flush_timeout`` seconds, and not at all in an outage. What remains is kept
         (bounded) and written when the store is back. A job that said nothing and ends for good before its delivery was
         registered (so within about a flush interval) does not wait: beginning and end go out together with the next flush.
-        Never raises for what a job reported or for what the store does.
+        With ``check`` it waits all the same: the job may have been delivered again. Never raises for what a job reported or for
+        what the store does.
         """
         live = self._live.get(id(report))
         if live is None:
-            return
+            return True
+        if live.superseded is not None:
+            return False
         silent, unregistered = live.is_silent(), live.outbox.begin is not None
         if ended is not None:
             live.end = ended
-        if silent and (ended is None or (unregistered and ended.state in _FOR_GOOD)):
-            return
+        if silent and not check and (ended is None or (unregistered and ended.state in _FOR_GOOD)):
+            return True
         if self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
             self._wake.set()
-            return
+            return True
         # Who gets the lock sends for all that wait for it: jobs that end at once share a round trip.
         self._ending.append(live)
         acquired = self._lock.acquire(timeout=self._settings.final_flush_timeout)
@@ -127,13 +132,14 @@ class Reporter:
         finally:
             if acquired:
                 self._lock.release()
+        return live.superseded is None
 
     def release(self, report: JobReport) -> None:
         """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
         live = self._live.pop(id(report), None)
         report.on_touch = None
         # What is under way just now is sent once: nothing of it is left when the backlog's turn comes.
-        if live is not None and (live.has_news() or live.outbox):
+        if live is not None and live.superseded is None and (live.has_news() or live.outbox):
             self._backlog.append(live)
             if not self._wake.is_set():
                 self._wake.set()
@@ -151,8 +157,7 @@ class Reporter:
                 logger.warning(
                     "thread %s did not stop within %g s; it is left to end with the process", thread.name, JOIN_TIMEOUT
                 )
-        if self._lease is not None:
-            self._lease.close()
+        self.leases.close()
 
     def _touched(self) -> None:
         if os.getpid() != self._pid:  # a child that a handler forked: the event's lock may be held in it for ever
@@ -193,7 +198,8 @@ class Reporter:
     def _turn(self) -> None:
         try:
             self._flush_all()
-            self._renew()
+            self.leases.turn(list(self._live.values()))
+            self._tell_superseded()
             self._show()
         except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
             logger.exception("the reporter failed in one turn; it goes on")
@@ -223,6 +229,8 @@ class Reporter:
             live.outbox.alive |= live.beats(now)
             if live.has_news():
                 self._take(live)
+            if live.superseded is not None and not live.fenced:
+                live.outbox.clear()  # the store does not know yet that this execution counts no more
         waiting = [live for live in jobs if live.outbox]
         if waiting and not self._send(waiting):
             self._bound(waiting)
@@ -282,7 +290,8 @@ class Reporter:
             if id(live) not in unknown:
                 live.outbox.clear()
                 if reply is Reply.SUPERSEDED:
-                    live.refused()
+                    live.fenced = True
+                    live.supersede("it was delivered again")
             elif reply is Reply.UNKNOWN:
                 # The record expired, or the store lost its data: the same goes out again, with the delivery before it.
                 live.forgotten()
@@ -291,7 +300,12 @@ class Reporter:
     def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
         """Register deliveries that could not have the fence they took: the store gives them one."""
         for live in jobs:
-            live.registered(store.begin(live.begin).fence)
+            begun = store.begin(live.begin)
+            if begun.fence <= 0:
+                live.supersede("it was delivered again")
+                live.outbox.clear()
+            else:
+                live.registered(begun.fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         if self._outage.failed(self._clock.monotonic()):
@@ -305,41 +319,12 @@ class Reporter:
             logger.warning("job records can be written again (%d ended jobs were given up)", self._given_up)
             self._given_up = 0
 
-    def _renew(self) -> None:
-        """Renew the leases of the jobs whose handlers asked for it and whose turn it is, in one command."""
-        now = self._clock.monotonic()
-        jobs = [live for live in list(self._live.values()) if live.beats(now)]
-        if not jobs or self._lease_outage.closed_at(now):
-            return
-        tagged = [live for live in jobs if live.report.tag is not None]
-        try:
-            if tagged:
-                lease = self._lease_of_broker()
-                held = lease.renew([live.report.tag for live in tagged if live.report.tag is not None])
-                interval = lease_interval(self._settings.lease_interval, lease.visibility_timeout)
-                for live, ok in zip(tagged, held, strict=True):
-                    live.lease.interval = interval
-                    if not ok:  # what was put back and is delivered again is no longer this execution's to renew
-                        live.report.tag = None
-        except Exception as exc:  # noqa: BLE001 - any transport's error; the next renewal tries again
-            if self._lease_outage.failed(now):
-                logger.error("leases cannot be renewed: %s", exc)  # noqa: TRY400 - an outage is one line, not a traceback
-            for live in jobs:
-                live.lease.postpone(self._lease_outage.ask_at)
-            return
-        self._lease_outage.succeeded()
-        for live in jobs:
-            # Cleared before the next look at the clock: a beat that comes in between asks for the next renewal.
-            live.report.beating = False
-            live.lease.done(now)
-            if live.report.tag is None:
-                live.no_lease()
-
-    def _lease_of_broker(self) -> Lease:
-        if self._lease is None:
-            assert self._open_lease is not None
-            self._lease = self._open_lease()
-        return self._lease
+    def _tell_superseded(self) -> None:
+        """Fire the signals of the jobs that count no more; outside the lock, since a signal's listeners are the user's."""
+        for live in list(self._live.values()):
+            if live.superseded is not None and not live.told:
+                live.told = True
+                live.report.supersede(live.superseded)
 
     def _show(self) -> None:
         """Write progress to the result backend, for the jobs whose turn it is."""

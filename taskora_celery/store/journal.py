@@ -10,13 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taskora_celery.encoding import pack, unpack
-from taskora_celery.records import Event, LogEntry, level_name
-from taskora_celery.store.protocol import Batch
+from taskora_celery.records import Event, LogEntry, Outcome, level_name
+from taskora_celery.store.protocol import Batch, Loss
 
-__all__ = ["STATE", "decode", "decode_logs", "encode"]
+__all__ = ["STALLED", "STATE", "decode", "decode_logs", "encode", "encode_loss"]
 
 #: Codes below are log levels.
 STATE = 10
+#: The class of the error that ends a job which was lost or stalled too often.
+STALLED = "JobStalledError"
 #: So long a batch at most: the journal is trimmed by whole batches.
 BATCH_ENTRIES = 500
 
@@ -31,6 +33,12 @@ def encode(attempt: int, entries: Sequence[Entry], limit: int) -> tuple[Batch, .
     """Return entries as batches of at most ``limit`` entries."""
     size = min(BATCH_ENTRIES, max(limit, 1))
     return tuple(_batch(attempt, entries[at : at + size]) for at in range(0, len(entries), size))
+
+
+def encode_loss(loss: Loss) -> bytes:
+    """Return the journal's entry of a lost delivery."""
+    data = {"state": Outcome.LOST, "reason": loss.reason, "error": loss.error, "worker": loss.worker}
+    return _batch(loss.attempt, [(STATE, loss.now_ms, data, None, None)]).data
 
 
 def _batch(attempt: int, entries: Sequence[Entry]) -> Batch:

@@ -6,7 +6,7 @@ write renews their TTL (``taskora_record_ttl``). Nobody deletes them: they expir
 =================  ====  ==============================================================================================
 key                type  content
 =================  ====  ==============================================================================================
-``{id}:job``       hash  the record, see below; written by ``begin.lua`` and ``report.lua``
+``{id}:job``       hash  the record, see below; written by ``begin.lua``, ``report.lua`` and ``lose.lua``
 ``{id}:journal``   list  batches of entries, oldest first: ``"<first seq> <entries> <log entries> "`` and a packed batch;
                          ``report.lua`` appends, and removes whole batches from the head while enough log entries remain
 ``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
@@ -30,6 +30,8 @@ w      worker                                                 t      log entries
 c      created, ms                                            u      entries accepted from fence f (a repeat is known by it)
 b      start of this delivery, ms                             v      the same for fence g
 h      last sign of life, ms                                  e      end, ms
+l      delivery tag of the message                            o      token of this delivery
+x      deliveries that were lost or stalled                   y      reports of superseded executions that were refused
 =====  =====================================================  =====  ====================================================
 """
 
@@ -38,7 +40,7 @@ from __future__ import annotations
 __all__ = ["RECORD_FIELDS", "JobKeys"]
 
 #: The order in which ``read.lua`` returns the record.
-RECORD_FIELDS = ("s", "n", "a", "d", "f", "w", "c", "b", "h", "e", "p", "k", "r", "z", "q", "i", "m", "t")
+RECORD_FIELDS = ("s", "n", "a", "d", "f", "w", "c", "b", "h", "e", "p", "k", "r", "z", "q", "i", "m", "t", "l", "o", "x", "y")
 
 
 class JobKeys:

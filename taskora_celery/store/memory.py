@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.encoding import unpack
 from taskora_celery.records import AttemptRecord, Outcome
-from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, Reply, Report, Snapshot
+from taskora_celery.store.journal import STALLED, STATE, encode_loss
+from taskora_celery.store.protocol import Begin, Begun, Loss, Lost, Reply, Report, Snapshot, Verdict
 
 __all__ = ["MemoryStore"]
 
@@ -54,6 +56,11 @@ class MemoryStore:
         with self._changed:
             return [self._report(report) for report in reports]
 
+    def lose(self, loss: Loss) -> Lost:
+        """Record that a delivery is lost, and fence its execution off."""
+        with self._changed:
+            return self._lose(loss)
+
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
         with self._changed:
@@ -80,35 +87,68 @@ class MemoryStore:
         state, attempt = job.fields.get("s"), job.fields.get("a", 0)
         if 0 < begin.fence == job.fields["f"]:
             return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
+        verdict = _verdict(begin, job.fields)
+        if verdict is not None:
+            return Begun(verdict, 0, job.fields.get("c", begin.created_ms), stalls=job.fields.get("x", 0))
         if state == Outcome.IGNORED:
             attempt, state = 0, None
         elif state in Outcome.FINAL:
             if not begin.redelivered and begin.attempt <= attempt:
-                if 0 < begin.fence <= job.fields["f"]:
-                    return Begun(-1, 0, job.fields["c"])
                 job = self._jobs[begin.id] = _Job(job.fields["f"])
                 attempt = 0
             state = None
-        elif 0 < begin.fence < job.fields["f"]:
-            return Begun(0, 0, job.fields.get("c", begin.created_ms))
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
         if attempt == begin.attempt and state == "STARTED":
             job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
+            fields["x"] = fields.get("x", 0) + 1
         if state == Outcome.RETRY:
             fields.update(g=fields["f"], v=fields["u"])
         for name in "erz":
             fields.pop(name, None)
         fields.update(
             s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
-            c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=0,
+            c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
         )  # fmt: skip
         self._announce(begin.id)
-        return Begun(fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts))
+        return Begun(fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0))
+
+    def _lose(self, loss: Loss) -> Lost:
+        job = self._jobs.get(loss.id) or _Job()
+        fields = job.fields
+        if fields.get("l") == loss.tag and loss.token in {None, fields.get("o")}:
+            if fields.get("s") != "STARTED":
+                return Lost(None)
+        elif loss.token is None or fields["f"] >= loss.token:
+            return Lost(None)
+        else:  # it died before it was registered
+            fields.update(a=loss.attempt, d=1, w=loss.worker, b=loss.token // 1000)
+        self._jobs[loss.id] = job
+        stalls, seq = fields.get("x", 0) + 1, fields.get("q", 0)
+        over = loss.state is None and loss.limit is not None and stalls > loss.limit
+        state = Outcome.FAILURE if over else loss.state
+        for name in "gvz":
+            fields.pop(name, None)
+        fields.update(
+            s=state or Outcome.LOST, n=loss.name, c=fields.get("c", fields["b"]), h=fields.get("h", fields["b"]), x=stalls,
+            f=max(fields["f"] + 1, int(self._clock.time() * 1_000_000)), l=loss.tag, q=seq + 1, r=loss.reason, u=0,
+            o=fields.get("o", 0) if loss.token is None else loss.token,
+        )  # fmt: skip
+        if over or loss.error:
+            fields["z"] = STALLED if over else loss.error
+        job.journal.append((seq, 1, encode_loss(loss)))
+        if state is not None:
+            fields["e"] = loss.now_ms
+        else:
+            job.attempts = [*job.attempts, msgspec.structs.replace(_lost(fields, loss.now_ms), reason=loss.reason)][
+                -_ATTEMPTS_KEPT:
+            ]
+        self._announce(loss.id)
+        return Lost(stalls, state is not None)
 
     def _report(self, report: Report) -> Reply:
-        if report.begin is not None and self._begin(report.begin).fence not in {0, report.fence}:
+        if report.begin is not None and self._begin(report.begin).fence not in {Verdict.SUPERSEDED, report.fence}:
             return Reply.UNKNOWN
         job = self._jobs.get(report.id)
         if job is None:
@@ -116,6 +156,7 @@ class MemoryStore:
         fields = job.fields
         current = fields["f"] == report.fence
         if not current and fields.get("g") != report.fence:
+            fields["y"] = fields.get("y", 0) + 1
             return Reply.SUPERSEDED
         self._append(job, report, "u" if current else "v")
         if current:
@@ -183,6 +224,21 @@ class _MemoryWatch:
 
     def _news(self) -> bool:
         return any(self._changes.get(job_id, 0) != seen for job_id, seen in self._seen.items())
+
+
+def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
+    """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
+    state, attempt = fields.get("s"), fields.get("a", 0)
+    if state == Outcome.IGNORED:
+        return None
+    if begin.redelivered and attempt > begin.attempt:
+        return Verdict.RETRIED
+    if state in Outcome.FINAL:
+        if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:
+            return Verdict.ENDED if begin.redelivered else Verdict.SUPERSEDED
+        anew = not begin.redelivered and begin.attempt <= attempt
+        return Verdict.FENCE_TAKEN if anew and 0 < begin.fence <= fields["f"] else None
+    return Verdict.SUPERSEDED if 0 < begin.fence < fields["f"] else None
 
 
 def _lost(fields: dict[str, Any], now_ms: int) -> AttemptRecord:

@@ -16,7 +16,7 @@ import msgspec
 
 from taskora_celery.records import AttemptRecord
 
-__all__ = ["Batch", "Begin", "Begun", "Ended", "JobStore", "Reply", "Report", "Snapshot", "Watch"]
+__all__ = ["Batch", "Begin", "Begun", "Ended", "JobStore", "Loss", "Lost", "Reply", "Report", "Snapshot", "Verdict", "Watch"]
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -33,13 +33,30 @@ class Begin(msgspec.Struct, frozen=True):
     #: The fence that the caller uses already, in microseconds since the epoch; 0 to be given one. A first delivery needs to know
     #: nothing before it starts: it takes the time as its fence and registers with its first report.
     fence: int = 0
+    #: The message's delivery tag, and what tells this delivery of it from others; empty and 0 where there is no broker.
+    tag: str = ""
+    token: int = 0
+    #: Run it also where its outcome is recorded: the result backend does not know of it.
+    anyway: bool = False
+
+
+class Verdict(IntEnum):
+    """Why a delivery does not begin; it takes the place of the fence in :class:`Begun`, and nothing was changed."""
+
+    #: A later delivery holds the job.
+    SUPERSEDED = 0
+    #: The wanted fence cannot be had (a clock that lags behind).
+    FENCE_TAKEN = -1
+    #: The outcome of this message is recorded: it was delivered once more behind its end.
+    ENDED = -2
+    #: The retry of this attempt has begun.
+    RETRIED = -3
 
 
 class Begun(msgspec.Struct, frozen=True):
     """What the store knows when a delivery begins; the caller holds the fence from here on.
 
-    A fence of 0 says that a later delivery holds the job already, and one of -1 that the wanted fence cannot be had (a clock
-    that lags behind): in both nothing was changed.
+    A fence that is not positive is a :class:`Verdict`.
     """
 
     fence: int
@@ -48,6 +65,35 @@ class Begun(msgspec.Struct, frozen=True):
     checkpoint: bytes | None = None
     #: Earlier attempts and lost deliveries, oldest first.
     attempts: tuple[AttemptRecord, ...] = ()
+    #: How many deliveries of the job were lost or stalled until now.
+    stalls: int = 0
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """A delivery that will not be heard of again, as seen from outside: its process or its worker died, or it hangs."""
+
+    id: str
+    name: str
+    attempt: int
+    worker: str
+    tag: str
+    #: None where only the message is known (it was another worker's).
+    token: int | None
+    now_ms: int
+    reason: str
+    #: The state that ends the job (``"FAILURE"``, ``"REVOKED"``) with the error's class; None: it will be delivered again.
+    state: str | None = None
+    error: str | None = None
+    #: How many losses are allowed: one more ends the job as FAILURE; None: any number.
+    limit: int | None = None
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """What became of a :class:`Loss`; ``stalls`` counts the losses, None where that delivery was over and nothing was changed."""
+
+    stalls: int | None
+    #: The job has ended with this loss.
+    ended: bool = False
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -129,6 +175,9 @@ class JobStore(Protocol):
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """Write many reports in one go, and say for each what became of it."""
+
+    def lose(self, loss: Loss) -> Lost:
+        """Record that a delivery is lost, and fence its execution off: whatever it still reports is refused."""
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""

@@ -14,14 +14,16 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import AttemptRecord
 from taskora_celery.store.connect import Endpoint, client
+from taskora_celery.store.journal import STALLED, encode_loss
 from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
-from taskora_celery.store.protocol import Begin, Begun, Ended, Reply, Report, Snapshot
+from taskora_celery.store.protocol import Begin, Begun, Ended, Loss, Lost, Reply, Report, Snapshot
 from taskora_celery.store.wire import Call, ClusterWire, Wire, load_script
 
 __all__ = ["RedisStore", "read_arguments", "read_snapshot"]
 
 BEGIN = load_script("begin", 3)
 REPORT = load_script("report", 3)
+LOSE = load_script("lose", 3)
 READ = load_script("read", 3)
 
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
@@ -36,7 +38,7 @@ _STORE_WIDE = (
 logger = logging.getLogger("taskora_celery.store")
 
 _NOT_ENDED = Ended("", 0)
-_TEXT = frozenset("snwrz")
+_TEXT = frozenset("snwrzl")
 _PACKED = frozenset("pk")
 _attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
 _attempt_encoder = msgspec.msgpack.Encoder()
@@ -69,8 +71,18 @@ class RedisStore:
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
-        fence, delivery, created, checkpoint, attempts = _sound(self._wire().exchange([self._begin(begin)])[0])
-        return Begun(int(fence), delivery, int(created), checkpoint or None, _attempts(attempts))
+        fence, delivery, created, checkpoint, attempts, stalls = _sound(self._wire().exchange([self._begin(begin)])[0])
+        return Begun(int(fence), int(delivery), int(created), checkpoint or None, _attempts(attempts), int(stalls))
+
+    def lose(self, loss: Loss) -> Lost:
+        """Record that a delivery is lost, and fence its execution off."""
+        call: Call = LOSE, (
+            *self.keys.of(loss.id), loss.now_ms, self._ttl_ms, self.keys.channel(loss.id), loss.tag,
+            "" if loss.token is None else loss.token, loss.name, loss.attempt, loss.worker, loss.reason, loss.state or "",
+            loss.error or "", "" if loss.limit is None else loss.limit, encode_loss(loss), STALLED,
+        )  # fmt: skip
+        stalls, ended = _sound(self._wire().exchange([call])[0])
+        return Lost(None if int(stalls) < 0 else int(stalls), bool(ended))
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """Write many reports in one go, and say for each what became of it."""
@@ -165,7 +177,8 @@ class RedisStore:
     def _begin(self, begin: Begin) -> Call:
         return BEGIN, (
             *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
-            begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence,
+            begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
+            "1" if begin.anyway else "",
         )  # fmt: skip
 
     def _report(self, report: Report) -> Call:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from taskora_celery.store.protocol import Begin, Begun, Reply, Report, Snapshot, Watch
+    from taskora_celery.store.protocol import Begin, Begun, Loss, Lost, Reply, Report, Snapshot, Watch
 
 
 class ScriptedStore:
@@ -43,6 +43,11 @@ class ScriptedStore:
         self._pass()
         self.flushes.append(list(reports))
         return self.memory.report(reports)
+
+    def lose(self, loss: Loss) -> Lost:
+        """As the memory store, after the script's say."""
+        self._pass()
+        return self.memory.lose(loss)
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """As the memory store: the test itself may always look."""

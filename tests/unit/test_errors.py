@@ -15,6 +15,7 @@ from taskora_celery import errors
 from taskora_celery.errors import (
     JobAbortedError,
     JobNotFoundError,
+    JobStalledError,
     MaxRetriesExceededError,
     NoActiveJobError,
     RetryError,
@@ -28,6 +29,8 @@ EXAMPLES: list[TaskoraError] = [
     TaskoraError("text"),
     NoActiveJobError("no job"),
     JobNotFoundError("job-1"),
+    JobStalledError("job-1", 1),
+    JobStalledError("job-1", 2, 1, "w1@host", "signal 9 (SIGKILL)", {"percent": 48.0}, ("info: started", "warn: slow")),
     StoreNotConfiguredError(),
     StoreNotConfiguredError("other words"),
     StoreUnavailableError("redis://h: refused"),

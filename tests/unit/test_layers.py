@@ -14,11 +14,26 @@ PACKAGE = Path(taskora_celery.__file__).parent
 
 #: From the bottom up; a module may import from its own layer and from those below.
 LAYERS = (
-    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "_version"),
+    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
     ("store", "lease"),
     ("reporter",),
     ("context", "local", "signal", "logs", "retry"),
-    ("task", "django", "handle", "execution", "injection", "results", "capture", "runtime", "reading", "aio", "undisturbed"),
+    (
+        "task",
+        "django",
+        "handle",
+        "execution",
+        "scheduling",
+        "delivery",
+        "options",
+        "injection",
+        "results",
+        "capture",
+        "runtime",
+        "reading",
+        "aio",
+        "undisturbed",
+    ),
     ("worker",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

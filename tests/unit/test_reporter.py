@@ -10,6 +10,7 @@ import pytest
 
 from taskora_celery.context import Context
 from taskora_celery.encoding import unpack
+from taskora_celery.lease.protocol import Held, Hold, Renewal
 from taskora_celery.reading import history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
 from taskora_celery.redaction import Redactor
@@ -49,14 +50,22 @@ class ScriptedLease:
     def __init__(self) -> None:
         self.renewed: list[list[str]] = []
         self.fails = False
-        self.lost: set[str] = set()
+        self.stands: dict[str, Held] = {}
+        self.holds: list[Hold] = []
         self.closed = False
 
-    def renew(self, tags: Sequence[str]) -> list[bool]:
-        self.renewed.append(list(tags))
+    def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
+        self.renewed.append([hold.tag for hold in holds])
+        self.holds = list(holds)
         if self.fails:
             raise ConnectionError("no broker")
-        return [tag not in self.lost for tag in tags]
+        return Renewal(tuple(self.stands.get(hold.tag, Held.HELD) for hold in holds))
+
+    def claim(self, hold: Hold) -> None:
+        raise AssertionError("only the worker's parent claims")
+
+    def put_back(self, tag: str, queue: str | None = None) -> None:
+        raise AssertionError("only the worker's parent puts back")
 
     def close(self) -> None:
         self.closed = True
@@ -88,8 +97,20 @@ class Rig:
             self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock
         )  # fmt: skip
 
-    def begin(self, job_id: str = "job-1", *, tag: str | None = None, sink: ListSink | None = None, attempt: int = 1) -> Context:
-        ctx = Context(job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit, tag=tag)
+    def begin(
+        self,
+        job_id: str = "job-1",
+        *,
+        tag: str | None = None,
+        sink: ListSink | None = None,
+        attempt: int = 1,
+        timeout: float | None = None,
+        early: bool = False,
+    ) -> Context:
+        ctx = Context(
+            job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
+            hold=None if tag is None else Hold(tag, 1, timeout), early=early, visibility=ScriptedLease.visibility_timeout,
+        )  # fmt: skip
         ctx.sink = sink
         self.begun = self.reporter.begin(ctx, Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000)))
         return ctx
@@ -257,10 +278,10 @@ def test_fifty_jobs_are_written_in_one_call_a_flush(rig: Rig) -> None:
 
 
 def test_an_idle_reporter_sleeps_without_a_timeout(rig: Rig) -> None:
-    """P11: a process whose jobs have nothing to say wakes up for nothing."""
+    """P11: a process whose jobs have nothing to say, and no message to keep, wakes up for nothing."""
     wake = RecordingEvent()
     rig.reporter._wake = wake
-    ctx = rig.begin(tag="tag-1")
+    ctx = rig.begin()
     ctx.progress(1)
     wait_until(lambda: rig.progress() == 1 and len(wake.timeouts) > 1 and not wake.is_set(), "the reporter to sleep again")
     calls = len(rig.store.flushes)
@@ -451,7 +472,7 @@ def test_reports_of_a_superseded_execution_are_refused_and_told_once(rig: Rig, c
     rig.end(ctx)
     assert (rig.progress(), rig.state()) == (None, "STARTED")
     assert [record.message for record in caplog.records].count(
-        "job job-1 was delivered again: the reports of this execution are refused"
+        "job job-1: it was delivered again; the reports of this execution are refused"
     ) == 1
 
 
@@ -586,15 +607,99 @@ def test_the_reporter_sleeps_until_the_next_renewal_is_due(rig: Rig) -> None:
     wait_until(lambda: wake.timeouts[-1] == pytest.approx(20.0), "a wait of a lease interval")
 
 
-def test_a_handler_that_falls_silent_is_not_renewed(rig: Rig) -> None:
-    """D4: without a new sign of life there is nothing to extend."""
-    ctx = rig.begin(tag="tag-1")
-    ctx.heartbeat()
-    wait_until(lambda: rig.lease.renewed and not ctx.beating, "the renewal")
+def test_a_job_is_kept_without_a_word_of_its_handler(rig: Rig) -> None:
+    """D3: the process that runs it renews its lease, at each lease interval."""
+    rig.begin(tag="tag-1")
+    for n in range(1, 4):
+        rig.pass_time(20)
+        wait_until(lambda n=n: len(rig.lease.renewed) == n, "the next renewal")
+
+
+def test_a_job_that_must_show_life_is_renewed_from_its_last_sign_of_life(rig: Rig) -> None:
+    """D4: each renewal says how long ago that was, so that the lease ends a heartbeat_timeout behind it."""
+    ctx = rig.begin(tag="tag-1", timeout=10.0)
+    rig.pass_time(2.5)
+    wait_until(lambda: len(rig.lease.renewed) == 1, "the first renewal")
+    assert rig.lease.holds[0].age == pytest.approx(2.5)
+    ctx.progress(1)
+    wait_until(lambda: rig.progress() == 1, "the sign of life")
+    rig.pass_time(2.5)
+    wait_until(lambda: len(rig.lease.renewed) == 2, "the second renewal")
+    assert rig.lease.holds[0].age == pytest.approx(2.5)
+
+
+def test_a_handler_that_falls_silent_is_not_renewed_and_its_signal_fires(rig: Rig) -> None:
+    """D4, C3: after a heartbeat_timeout of silence it is stalled, once and for all."""
+    ctx = rig.begin(tag="tag-1", timeout=10.0)
+    rig.pass_time(10.1)
+    assert ctx.signal.wait(10)
+    assert (ctx.signal.reason, ctx.signal.message) == ("superseded", "no sign of life for 10 s (heartbeat_timeout)")
+    renewed = len(rig.lease.renewed)
     rig.pass_time(100)
     ctx.progress(1)
-    wait_until(lambda: rig.progress() == 1, "a turn of the reporter")
-    assert len(rig.lease.renewed) == 1
+    ctx.heartbeat()
+    wait_until(lambda: not ctx.dirty, "a turn of the reporter")
+    assert len(rig.lease.renewed) == renewed
+    assert rig.progress() is None, "what it says from now on counts no more"
+    assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1)), "nor does its outcome"
+
+
+@pytest.mark.parametrize("what", ["heartbeat", "progress", "checkpoint", "log"])
+def test_every_report_is_a_sign_of_life(rig: Rig, what: str) -> None:
+    """D4: any of heartbeat, progress, checkpoint and log counts."""
+    ctx = rig.begin(tag="tag-1", timeout=10.0)
+    for _ in range(4):
+        rig.clock.advance(8)
+        {"heartbeat": ctx.heartbeat, "progress": lambda: ctx.progress(1), "checkpoint": lambda: ctx.checkpoint(1),
+         "log": lambda: ctx.log.info("x")}[what]()  # fmt: skip
+        rig.reporter._touched()
+        wait_until(lambda: not (ctx.dirty or ctx.beating or ctx.logs), "the report to be taken")
+    assert not ctx.signal.aborted
+
+
+def test_a_message_that_was_delivered_again_ends_its_execution(rig: Rig) -> None:
+    """D7, C3: the signal fires, and what it still says is neither stored nor counts."""
+    ctx = rig.begin(tag="tag-1")
+    rig.lease.stands["tag-1"] = Held.TAKEN
+    ctx.heartbeat()
+    assert ctx.signal.wait(10)
+    assert (ctx.signal.reason, ctx.signal.message) == ("superseded", "its message was delivered again")
+    ctx.progress(1)
+    wait_until(lambda: not ctx.dirty, "a turn of the reporter")
+    assert rig.progress() is None
+    assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1))
+
+
+def test_a_message_that_was_put_back_is_asked_for_until_another_delivery_has_it(rig: Rig) -> None:
+    """D7: until then nobody else works on it, and a Redis that lost its data has no message to put back."""
+    ctx = rig.begin(tag="tag-1")
+    rig.lease.stands["tag-1"] = Held.GONE
+    rig.pass_time(20)
+    wait_until(lambda: len(rig.lease.renewed) == 1, "the first renewal")
+    assert not ctx.signal.aborted
+    rig.lease.stands["tag-1"] = Held.TAKEN
+    rig.pass_time(20)
+    assert ctx.signal.wait(10)
+
+
+def test_an_early_acknowledgement_is_no_loss(rig: Rig) -> None:
+    """D8: its message is gone because it was acknowledged; nobody else will run it."""
+    ctx = rig.begin(tag="tag-1", early=True)
+    rig.lease.stands["tag-1"] = Held.GONE
+    rig.pass_time(20)
+    wait_until(lambda: rig.lease.renewed, "the renewal")
+    wait_until(lambda: ctx.hold is None, "the end of the lease")
+    assert not ctx.signal.aborted
+
+
+def test_a_child_whose_parent_is_gone_stops_renewing_and_its_signals_fire(rig: Rig) -> None:
+    """D9: what it ran is delivered again as soon as its lease is over."""
+    rig.reporter.leases.parent = 1  # a pid that is not this process's parent, nor this process
+    ctx = rig.begin(tag="tag-1")
+    rig.pass_time(20)
+    assert ctx.signal.wait(10)
+    assert (ctx.signal.reason, ctx.signal.message) == ("superseded", "the worker's parent process is gone")
+    assert rig.lease.renewed == []
 
 
 def test_the_leases_of_all_jobs_are_renewed_in_one_command(rig: Rig) -> None:
@@ -668,7 +773,7 @@ def test_a_lease_that_cannot_be_opened_is_tried_again(rig: Rig, caplog: pytest.L
             raise OSError("no route to broker")
         return rig.lease
 
-    rig.reporter._open_lease = open_lease
+    rig.reporter.leases._open_lease = open_lease
     rig.begin(tag="tag-1").heartbeat()
     wait_until(lambda: "no route to broker" in caplog.text, "the failure to be logged")
     rig.pass_time(30)

@@ -2,39 +2,50 @@
 --
 -- KEYS  1 record  2 journal  3 attempts
 -- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  7 created (ms)  8 channel
---       9 the fence that the caller uses already, or 0
--- Returns { fence, delivery, created, checkpoint or "", attempts }; fence 0: a later delivery holds the job, -1: this
--- fence cannot be had; in both nothing was changed
+--       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
+--       12 "1": run it also where its outcome is recorded
+-- Returns { fence, delivery, created, checkpoint or "", attempts, stalls }; fence 0: a later delivery holds the job, -1: this
+-- fence cannot be had, -2: this message's outcome is recorded, -3: its retry has begun; in all four nothing was changed
 local now = ARGV[1]
-local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u')
+local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u', 'l', 'x')
 local state, attempt, delivery, fence = old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
-local created, wanted = old[6] or ARGV[7], tonumber(ARGV[9])
+local created, wanted, stalls = old[6] or ARGV[7], tonumber(ARGV[9]), tonumber(old[11] or '0')
+local same = ARGV[10] ~= '' and old[10] == ARGV[10] and attempt == ARGV[4]
 
 if wanted > 0 and fence == wanted then
-  return { old[4], delivery, created, '', {} } -- the same begin again: its answer was lost on the way
+  return { old[4], delivery, created, '', {}, stalls } -- the same begin again: its answer was lost on the way
+end
+
+if ARGV[5] ~= '' and attempt and tonumber(attempt) > tonumber(ARGV[4]) and state ~= 'IGNORED' then
+  return { '-3', 0, created, '', {}, stalls }
 end
 
 if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' then
+  if same and ARGV[12] == '' then
+    -- The message of the outcome: an earlier delivery of it that registers late, or it was delivered once more.
+    return { ARGV[5] == '' and '0' or '-2', 0, created, '', {}, stalls }
+  end
   if ARGV[5] == '' and tonumber(ARGV[4]) <= tonumber(attempt) then
     if wanted > 0 and wanted <= fence then
-      return { '-1', 0, created, '', {} } -- a clock that lags behind: to be asked again without a fence of its own
+      return { '-1', 0, created, '', {}, stalls } -- a clock that lags behind: to be asked again without a fence of its own
     end
     -- The same id was sent anew: a job of its own, only the fence goes on growing.
     redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-    old[8], attempt, created = false, false, ARGV[7]
+    old[8], attempt, created, stalls = false, false, ARGV[7], 0
   end
   state = false
 elseif state == 'IGNORED' then
   -- The task was replaced by another under its id: the job goes on, and so does its log.
   state, attempt = false, false
 elseif wanted > 0 and fence > wanted then
-  return { '0', 0, created, '', {} }
+  return { '0', 0, created, '', {}, stalls }
 end
 
 if attempt == ARGV[4] then
   delivery = delivery + 1
   if state == 'STARTED' then
-    -- The delivery before was never heard of again.
+    -- The delivery before was never heard of again, and nobody has said so yet.
+    stalls = stalls + 1
     local worker, started = old[5] or '', tonumber(old[7] or now)
     local lost = { number = tonumber(attempt), delivery = delivery - 1, worker = worker, started_ms = started,
       outcome = 'LOST', duration = (tonumber(now) - started) / 1000, reason = 'no outcome from ' .. worker }
@@ -56,7 +67,11 @@ end
 local taken = fence + 1
 if taken < floor then taken = floor end
 local fields = { 's', 'STARTED', 'n', ARGV[3], 'a', ARGV[4], 'd', delivery, 'f', string.format('%.0f', taken),
-  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', '0' }
+  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', '0', 'l', ARGV[10], 'o', ARGV[11] }
+if stalls > 0 then
+  fields[#fields + 1] = 'x'
+  fields[#fields + 1] = stalls
+end
 if state == 'RETRY' then
   -- The attempt before may still be unwinding: its last log entries are welcome, nothing else of it is.
   fields[#fields + 1] = 'g'
@@ -75,4 +90,4 @@ if delivery > 1 or ARGV[4] ~= '1' then
   redis.call('PEXPIRE', KEYS[3], ARGV[2])
 end
 redis.call('PUBLISH', ARGV[8], 'begin')
-return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts }
+return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts, stalls }

@@ -5,13 +5,16 @@
 --       6 progress or ""  7 checkpoint or ""
 --       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
 --       13 first entry's number within this execution, then for each batch: entries, log entries, packed batch
--- Returns 1 accepted, 0 superseded: nothing was changed, -1 the record is unknown: nothing was changed
+-- Returns 1 accepted, 0 superseded: counted, nothing else was changed, -1 the record is unknown: nothing was changed
 local held = redis.call('HMGET', KEYS[1], 'f', 'g', 'u', 'v', 'q', 'm', 'i', 't')
 if not held[1] then return -1 end
 local current = held[1] == ARGV[1]
 -- An attempt that ended in a retry may still write its last log entries after the next one began.
 local late = not current and held[2] == ARGV[1]
-if not current and not late then return 0 end
+if not current and not late then
+  redis.call('HINCRBY', KEYS[1], 'y', 1)
+  return 0
+end
 
 local set, changed = {}, false
 local function put(field, value)

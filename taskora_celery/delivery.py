@@ -1,0 +1,55 @@
+"""Which delivery of a message this is: what the worker's parent stamped on the request, and what follows from it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from taskora_celery.lease.protocol import Hold
+
+__all__ = ["STAMP", "Delivery"]
+
+#: Where the worker's request carries the stamp to the process that runs the job; not a message header: it ends with the delivery.
+STAMP = "taskora_delivery"
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One delivery, as the process that runs it knows it."""
+
+    #: None where the message came from no broker.
+    hold: Hold | None = None
+    #: The worker's parent process, which received the message; 0 where it did not say.
+    parent: int = 0
+    #: Seconds for which the message stays invisible without renewal; None where it cannot become visible again by itself.
+    visibility: float | None = None
+    #: It is acknowledged before the job ends.
+    early: bool = False
+
+    @classmethod
+    def of(cls, task: Any, request: Any) -> Delivery:
+        """Return the delivery that a request belongs to."""
+        properties = request.properties or {}
+        tag = properties.get("delivery_tag")
+        token, parent, visibility = vars(request).get(STAMP) or (0, 0, None)
+        if not isinstance(tag, str):
+            return cls(None, parent, None)
+        queue = (properties.get("delivery_info") or {}).get("sqs_queue")
+        # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
+        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=not task.acks_late)
+
+    @staticmethod
+    def stamp(token: int, parent: int, visibility: float | None) -> tuple[int, int, float | None]:
+        """Return what the worker's parent puts on the request."""
+        return token, parent, visibility
+
+    def is_doubtful(self, now: float | None = None) -> bool:
+        """Say whether the message may be another delivery's by now: it was received long enough ago to have been put back.
+
+        Until half of its time is over nobody has to ask, whatever has become of those who should have renewed it.
+        """
+        if self.hold is None or not self.hold.token or self.visibility is None:
+            return False
+        lease = self.visibility if self.hold.timeout is None else min(self.visibility, self.hold.timeout)
+        return (time.time() if now is None else now) - self.hold.token / 1_000_000 > lease / 2

@@ -1,0 +1,47 @@
+-- A delivery is lost: its process or its worker died, or it showed no sign of life. Its execution is fenced off at once.
+--
+-- KEYS  1 record  2 journal  3 attempts
+-- ARGV  1 now (ms)  2 ttl (ms)  3 channel  4 delivery tag  5 token, or "" where only the tag is known  6 task name
+--       7 attempt  8 worker  9 reason  10 state that ends the job, or "": it will be delivered again  11 error class
+--       12 how many losses are allowed, or ""  13 packed journal entry  14 class of the error where there were more
+-- Returns { losses so far, "1" where the job has ended, else "" }; losses -1: this delivery is over or superseded, nothing was changed
+local now = tonumber(ARGV[1])
+local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'b', 'l', 'o', 'x', 'q', 'c')
+local fence, token = tonumber(old[4] or '0'), tonumber(ARGV[5])
+local attempt, delivery, worker, started = old[2], old[3], old[5], tonumber(old[6] or now)
+local state = old[1]
+
+if old[7] == ARGV[4] and (ARGV[5] == '' or old[8] == ARGV[5]) then
+  if state ~= 'STARTED' then return { -1, '' } end
+elseif not token or fence >= token then
+  return { -1, '' } -- another delivery has begun since
+else
+  -- It died before it was registered: nobody has told of it yet.
+  attempt, delivery, worker, started = ARGV[7], '1', ARGV[8], math.floor(token / 1000)
+end
+
+local stalls = tonumber(old[9] or '0') + 1
+local ended, class = ARGV[10], ARGV[11]
+if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
+  ended, class = 'FAILURE', ARGV[14]
+end
+local clock = redis.call('TIME')
+local taken = math.max(fence + 1, tonumber(clock[1]) * 1000000 + tonumber(clock[2]))
+local seq = tonumber(old[10] or '0')
+redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[13])
+redis.call('HSET', KEYS[1], 's', ended ~= '' and ended or 'LOST', 'n', ARGV[6], 'a', attempt, 'd', delivery, 'w', worker,
+  'b', started, 'c', old[11] or started, 'f', string.format('%.0f', taken), 'l', ARGV[4], 'o', ARGV[5] ~= '' and ARGV[5] or old[8],
+  'x', stalls, 'q', seq + 1, 'r', ARGV[9], 'u', '0')
+redis.call('HSETNX', KEYS[1], 'h', started)
+redis.call('HDEL', KEYS[1], 'g', 'v', 'z')
+if ended ~= '' then redis.call('HSET', KEYS[1], 'e', ARGV[1]) end
+if class ~= '' then redis.call('HSET', KEYS[1], 'z', class) end
+if ended == '' then
+  local lost = { number = tonumber(attempt), delivery = tonumber(delivery), worker = worker, started_ms = started,
+    outcome = 'LOST', duration = (now - started) / 1000, reason = ARGV[9] }
+  redis.call('RPUSH', KEYS[3], cmsgpack.pack(lost))
+  redis.call('LTRIM', KEYS[3], -100, -1)
+end
+for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ARGV[2]) end
+redis.call('PUBLISH', ARGV[3], 'lose')
+return { stalls, ended ~= '' and '1' or '' }

@@ -1,0 +1,276 @@
+"""Keeping what the worker holds, and bringing back what nobody keeps: a thread in the worker's parent."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from celery import bootsteps
+from celery.concurrency.base import BasePool
+from celery.signals import worker_shutdown
+
+from taskora_celery.background import Background
+from taskora_celery.delivery import Delivery
+from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.lease.protocol import NO_LEASE, Due, Held, Hold, Lease
+from taskora_celery.lease.redis import FencedChannel, RedisFence, holds
+from taskora_celery.lease.resolve import lease_for
+from taskora_celery.reporter.decisions import Outage, lease_interval
+from taskora_celery.runtime import Runtime, settings_of
+from taskora_celery.store.protocol import Loss
+from taskora_celery.worker.holdings import holdings
+
+if TYPE_CHECKING:
+    from taskora_celery.worker.request import JobRequest
+
+__all__ = ["Keeper", "KeeperStep"]
+
+logger = logging.getLogger("taskora_celery.worker")
+
+#: Keepers of many workers see the same message run out: each waits up to this part of its interval, so that one is first.
+SPREAD = 0.05
+#: Why a job is delivered again whose worker is not there to say it.
+UNHEARD = "its worker was not heard of in time"
+
+Kept = tuple[Hold, "JobRequest | None"]
+
+
+class Keeper:
+    """Renews every delivery that one worker holds, and puts back what nobody renews any more, be it another worker's.
+
+    One daemon thread named ``taskora-keeper`` with a broker connection of its own, one command in each interval; see
+    :class:`~taskora_celery.background.Background` for its contract. In a warm shutdown it goes on until the pool has ended.
+    The worker's main thread calls the other methods.
+    """
+
+    _by_app: ClassVar[WeakKeyDictionary[Any, Keeper]] = WeakKeyDictionary()
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._app = worker.app
+        self._settings = settings_of(worker.app)
+        self._lease: Lease | None = None
+        self._outage = Outage()
+        self._requests: WeakValueDictionary[str, JobRequest] = WeakValueDictionary()
+        self._fences: WeakKeyDictionary[Any, RedisFence] = WeakKeyDictionary()
+        #: When each tag was last found held, in monotonic seconds.
+        self._held_at: dict[str, float] = {}
+        self._told_swept = False
+        self._draining = False
+        self._thread = Background("taskora-keeper", self._turn)
+        self._by_app[worker.app] = self
+
+    @classmethod
+    def of(cls, app: Any) -> Keeper | None:
+        """Return the keeper of the worker that runs this app in this process, None where none does."""
+        return cls._by_app.get(app)
+
+    # --- called by the worker's main thread ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Go on for the jobs that still run; the thread ends with the pool."""
+        self._draining = True
+        self._thread.wake()
+
+    def stop(self) -> None:
+        """End the thread, and give up the connection."""
+        self._thread.stop()
+        if self._lease is not None:
+            self._lease.close()
+
+    def fence(self, message: Any, hold: Hold) -> FencedChannel | None:
+        """Let a message be acknowledged through its delivery's fence; None where the transport has no lease to guard."""
+        channel = message.channel
+        if not holds(channel):
+            return None
+        message.channel = fenced = FencedChannel(channel, self._fence_of(channel), hold)
+        return fenced
+
+    def claim(self, message: Any, hold: Hold) -> None:
+        """Make this delivery the one that counts; one round trip, as kombu's own for each message that it receives."""
+        self._fence_of(message.channel.channel).claim(hold)
+
+    def adopts(self, message: Any) -> bool:
+        """Say whether a job that runs here goes on under this delivery of its own message.
+
+        After a lost connection kombu puts back what runs, and may well receive it again itself: no reason to run it twice.
+        """
+        running = self._requests.get(str(message.delivery_tag))
+        if running is None or not running.is_running or running.fenced is None or not running.fenced.is_mine():
+            return False
+        running.fenced.move(message.channel.channel, self._fence_of(message.channel.channel))
+        logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
+        return True
+
+    def visibility_of(self, message: Any) -> float | None:
+        """Return the seconds for which the message stays invisible, None where its transport knows no such thing."""
+        timeout = getattr(message.channel, "visibility_timeout", None)
+        return None if timeout is None else float(timeout)
+
+    def received(self, request: JobRequest) -> None:
+        """Answer for a message from now on."""
+        self._requests[request.hold.tag] = request
+        if request.hold.timeout is not None:  # until the first renewal it has the visibility timeout, which may be an hour
+            self._thread.wake()
+
+    def lost_meanwhile(self, request: JobRequest) -> bool:
+        """Say whether a message that has waited here for long was put back or delivered again; at most one round trip."""
+        delivery = Delivery(request.hold, visibility=self.visibility_of(request.message))
+        if self._lease is None or not delivery.is_doubtful():
+            return False
+        try:
+            return self._lease.renew([request.hold]).held[0] in {Held.GONE, Held.TAKEN}
+        except ConnectionError:
+            return False
+
+    def _fence_of(self, channel: Any) -> RedisFence:
+        fence = self._fences.get(channel)
+        if fence is None:
+            fence = self._fences[channel] = RedisFence(channel)
+        return fence
+
+    # --- the thread ----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> float | None:
+        """Keep what is held, bring back what is due, and return the seconds until the next turn."""
+        now = time.monotonic()
+        if self._draining and self._pool_has_ended():
+            self._thread.stop()
+            return 0.0
+        if self._outage.closed_at(now):
+            return self._outage.ask_at - now
+        try:
+            if self._lease is None:
+                self._lease = lease_for(self._app)
+            if self._lease is NO_LEASE:
+                return None
+            pause = self._keep(self._lease, now)
+        except (ConnectionError, *self._app.connection_for_read().connection_errors) as exc:
+            if self._outage.failed(now):
+                logger.error("leases cannot be renewed: %s", exc)  # noqa: TRY400 - an outage is one line, not a traceback
+            return self._outage.ask_at - now
+        if self._outage.succeeded():
+            logger.warning("leases can be renewed again")
+        return pause
+
+    def _keep(self, lease: Lease, now: float) -> float:
+        kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
+        renewal = lease.renew([hold for hold, _ in kept], look=True)
+        held_before, self._held_at = self._held_at, {}
+        for (hold, request), held in zip(kept, renewal.held, strict=True):
+            if held is Held.HELD:
+                self._held_at[hold.tag] = now
+            elif request is not None and not (request.fenced is None or request.fenced.settled):
+                self._lost(lease, request, held, now - held_before.get(hold.tag, now))
+        for due in renewal.due:
+            self._recover(lease, due)
+        interval = self._interval(lease)
+        if renewal.due:
+            return 0.0  # there may be more
+        if renewal.next_due is None:
+            return interval
+        return min(interval, renewal.next_due + random.uniform(0.01, 0.01 + SPREAD * interval))  # noqa: S311 - no secret
+
+    def _interval(self, lease: Lease) -> float:
+        timeouts = [getattr(task, "heartbeat_timeout", None) for task in list(self._app.tasks.values())]
+        shortest = min((timeout for timeout in timeouts if isinstance(timeout, float)), default=None)
+        return lease_interval(self._settings.lease_interval, lease.visibility_timeout, shortest)
+
+    def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float) -> None:
+        """Deal with a delivery of ours that is due, was put back, or was delivered again."""
+        assert request.fenced is not None
+        timeout = lease.visibility_timeout or 0.0
+        if held is not Held.DUE and request.hold.timeout is None and 0 < since < timeout / 2 and not self._told_swept:
+            self._told_swept = True
+            logger.warning(
+                "job %s: its message was put back %.1f s after its lease was renewed for %g s: another worker on this Redis "
+                "database has a shorter visibility_timeout, or a clock that runs ahead. Give all the same timeout.",
+                request.id, since, timeout,
+            )  # fmt: skip
+        if request.is_running and request.hold.timeout is not None:
+            self._end_stalled(lease, request, held)
+        elif not request.is_running or held is Held.TAKEN:
+            # Of a job that runs, its own process learns the same, and its signal fires.
+            request.fenced.give_up()
+
+    def _end_stalled(self, lease: Lease, request: JobRequest, held: Held) -> None:
+        """Give up a job that shows no sign of life: fence it off, make its message deliverable, and end its process."""
+        assert request.fenced is not None
+        if request.fenced.settled or not request.is_running or request.given_up is not None:
+            return
+        reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
+        logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
+        request.lose(reason)
+        if held is Held.DUE:
+            lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
+        request.given_up = reason
+        request.fenced.give_up()
+        if self._has_processes():
+            # Between the look above and here the job may have ended and its process have begun another one, within
+            # microseconds: that one would be lost and delivered again, too.
+            self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+
+    def _recover(self, lease: Lease, due: Due) -> None:
+        """Bring back a message that nobody renewed in time."""
+        own = self._requests.get(due.tag)
+        if own is not None and own.is_running and own.hold.timeout is not None:
+            self._end_stalled(lease, own, Held.DUE)
+            return
+        store = Runtime.of(self._app).store
+        if store is not None and due.job_id:
+            loss = Loss(due.job_id, due.name, due.attempt, "", due.tag, None, int(time.time() * 1000), UNHEARD)
+            try:
+                # Before the message: once it is back, another worker may begin, and would have to guess what became of this one.
+                store.lose(loss)
+            except StoreUnavailableError as exc:
+                logger.warning("job %s: that it was lost cannot be written: %s", due.job_id, exc)
+        lease.put_back(due.tag)
+        logger.warning("job %s (%s): %s; its message is put back into its queue", due.job_id or "?", due.name or "?", UNHEARD)
+
+    def _has_processes(self) -> bool:
+        from celery.concurrency.prefork import TaskPool
+
+        return isinstance(self._worker.pool, TaskPool)
+
+    def _pool_has_ended(self) -> bool:
+        pool = self._worker.pool
+        return pool is None or pool._state == BasePool.TERMINATE  # noqa: SLF001 - set when the last job has ended
+
+
+class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the keeper with the worker, and lets it go on through a warm shutdown.
+
+    Steps that do not require one another stop in no certain order, so it is the pool's end that ends the thread.
+    """
+
+    requires: Sequence[str] = ("celery.worker.components:Timer",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._keeper: Keeper | None = None
+
+    def start(self, parent: Any) -> None:
+        """Start the keeper."""
+        self._keeper = keeper = Keeper(parent)
+        keeper.start()
+        # Housekeeping only: the thread ends by itself when the pool has ended.
+        worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Begin the end: the pool drains, and its jobs are kept until the last has ended."""
+        if self._keeper is not None:
+            self._keeper.drain()
+
+    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """End at once: what is held goes back."""
+        if self._keeper is not None:
+            self._keeper.stop()

@@ -1,0 +1,140 @@
+"""One message in the worker's parent: which delivery of it this is, and what only the parent sees of its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.worker import state
+from celery.worker.request import Request
+
+from taskora_celery.delivery import STAMP, Delivery
+from taskora_celery.errors import JobStalledError, StoreUnavailableError
+from taskora_celery.lease.protocol import Hold
+from taskora_celery.lease.redis import FencedChannel
+from taskora_celery.reading import last_words
+from taskora_celery.records import Outcome
+from taskora_celery.runtime import Runtime
+from taskora_celery.store.protocol import Loss, Lost
+from taskora_celery.worker.keeper import Keeper
+
+__all__ = ["JobRequest"]
+
+logger = logging.getLogger("taskora_celery.worker")
+
+
+class JobRequest(Request):  # type: ignore[misc]
+    """Celery's ``Request`` for tracked tasks: each delivery has a token, and its acknowledgement is fenced by it.
+
+    Made and used in the worker's parent, by its main thread; in pools without processes also by the job's thread.
+    """
+
+    def __init__(self, message: Any, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        #: What was decided about this delivery from outside; its execution counts no more.
+        self.given_up: str | None = None
+        self._adopted = False
+        self._keeper = Keeper.of(self._app)
+        # Microseconds: two deliveries of one message are a round trip apart at least.
+        self.hold = Hold(str(message.delivery_tag), int(time.time() * 1_000_000), self._task.heartbeat_timeout)
+        self.fenced: FencedChannel | None = None
+        if self._keeper is None:
+            return
+        self.fenced = self._keeper.fence(message, self.hold)
+        if self.fenced is not None and self._delivery_info.get("redelivered"):
+            self._adopted = self._keeper.adopts(message)
+            if not self._adopted:
+                self._keeper.claim(message, self.hold)
+        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), self._keeper.visibility_of(message))
+        if not self._adopted:
+            self._keeper.received(self)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process or thread of the pool has begun with it, and has not ended."""
+        return self.time_start is not None and not self.acknowledged
+
+    def revoked(self) -> bool:
+        """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
+        if self._adopted or self._is_lost_before_start():
+            state.task_ready(self)
+            return True
+        return bool(super().revoked())
+
+    def _is_lost_before_start(self) -> bool:
+        """Say whether the message was put back, or delivered again, while it waited here."""
+        if self.fenced is None or self._keeper is None or self.time_start is not None:
+            return False
+        if self.fenced.settled or self._keeper.lost_meanwhile(self):
+            logger.warning("job %s (%s): its message was put back while it waited here; it is not run here", self.id, self.name)
+            self.fenced.give_up()
+            return True
+        return False
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
+        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        lost = isinstance(exc, SystemExit | KeyboardInterrupt | WorkerLostError)
+        if self.given_up is not None and (lost or isinstance(exc, Terminated)):
+            # Its process was ended because it hung: the message is on its way to the next delivery already.
+            state.task_ready(self)
+            self.send_event("task-retried", exception=self.given_up, traceback="")
+            return None
+        if lost and not self._already_cancelled and not self._already_revoked:
+            requeued = self._is_requeued()
+            text = str(exc) if isinstance(exc, WorkerLostError) else f"the worker's process exited: {exc}"
+            told = self.lose(text, None if requeued or self._is_retried() else Outcome.FAILURE, WorkerLostError.__name__)
+            if told.ended and requeued:
+                return super().on_failure(self._stalled(told, text), send_failed_event)
+        elif isinstance(exc, Terminated) and not self._already_cancelled:
+            self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Handle a time limit that Celery's pool has enforced; the hard one ends the process, which can say nothing of it."""
+        if not soft and not state.should_terminate:
+            requeued = self.task.acks_late and not self.task.acks_on_timeout
+            self.lose(f"TimeLimitExceeded({timeout})", None if requeued else Outcome.FAILURE, TimeLimitExceeded.__name__)
+        super().on_timeout(soft, timeout)
+
+    def lose(self, reason: str, ends_as: str | None = None, error: str | None = None) -> Lost:
+        """Write to the job's record that this delivery is lost; one bounded round trip, never raises."""
+        runtime = Runtime.of(self._app)
+        if runtime.store is None:
+            return Lost(None)
+        reason = runtime.redactor.text(reason, "reason")
+        attempt = int(self._request_dict.get("retries") or 0) + 1
+        loss = Loss(
+            str(self.id), self._task.name, attempt, self._hostname, self.hold.tag, self.hold.token, int(time.time() * 1000),
+            reason, ends_as, error if ends_as else None, self._task.max_stalls if ends_as is None else None,
+        )  # fmt: skip
+        try:
+            return runtime.store.lose(loss)
+        except StoreUnavailableError as exc:
+            logger.error("job %s: that it was lost (%s) could not be written: %s", self.id, reason, exc)  # noqa: TRY400
+            return Lost(None)
+
+    def _is_requeued(self) -> bool:
+        return bool(self.task.acks_late and self.task.reject_on_worker_lost)
+
+    def _is_retried(self) -> bool:
+        return bool(getattr(self.task, "retry_on_worker_lost", False))  # since Celery 5.7
+
+    def _stalled(self, told: Lost, reason: str) -> Any:
+        store = Runtime.of(self._app).store
+        progress: Any = None
+        logs: tuple[str, ...] = ()
+        try:
+            progress, logs = last_words(None if store is None else store.read(str(self.id), 0))
+        except StoreUnavailableError:
+            logger.debug("the last words of job %s cannot be read", self.id)
+        try:
+            raise JobStalledError(  # noqa: TRY301 - an ExceptionInfo is made of the exception that is being handled
+                str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, progress, logs
+            )
+        except JobStalledError:
+            return ExceptionInfo()
