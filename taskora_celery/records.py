@@ -111,7 +111,7 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened to a job, in the one order of its journal.
 
-    ``kind`` is ``"log"``, ``"progress"``, ``"state"`` or ``"gap"``. ``seq`` is the position in the journal and what ``after=``
+    ``kind`` is ``"log"``, ``"progress"``, ``"state"``, ``"cancel"`` (its ``phase``: requested, delivered, interrupted, killed) or ``"gap"``. ``seq`` is the position in the journal and what ``after=``
     takes; a progress event has the position of the entry before it, since only the latest progress is kept. ``data`` is a
     :class:`LogEntry`, the progress value, or a mapping (``state``, ``attempt``, ``reason``, …; for a gap: ``count``).
     """

@@ -40,8 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True):
         return self.url.startswith(("redis+cluster://", "rediss+cluster://"))
 
 
-def client(endpoint: Endpoint, timeout: float) -> Any:
-    """Return a redis-py client whose connections give up after ``timeout`` seconds and never retry by themselves."""
+def client(endpoint: Endpoint, timeout: float | None) -> Any:
+    """Return a redis-py client whose connections give up after ``timeout`` seconds (None: never) and never retry by themselves."""
     return _build(endpoint, timeout, redis, redis.sentinel.Sentinel, redis.RedisCluster, Retry(NoBackoff(), 0))
 
 
@@ -72,8 +72,10 @@ def async_client(endpoint: Endpoint, timeout: float) -> Any:
     return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, AsyncRetry(NoBackoff(), 0))
 
 
-def _build(endpoint: Endpoint, timeout: float, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:
-    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+def _build(endpoint: Endpoint, timeout: float | None, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout or 5.0, "retry": retry}
+    if timeout is None:  # who listens for ever must notice a peer that is gone without a word
+        options["socket_keepalive"] = True
     url = re.sub(r"(?<=[?&])decode_responses=[^&;]*&?", "", endpoint.url)  # records are bytes
     if url.startswith(("sentinel://", "sentinels://")):
         return _sentinel(endpoint, {**options, **_ssl_arguments(endpoint)}, sentinel_cls)

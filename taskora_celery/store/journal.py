@@ -11,12 +11,14 @@ from typing import Any
 
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.records import Event, LogEntry, Outcome, level_name
-from taskora_celery.store.protocol import Batch, Loss
+from taskora_celery.store.protocol import Batch, CancelRequest, Loss
 
-__all__ = ["STALLED", "STATE", "decode", "decode_logs", "encode", "encode_loss"]
+__all__ = ["CANCEL", "STALLED", "STATE", "decode", "decode_logs", "encode", "encode_cancel", "encode_loss"]
 
 #: Codes below are log levels.
 STATE = 10
+#: A step of a cancel: requested, delivered, interrupted, killed, ended.
+CANCEL = 11
 #: The class of the error that ends a job which was lost or stalled too often.
 STALLED = "JobStalledError"
 #: So long a batch at most: the journal is trimmed by whole batches.
@@ -39,6 +41,12 @@ def encode_loss(loss: Loss) -> bytes:
     """Return the journal's entry of a lost delivery."""
     data = {"state": Outcome.LOST, "reason": loss.reason, "error": loss.error, "worker": loss.worker}
     return _batch(loss.attempt, [(STATE, loss.now_ms, data, None, None)]).data
+
+
+def encode_cancel(request: CancelRequest) -> bytes:
+    """Return the journal's entry of a request to cancel."""
+    data = {"phase": "requested", "reason": request.reason, "by": request.by}
+    return _batch(0, [(CANCEL, request.now_ms, data, None, None)]).data
 
 
 def _batch(attempt: int, entries: Sequence[Entry]) -> Batch:
@@ -107,4 +115,6 @@ def _log(attempt: int, base: int, seq: int, item: Sequence[Any]) -> LogEntry:
 def _event(attempt: int, base: int, seq: int, item: Sequence[Any]) -> Event:
     if item[0] < STATE:
         return Event("log", seq, base + item[1], _log(attempt, base, seq, item))
+    if item[0] == CANCEL:
+        return Event("cancel", seq, base + item[1], {"attempt": attempt, **item[2]})
     return Event("state", seq, base + item[1], {"attempt": attempt, **item[2]})

@@ -12,6 +12,9 @@ key                type  content
 ``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
                          and each delivery that was lost; the newest 100
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
+``cancelled``      zset  ids of jobs that were cancelled before they began, by time (ms); ``remember.lua`` adds and trims: the newest
+                         100 000, for the TTL of records. A worker reads it when it starts
+``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
 
 The record's fields have one letter, since a job's hash stays a compact listpack only while it is small, and most jobs are:
@@ -31,6 +34,7 @@ c      created, ms                                            u      entries acc
 b      start of this delivery, ms                             v      the same for fence g
 h      last sign of life, ms                                  e      end, ms
 l      delivery tag of the message                            o      token of this delivery
+j      the first request to cancel, packed
 x      deliveries that were lost or stalled                   y      reports of superseded executions that were refused
 =====  =====================================================  =====  ====================================================
 """
@@ -40,7 +44,7 @@ from __future__ import annotations
 __all__ = ["RECORD_FIELDS", "JobKeys"]
 
 #: The order in which ``read.lua`` returns the record.
-RECORD_FIELDS = ("s", "n", "a", "d", "f", "w", "c", "b", "h", "e", "p", "k", "r", "z", "q", "i", "m", "t", "l", "o", "x", "y")
+RECORD_FIELDS = ("s", "n", "a", "d", "f", "w", "c", "b", "h", "e", "p", "k", "r", "z", "q", "i", "m", "t", "l", "o", "x", "y", "j")
 
 
 class JobKeys:
@@ -59,6 +63,16 @@ class JobKeys:
     def channel(self, job_id: str) -> str:
         """Return the channel on which changes of the job are announced."""
         return self._base(job_id) + ":changed"
+
+    @property
+    def cancelled(self) -> str:
+        """The key of the jobs that were cancelled before they began."""
+        return f"{self.prefix}cancelled"
+
+    @property
+    def announcements(self) -> str:
+        """The channel of all announcements to processes that run jobs."""
+        return f"{self.prefix}announcements"
 
     def _base(self, job_id: str) -> str:
         # An id is the user's: a brace in it would end the hash tag early, or empty it.

@@ -5,15 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
 
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.encoding import unpack
+from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import AttemptRecord, Outcome
-from taskora_celery.store.journal import STALLED, STATE, encode_loss
-from taskora_celery.store.protocol import Begin, Begun, Loss, Lost, Reply, Report, Snapshot, Verdict
+from taskora_celery.store.announcements import packed, unpacked
+from taskora_celery.store.journal import STALLED, STATE, encode_cancel, encode_loss
+from taskora_celery.store.protocol import (
+    Begin,
+    Begun,
+    CancelOutcome,
+    CancelRequest,
+    Loss,
+    Lost,
+    Reply,
+    Report,
+    Shutdown,
+    Snapshot,
+    Verdict,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -45,6 +60,8 @@ class MemoryStore:
         self._jobs: dict[str, _Job] = {}
         self._changed = threading.Condition()
         self._changes: dict[str, int] = {}
+        self._cancelled: dict[str, None] = {}
+        self._listeners: list[SimpleQueue[bytes | None]] = []
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
@@ -60,6 +77,33 @@ class MemoryStore:
         """Record that a delivery is lost, and fence its execution off."""
         with self._changed:
             return self._lose(loss)
+
+    def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
+        """Decide what a request to cancel comes to, and announce it."""
+        with self._changed:
+            outcome = self._cancel(request, queued)
+            if outcome is CancelOutcome.CANCELLED:
+                self._cancelled[request.id] = None
+            if outcome >= CancelOutcome.CANCELLED:
+                self._tell(request)
+                self._announce(request.id)
+            return outcome
+
+    def cancelled_early(self) -> list[str]:
+        """Return the jobs that were cancelled before they began."""
+        with self._changed:
+            return list(self._cancelled)
+
+    def shut_down(self, worker: str) -> None:
+        """Announce that a worker shuts down."""
+        with self._changed:
+            self._tell(Shutdown(worker))
+
+    def listen(self) -> _MemoryAnnouncements:
+        """Listen to announcements."""
+        with self._changed:
+            self._listeners.append(SimpleQueue())
+            return _MemoryAnnouncements(self._listeners[-1])
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
@@ -88,8 +132,16 @@ class MemoryStore:
         if 0 < begin.fence == job.fields["f"]:
             return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
         verdict = _verdict(begin, job.fields)
+        if verdict is Verdict.CANCELLED:
+            job.fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=job.fields.get("c", begin.created_ms))
+            job.fields.setdefault("e", begin.now_ms)
         if verdict is not None:
-            return Begun(verdict, 0, job.fields.get("c", begin.created_ms), stalls=job.fields.get("x", 0))
+            asked = job.fields.get("j") if verdict is Verdict.CANCELLED else None
+            return Begun(
+                verdict, 0, job.fields.get("c", begin.created_ms), stalls=job.fields.get("x", 0), cancel=asked
+            )  # fmt: skip
+        if _runs_already(begin, job.fields):
+            state = None
         if state == Outcome.IGNORED:
             attempt, state = 0, None
         elif state in Outcome.FINAL:
@@ -112,7 +164,32 @@ class MemoryStore:
             c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
         )  # fmt: skip
         self._announce(begin.id)
-        return Begun(fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0))
+        return Begun(
+            fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0), fields.get("j")
+        )  # fmt: skip
+
+    def _cancel(self, request: CancelRequest, queued: bool) -> CancelOutcome:
+        job = self._jobs.get(request.id)
+        state = None if job is None else job.fields.get("s")
+        if job is None:
+            if not queued:
+                return CancelOutcome.UNKNOWN
+            job = self._jobs[request.id] = _Job()
+        if state in Outcome.FINAL:
+            return CancelOutcome.TOO_LATE
+        fields = job.fields
+        seq = fields.get("q", 0)
+        job.journal.append((seq, 1, encode_cancel(request)))
+        fields["q"] = seq + 1
+        fields.setdefault("j", packed(request))
+        if state == "STARTED":
+            return CancelOutcome.REQUESTED
+        fields.update(s=Outcome.REVOKED, r=request.reason or "", z="JobCancelledError", e=request.now_ms)
+        return CancelOutcome.CANCELLED
+
+    def _tell(self, announcement: CancelRequest | Shutdown) -> None:
+        for listener in self._listeners:
+            listener.put(packed(announcement))
 
     def _lose(self, loss: Loss) -> Lost:
         job = self._jobs.get(loss.id) or _Job()
@@ -125,9 +202,10 @@ class MemoryStore:
         else:  # it died before it was registered
             fields.update(a=loss.attempt, d=1, w=loss.worker, b=loss.token // 1000)
         self._jobs[loss.id] = job
-        stalls, seq = fields.get("x", 0) + 1, fields.get("q", 0)
-        over = loss.state is None and loss.limit is not None and stalls > loss.limit
-        state = Outcome.FAILURE if over else loss.state
+        stalls, seq = fields.get("x", 0) + loss.counts, fields.get("q", 0)
+        cancelled = "j" in fields
+        over = loss.state is None and loss.limit is not None and stalls > loss.limit and not cancelled
+        state = Outcome.REVOKED if cancelled else Outcome.FAILURE if over else loss.state
         for name in "gvz":
             fields.pop(name, None)
         fields.update(
@@ -135,8 +213,8 @@ class MemoryStore:
             f=max(fields["f"] + 1, int(self._clock.time() * 1_000_000)), l=loss.tag, q=seq + 1, r=loss.reason, u=0,
             o=fields.get("o", 0) if loss.token is None else loss.token,
         )  # fmt: skip
-        if over or loss.error:
-            fields["z"] = STALLED if over else loss.error
+        if over or loss.error or cancelled:
+            fields["z"] = "JobCancelledError" if cancelled else STALLED if over else loss.error
         job.journal.append((seq, 1, encode_loss(loss)))
         if state is not None:
             fields["e"] = loss.now_ms
@@ -145,11 +223,13 @@ class MemoryStore:
                 -_ATTEMPTS_KEPT:
             ]
         self._announce(loss.id)
-        return Lost(stalls, state is not None)
+        return Lost(stalls, state is not None, cancelled)
 
     def _report(self, report: Report) -> Reply:
-        if report.begin is not None and self._begin(report.begin).fence not in {Verdict.SUPERSEDED, report.fence}:
-            return Reply.UNKNOWN
+        if report.begin is not None:
+            fence = self._begin(report.begin).fence
+            if fence not in {Verdict.SUPERSEDED, Verdict.CANCELLED, report.fence}:
+                return Reply.UNKNOWN
         job = self._jobs.get(report.id)
         if job is None:
             return Reply.UNKNOWN
@@ -165,9 +245,13 @@ class MemoryStore:
                 fields["p"] = report.progress
             if report.checkpoint is not None:
                 fields["k"] = report.checkpoint
-            self._end(job, report)
+            refused = "j" in fields and report.ended is not None and report.ended.state != Outcome.REVOKED
+            if not refused:
+                self._end(job, report)
         self._announce(report.id)
-        return Reply.ACCEPTED
+        if not current or "j" not in fields:
+            return Reply.ACCEPTED
+        return Reply.CANCELLED if refused else Reply.STOPPING
 
     def _append(self, job: _Job, report: Report, counter: str) -> None:
         fields, number = job.fields, report.first
@@ -226,6 +310,25 @@ class _MemoryWatch:
         return any(self._changes.get(job_id, 0) != seen for job_id, seen in self._seen.items())
 
 
+class _MemoryAnnouncements:
+    def __init__(self, queue: SimpleQueue[bytes | None]) -> None:
+        self._queue = queue
+
+    def next(self) -> CancelRequest | Shutdown | None:
+        data = self._queue.get()
+        if data is None:
+            raise StoreUnavailableError("closed")
+        return unpacked(data)
+
+    def close(self) -> None:
+        self._queue.put(None)
+
+
+def _runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether this is a job that was cancelled as one that had not begun, while it began unregistered."""
+    return "j" in fields and begin.fence > 0 and not fields.get("l")
+
+
 def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
     """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
     state, attempt = fields.get("s"), fields.get("a", 0)
@@ -233,6 +336,11 @@ def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
         return None
     if begin.redelivered and attempt > begin.attempt:
         return Verdict.RETRIED
+    if "j" in fields and state in {Outcome.REVOKED, "STARTED", Outcome.LOST}:
+        if _runs_already(begin, fields):
+            return None
+        if not (fields.get("l") and fields["l"] != begin.tag and begin.attempt <= attempt):
+            return Verdict.CANCELLED
     if state in Outcome.FINAL:
         if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:
             return Verdict.ENDED if begin.redelivered else Verdict.SUPERSEDED

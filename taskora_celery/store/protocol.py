@@ -16,7 +16,10 @@ import msgspec
 
 from taskora_celery.records import AttemptRecord
 
-__all__ = ["Batch", "Begin", "Begun", "Ended", "JobStore", "Loss", "Lost", "Reply", "Report", "Snapshot", "Verdict", "Watch"]
+__all__ = [
+    "Announcements", "Batch", "Begin", "Begun", "CancelOutcome", "CancelRequest", "Ended", "JobStore", "Loss", "Lost", "Reply", "Report", "Shutdown", "Snapshot", "Verdict",
+    "Watch",
+]  # fmt: skip
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -51,6 +54,8 @@ class Verdict(IntEnum):
     ENDED = -2
     #: The retry of this attempt has begun.
     RETRIED = -3
+    #: It is cancelled, and does not begin.
+    CANCELLED = -4
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -67,6 +72,8 @@ class Begun(msgspec.Struct, frozen=True):
     attempts: tuple[AttemptRecord, ...] = ()
     #: How many deliveries of the job were lost or stalled until now.
     stalls: int = 0
+    #: The request to cancel that is in force, packed; see :func:`~taskora_celery.store.announcements.unpacked`.
+    cancel: bytes | None = None
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -86,14 +93,46 @@ class Loss(msgspec.Struct, frozen=True):
     error: str | None = None
     #: How many losses are allowed: one more ends the job as FAILURE; None: any number.
     limit: int | None = None
+    #: Whether it counts as a loss: a worker that shuts down is not the job's fault.
+    counts: bool = True
 
 
 class Lost(msgspec.Struct, frozen=True):
     """What became of a :class:`Loss`; ``stalls`` counts the losses, None where that delivery was over and nothing was changed."""
 
     stalls: int | None
-    #: The job has ended with this loss.
+    #: The job has ended with this loss; ``cancelled``: as somebody had requested.
     ended: bool = False
+    cancelled: bool = False
+
+
+class CancelRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Somebody wants a job to stop. The field order is that of the wire."""
+
+    id: str
+    now_ms: int
+    reason: str | None = None
+    #: Seconds that the handler has to stop by itself, and again to obey an exception; None: as its task says.
+    grace: float | None = None
+    #: Only the signal: a plain revoke of Celery's never interrupted a running task.
+    gently: bool = False
+    #: Who wants it, for the journal.
+    by: str | None = None
+
+
+class Shutdown(msgspec.Struct, frozen=True, array_like=True):
+    """A worker shuts down, warmly: its jobs may stop, and be delivered again elsewhere."""
+
+    worker: str
+
+
+class CancelOutcome(IntEnum):
+    """What a request to cancel comes to."""
+
+    UNKNOWN = 0
+    TOO_LATE = 1
+    CANCELLED = 2
+    REQUESTED = 3
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -135,6 +174,10 @@ class Reply(IntEnum):
     """What became of a report."""
 
     ACCEPTED = 1
+    #: Accepted; somebody wants the job to stop.
+    STOPPING = 2
+    #: Accepted but for the end: somebody wanted the job to stop before it ended, so it is to end as cancelled.
+    CANCELLED = 3
     #: The job was delivered again since; nothing was changed.
     SUPERSEDED = 0
     #: There is no record (it expired, or the store lost its data), or it cannot be had with this fence; nothing was changed.
@@ -163,6 +206,19 @@ class Watch(Protocol):
         """
 
 
+class Announcements(Protocol):
+    """What is announced to all processes that run jobs, from the moment that it is made."""
+
+    def next(self) -> CancelRequest | Shutdown | None:
+        """Block until something is announced; None for what cannot be read.
+
+        :raises StoreUnavailableError: the connection was lost, or closed; announcements may have been missed.
+        """
+
+    def close(self) -> None:
+        """End a :meth:`next` that waits in another thread."""
+
+
 class JobStore(Protocol):
     """Where job records are kept. Every method may be called from any thread.
 
@@ -178,6 +234,21 @@ class JobStore(Protocol):
 
     def lose(self, loss: Loss) -> Lost:
         """Record that a delivery is lost, and fence its execution off: whatever it still reports is refused."""
+
+    def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
+        """Decide, atomically against the job's beginning and end, what a request to cancel comes to; and announce it.
+
+        ``queued`` says that the job is known to have been sent: without a record it waits in its queue, and is cancelled at once.
+        """
+
+    def cancelled_early(self) -> list[str]:
+        """Return the jobs that were cancelled before they began, as far as they are remembered."""
+
+    def shut_down(self, worker: str) -> None:
+        """Announce that a worker shuts down."""
+
+    def listen(self) -> Announcements:
+        """Listen to announcements."""
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""

@@ -13,10 +13,24 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import AttemptRecord
+from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.connect import Endpoint, client
-from taskora_celery.store.journal import STALLED, encode_loss
+from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
 from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
-from taskora_celery.store.protocol import Begin, Begun, Ended, Loss, Lost, Reply, Report, Snapshot
+from taskora_celery.store.protocol import (
+    Begin,
+    Begun,
+    CancelOutcome,
+    CancelRequest,
+    Ended,
+    Loss,
+    Lost,
+    Reply,
+    Report,
+    Shutdown,
+    Snapshot,
+    Verdict,
+)
 from taskora_celery.store.wire import Call, ClusterWire, Wire, load_script
 
 __all__ = ["RedisStore", "read_arguments", "read_snapshot"]
@@ -24,8 +38,12 @@ __all__ = ["RedisStore", "read_arguments", "read_snapshot"]
 BEGIN = load_script("begin", 3)
 REPORT = load_script("report", 3)
 LOSE = load_script("lose", 3)
+CANCEL = load_script("cancel", 3)
+REMEMBER = load_script("remember", 1)
 READ = load_script("read", 3)
 
+#: So many jobs that were cancelled before they began are remembered, the newest.
+CANCELLED_KEPT = 100_000
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
 
@@ -39,7 +57,7 @@ logger = logging.getLogger("taskora_celery.store")
 
 _NOT_ENDED = Ended("", 0)
 _TEXT = frozenset("snwrzl")
-_PACKED = frozenset("pk")
+_PACKED = frozenset("pkj")
 _attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
 _attempt_encoder = msgspec.msgpack.Encoder()
 
@@ -71,8 +89,10 @@ class RedisStore:
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
-        fence, delivery, created, checkpoint, attempts, stalls = _sound(self._wire().exchange([self._begin(begin)])[0])
-        return Begun(int(fence), int(delivery), int(created), checkpoint or None, _attempts(attempts), int(stalls))
+        fence, delivery, created, checkpoint, attempts, stalls, cancel = _sound(self._wire().exchange([self._begin(begin)])[0])
+        return Begun(
+            int(fence), int(delivery), int(created), checkpoint or None, _attempts(attempts), int(stalls), cancel or None
+        )  # fmt: skip
 
     def lose(self, loss: Loss) -> Lost:
         """Record that a delivery is lost, and fence its execution off."""
@@ -80,9 +100,55 @@ class RedisStore:
             *self.keys.of(loss.id), loss.now_ms, self._ttl_ms, self.keys.channel(loss.id), loss.tag,
             "" if loss.token is None else loss.token, loss.name, loss.attempt, loss.worker, loss.reason, loss.state or "",
             loss.error or "", "" if loss.limit is None else loss.limit, encode_loss(loss), STALLED,
+            "1" if not loss.counts else "",
         )  # fmt: skip
         stalls, ended = _sound(self._wire().exchange([call])[0])
-        return Lost(None if int(stalls) < 0 else int(stalls), bool(ended))
+        return Lost(None if int(stalls) < 0 else int(stalls), bool(ended), cancelled=ended == b"2")
+
+    def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
+        """Decide what a request to cancel comes to, and announce it; one round trip."""
+        calls: list[Call] = [(CANCEL, (
+            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
+            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
+        ))]  # fmt: skip
+        # First: what was decided is known to every worker that starts later, also where this process ends in between. An entry
+        # for a job that was not cancelled only costs that job a question.
+        calls.insert(0, (REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)))
+        remembered, answer = self._wire().exchange(calls)
+        _sound(remembered)
+        outcome = CancelOutcome(int(_sound(answer)[0]))
+        if outcome is not CancelOutcome.CANCELLED:
+            with self._reading() as reader:
+                reader.zrem(self.keys.cancelled, request.id)
+        return outcome
+
+    def cancelled_early(self) -> list[str]:
+        """Return the jobs that were cancelled before they began, as far as they are remembered."""
+        with self._reading() as reader:
+            return [item.decode("utf-8", "replace") for item in reader.zrange(self.keys.cancelled, 0, -1)]
+
+    def shut_down(self, worker: str) -> None:
+        """Announce that a worker shuts down."""
+        with self._reading() as reader:
+            reader.publish(self.keys.announcements, packed(Shutdown(worker)))
+
+    def listen(self) -> _RedisAnnouncements:
+        """Listen to announcements, with a connection of its own."""
+        try:
+            # No timeout: there may be nothing to hear for days. That a peer is gone without a word is the kernel's to notice.
+            pubsub = client(self.endpoint, None).pubsub(ignore_subscribe_messages=True)
+            pubsub.subscribe(self.keys.announcements)
+            pubsub.get_message(timeout=self._timeout)  # the confirmation: from here on nothing is missed
+        except (RedisError, RedisClusterException, OSError, ValueError, TypeError) as exc:
+            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
+        return _RedisAnnouncements(pubsub)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        try:
+            yield self._read_client()
+        except (RedisError, RedisClusterException, OSError) as exc:
+            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """Write many reports in one go, and say for each what became of it."""
@@ -104,7 +170,7 @@ class RedisStore:
             reply = _or_refused(next(answers))
             if begun is Reply.REFUSED or reply is Reply.REFUSED:
                 replies.append(Reply.REFUSED)
-            elif begun is not None and int(begun[0]) not in {0, report.fence}:
+            elif begun is not None and int(begun[0]) not in {0, Verdict.CANCELLED, report.fence}:
                 replies.append(Reply.UNKNOWN)  # given another fence, or none: its report is sent again
             else:
                 replies.append(Reply(reply))
@@ -191,6 +257,25 @@ class RedisStore:
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)
         return REPORT, arguments
+
+
+class _RedisAnnouncements:
+    """Messages of the channel of announcements. :meth:`next` is called by one thread, :meth:`close` by any."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+
+    def next(self) -> CancelRequest | Shutdown | None:
+        try:
+            message = self._pubsub.get_message(timeout=None)
+        except (RedisError, RedisClusterException, OSError, ValueError, AttributeError) as exc:  # closed meanwhile
+            raise StoreUnavailableError(str(exc)) from exc
+        return None if message is None else unpacked(message["data"])
+
+    def close(self) -> None:
+        connection = self._pubsub.connection
+        if connection is not None:
+            connection.disconnect()
 
 
 class _RedisWatch:

@@ -4,9 +4,10 @@
 -- ARGV  1 now (ms)  2 ttl (ms)  3 channel  4 delivery tag  5 token, or "" where only the tag is known  6 task name
 --       7 attempt  8 worker  9 reason  10 state that ends the job, or "": it will be delivered again  11 error class
 --       12 how many losses are allowed, or ""  13 packed journal entry  14 class of the error where there were more
--- Returns { losses so far, "1" where the job has ended, else "" }; losses -1: this delivery is over or superseded, nothing was changed
+--       15 "1": the loss is not the job's fault, and does not count
+-- Returns { losses so far, "1" where the job has ended, "2" where it has ended as cancelled, else "" }; losses -1: this delivery is over or superseded, nothing was changed
 local now = tonumber(ARGV[1])
-local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'b', 'l', 'o', 'x', 'q', 'c')
+local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'b', 'l', 'o', 'x', 'q', 'c', 'j')
 local fence, token = tonumber(old[4] or '0'), tonumber(ARGV[5])
 local attempt, delivery, worker, started = old[2], old[3], old[5], tonumber(old[6] or now)
 local state = old[1]
@@ -20,8 +21,9 @@ else
   attempt, delivery, worker, started = ARGV[7], '1', ARGV[8], math.floor(token / 1000)
 end
 
-local stalls = tonumber(old[9] or '0') + 1
+local stalls = tonumber(old[9] or '0') + (ARGV[15] == '' and 1 or 0)
 local ended, class = ARGV[10], ARGV[11]
+if old[12] then ended, class = 'REVOKED', 'JobCancelledError' end
 if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
   ended, class = 'FAILURE', ARGV[14]
 end
@@ -44,4 +46,4 @@ if ended == '' then
 end
 for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ARGV[2]) end
 redis.call('PUBLISH', ARGV[3], 'lose')
-return { stalls, ended ~= '' and '1' or '' }
+return { stalls, old[12] and '2' or ended ~= '' and '1' or '' }

@@ -5,8 +5,9 @@
 --       6 progress or ""  7 checkpoint or ""
 --       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
 --       13 first entry's number within this execution, then for each batch: entries, log entries, packed batch
--- Returns 1 accepted, 0 superseded: counted, nothing else was changed, -1 the record is unknown: nothing was changed
-local held = redis.call('HMGET', KEYS[1], 'f', 'g', 'u', 'v', 'q', 'm', 'i', 't')
+-- Returns 1 accepted, 0 superseded: counted, nothing else was changed, 2 accepted, and a cancel is requested,
+-- 3 accepted but for the end: a cancel was requested before it, -1 the record is unknown: nothing was changed
+local held = redis.call('HMGET', KEYS[1], 'f', 'g', 'u', 'v', 'q', 'm', 'i', 't', 'j')
 if not held[1] then return -1 end
 local current = held[1] == ARGV[1]
 -- An attempt that ended in a retry may still write its last log entries after the next one began.
@@ -63,7 +64,14 @@ if current then
   if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
   if ARGV[7] ~= '' then put('k', ARGV[7]) end
 end
-if ARGV[8] ~= '' and current then
+local answer = 1
+if held[9] and current then answer = 2 end
+local ends = ARGV[8] ~= '' and current
+if ends and held[9] and ARGV[8] ~= 'REVOKED' then
+  -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
+  ends, answer = false, 3
+end
+if ends then
   put('s', ARGV[8])
   put('e', ARGV[9])
   if ARGV[10] ~= '' then put('r', ARGV[10]) end
@@ -71,7 +79,7 @@ if ARGV[8] ~= '' and current then
   if ARGV[8] == 'SUCCESS' then redis.call('HDEL', KEYS[1], 'k') end
   changed = true
 end
-if ARGV[12] ~= '' and current then
+if ARGV[12] ~= '' and ends then
   redis.call('RPUSH', KEYS[3], ARGV[12])
   redis.call('LTRIM', KEYS[3], -100, -1)
   changed = true
@@ -81,4 +89,4 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('PEXPIRE', KEYS[3], ARGV[3])
 if changed then redis.call('PUBLISH', ARGV[4], 'report') end
-return 1
+return answer

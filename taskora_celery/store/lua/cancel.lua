@@ -1,0 +1,25 @@
+-- A job is to be cancelled. What has not begun is cancelled at once; what runs is asked to stop; what has ended stays as it is.
+--
+-- KEYS  1 record  2 journal  3 attempts
+-- ARGV  1 now (ms)  2 ttl (ms)  3 the job's channel  4 the channel of all announcements  5 packed request, also the announcement
+--       6 reason  7 "1": it is known to have been sent, so without a record it waits in its queue  8 packed journal entry
+-- Returns { outcome, state }; outcome 0 unknown, 1 too late, 2 cancelled, 3 requested; with the first two nothing was changed
+local old = redis.call('HMGET', KEYS[1], 's', 'q')
+local state = old[1]
+if not state and ARGV[7] == '' then return { 0, '' } end
+if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'IGNORED' then return { 1, state } end
+
+local seq = tonumber(old[2] or '0')
+redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[8])
+redis.call('HSET', KEYS[1], 'q', seq + 1)
+-- The first request counts.
+redis.call('HSETNX', KEYS[1], 'j', ARGV[5])
+local outcome = 3
+if state ~= 'STARTED' then
+  outcome = 2
+  redis.call('HSET', KEYS[1], 's', 'REVOKED', 'r', ARGV[6], 'z', 'JobCancelledError', 'e', ARGV[1])
+end
+for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ARGV[2]) end
+redis.call('PUBLISH', ARGV[4], ARGV[5])
+redis.call('PUBLISH', ARGV[3], 'cancel')
+return { outcome, state or '' }
