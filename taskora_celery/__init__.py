@@ -1,13 +1,17 @@
 """A context for every Celery task, and a handle to watch it by."""
 
 from taskora_celery._version import __version__
+from taskora_celery.cancelling import cancel_job
 from taskora_celery.context import Context, current_context
 from taskora_celery.errors import (
     JobAbortedError,
+    JobCancelledError,
     JobNotFoundError,
     JobStalledError,
     MaxRetriesExceededError,
     NoActiveJobError,
+    NotSupportedError,
+    RequeueError,
     RetryError,
     SettingsError,
     StoreNotConfiguredError,
@@ -16,17 +20,19 @@ from taskora_celery.errors import (
 )
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.local import LocalContext, local_context
-from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
+from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.signal import Signal
 from taskora_celery.task import ContextTask
 
 __all__ = [
     "AttemptRecord",
+    "CancelReceipt",
     "Context",
     "ContextTask",
     "EagerJobHandle",
     "Event",
     "JobAbortedError",
+    "JobCancelledError",
     "JobHandle",
     "JobNotFoundError",
     "JobStalledError",
@@ -35,6 +41,8 @@ __all__ = [
     "LogEntry",
     "MaxRetriesExceededError",
     "NoActiveJobError",
+    "NotSupportedError",
+    "RequeueError",
     "RetryError",
     "SettingsError",
     "Signal",
@@ -42,6 +50,7 @@ __all__ = [
     "StoreUnavailableError",
     "TaskoraError",
     "__version__",
+    "cancel_job",
     "current_context",
     "local_context",
 ]

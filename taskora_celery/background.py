@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 __all__ = ["Background"]
 
@@ -26,7 +28,8 @@ class Background:
         self.name = name
         self._turn = turn
         self._pause = pause
-        self._wake = threading.Event()
+        # Not an event: this one may be put to by a signal handler, whatever its thread was doing.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -37,13 +40,13 @@ class Background:
             self._thread.start()
 
     def wake(self) -> None:
-        """Take the next turn now."""
-        self._wake.set()
+        """Take the next turn now. May be called by a signal handler."""
+        self._wakes.put(None)
 
     def stop(self) -> None:
         """End the thread behind the turn that it is in; bounded, and idempotent."""
         self._stopping = True
-        self._wake.set()
+        self._wakes.put(None)
         thread, self._thread = self._thread, None
         if thread is None or thread is threading.current_thread():
             return
@@ -53,11 +56,16 @@ class Background:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.clear()
             try:
                 pause = self._turn()
             except Exception:  # the thread's outer edge: it must outlive whatever a driver does
                 logger.exception("thread %s failed in one turn; it goes on", self.name)
                 pause = self._pause
             if not self._stopping:
-                self._wake.wait(pause)
+                self._sleep(pause)
+
+    def _sleep(self, pause: float | None) -> None:
+        with contextlib.suppress(Empty):
+            self._wakes.get(timeout=pause)
+            while True:  # several calls of `wake` are one turn
+                self._wakes.get_nowait()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
 from taskora_celery.clock import instant, seconds
 from taskora_celery.encoding import pack, unpack
-from taskora_celery.errors import NoActiveJobError, RetryError
+from taskora_celery.errors import NoActiveJobError, NotSupportedError, RequeueError, RetryError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.logs import JobLog
 from taskora_celery.records import AttemptRecord
@@ -39,6 +40,16 @@ class JobInfo(msgspec.Struct, frozen=True):
     history: tuple[AttemptRecord, ...] = ()
 
 
+class Control(Protocol):
+    """What stops a running job from outside, as far as its handler may speak to it."""
+
+    def shield(self) -> AbstractContextManager[None]:
+        """Keep interruptions out of a block."""
+
+    def extend(self, seconds: float) -> float:
+        """Move the soft deadline by so many seconds; return the new one, in seconds since the epoch."""
+
+
 class Context(JobReport):
     """A running job, as its handler sees it.
 
@@ -51,7 +62,7 @@ class Context(JobReport):
     there. ``log`` writes structured entries. ``signal`` fires when the job should stop.
     """
 
-    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "log", "signal")
+    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "control", "log", "signal")
 
     def __init__(
         self,
@@ -75,6 +86,8 @@ class Context(JobReport):
         self._checkpoint_limit = checkpoint_limit
         self.log = JobLog(self)
         self.signal = Signal()
+        #: Set while a worker runs the job; what is run directly is stopped by nobody.
+        self.control: Control | None = None
 
     def inform(self, info: JobInfo, fence: int) -> None:
         """Set what the store knew of the job; called before the handler is."""
@@ -222,6 +235,34 @@ class Context(JobReport):
         """
         self.signal.wait(seconds(duration, "duration"))
         self.signal.raise_if_aborted()
+
+    def requeue(self, reason: str | None = None) -> RequeueError:
+        """Build the exception that puts the message back into its queue at once: ``raise ctx.requeue()``.
+
+        No attempt is used, and the checkpoint is kept; the job's next delivery finds it. Meant for a worker that shuts down
+        (``ctx.signal.reason == "shutdown"``), where ``ctx.sleep`` and ``ctx.signal.raise_if_aborted`` do the same by themselves.
+        """
+        return RequeueError(reason)
+
+    def shield(self) -> AbstractContextManager[None]:
+        """Keep a block whole: ``with ctx.shield():`` lets no cancel and no time limit of this library interrupt it.
+
+        What was to interrupt does so at the block's end. The signal fires all the same, and the end of the process that follows a
+        second grace waits for nothing. Celery's own soft limit in prefork is not held off. Used by the handler's thread alone.
+        """
+        return nullcontext() if self.control is None else self.control.shield()
+
+    def extend_deadline(self, duration: float | timedelta) -> None:
+        """Move the soft time limit by ``duration`` seconds, from where it is now.
+
+        :raises NotSupportedError: there is no soft time limit, or the hard one, which the pool keeps, would come first; nothing
+            was changed.
+        :raises ValueError: ``duration`` is negative or not finite.
+        """
+        wanted = seconds(duration, "duration")
+        if self.control is None:
+            raise NotSupportedError("this job is not run by a worker: nobody keeps a time limit that could be extended")
+        self._info = msgspec.structs.replace(self._info, deadline=self.control.extend(wanted))
 
     def __repr__(self) -> str:
         return f"<Context {self.name}[{self.id}] attempt {self.attempt} delivery {self.delivery}>"

@@ -26,23 +26,27 @@ class Delivery(msgspec.Struct, frozen=True):
     visibility: float | None = None
     #: It is acknowledged before the job ends.
     early: bool = False
+    #: Whether the worker's parent can say that the job was not cancelled before it began; else the store is asked.
+    checked: bool = False
 
     @classmethod
     def of(cls, task: Any, request: Any) -> Delivery:
         """Return the delivery that a request belongs to."""
         properties = request.properties or {}
         tag = properties.get("delivery_tag")
-        token, parent, visibility = vars(request).get(STAMP) or (0, 0, None)
+        token, parent, visibility, checked = vars(request).get(STAMP) or (0, 0, None, False)
         if not isinstance(tag, str):
-            return cls(None, parent, None)
+            return cls(None, parent, None, checked=checked)
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
-        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=not task.acks_late)
+        return cls(
+            Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=not task.acks_late, checked=checked
+        )
 
     @staticmethod
-    def stamp(token: int, parent: int, visibility: float | None) -> tuple[int, int, float | None]:
+    def stamp(token: int, parent: int, visibility: float | None, checked: bool) -> tuple[int, int, float | None, bool]:
         """Return what the worker's parent puts on the request."""
-        return token, parent, visibility
+        return token, parent, visibility, checked
 
     def is_doubtful(self, now: float | None = None) -> bool:
         """Say whether the message may be another delivery's by now: it was received long enough ago to have been put back.

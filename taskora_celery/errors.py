@@ -10,16 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery.exceptions import MaxRetriesExceededError as _CeleryMaxRetriesExceededError
+from celery.exceptions import TaskRevokedError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = [
     "JobAbortedError",
+    "JobCancelledError",
     "JobNotFoundError",
     "JobStalledError",
     "MaxRetriesExceededError",
     "NoActiveJobError",
+    "NotSupportedError",
+    "RequeueError",
     "RetryError",
     "SettingsError",
     "StoreNotConfiguredError",
@@ -45,6 +49,38 @@ class JobNotFoundError(TaskoraError, LookupError):
 
     def __str__(self) -> str:
         return f"no record of job {self.job_id!r}: it has not started, its record expired, or the id is wrong"
+
+
+class JobCancelledError(TaskoraError, TaskRevokedError):  # type: ignore[misc]
+    """The job was cancelled; Celery's own class for a revoked task is a base.
+
+    ``handle.get()`` raises it with the ``reason`` that was given, None where none was. It is also what is raised *inside* a handler
+    that does not stop by itself within its grace; there it has no reason, ``ctx.signal.message`` has it.
+    """
+
+    def __init__(self, job_id: str = "", reason: str | None = None) -> None:
+        super().__init__(job_id, reason)
+        self.job_id = job_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        text = f"job {self.job_id} was cancelled" if self.job_id else "the job was cancelled"
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+class NotSupportedError(TaskoraError, NotImplementedError):
+    """What was asked for cannot be had here (in this pool, with this broker); nothing was changed."""
+
+
+class RequeueError(TaskoraError):
+    """What ``ctx.requeue()`` builds: let it leave the handler, and the message goes back into its queue, no attempt used."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "requeued"
 
 
 class JobStalledError(TaskoraError):

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 from weakref import finalize
 
 import msgspec
 from celery import states
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from taskora_celery.context import Context, JobInfo, activate, current_context, deactivate
+from taskora_celery.context import Context, JobInfo, activate, deactivate
 from taskora_celery.delivery import Delivery
-from taskora_celery.errors import JobStalledError, RetryError, StoreUnavailableError
-from taskora_celery.injection import ContextParameter
+from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError, StoreUnavailableError
+from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.local import LocalContext, local_context
+from taskora_celery.outcomes import Cancelled, clean_up, requeues, revoke
 from taskora_celery.reading import last_words
 from taskora_celery.records import AttemptRecord, Outcome
-from taskora_celery.redaction import Redactor
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, max_attempts, reason_of, schedule, text_of
+from taskora_celery.stopping import JobStop
+from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, Ended, Verdict
-from taskora_celery.undisturbed import undisturbed
+from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
-__all__ = ["CREATED_HEADER", "Execution", "Handler", "eager_contexts", "execute", "execution_of", "retrying_locally"]
+__all__ = ["CREATED_HEADER", "Execution", "execution_of"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -49,101 +50,19 @@ _VERDICTS = {
     Verdict.RETRIED: "its retry has begun",
 }
 
-#: Collects the contexts of eager runs, for the handle that ``apply()`` returns.
-eager_contexts: ContextVar[list[LocalContext] | None] = ContextVar("taskora_eager_contexts", default=None)
-
-
-class Handler:
-    """The user's function, and where it takes the context."""
-
-    __slots__ = ("fun", "parameter", "takes_self")
-
-    def __init__(self, fun: Callable[..., Any], parameter: ContextParameter | None, *, takes_self: bool) -> None:
-        self.fun = fun
-        self.parameter = parameter
-        self.takes_self = takes_self
-
-    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context | None:
-        """Return the context that a direct caller passed, if any."""
-        return None if self.parameter is None else self.parameter.given(args, kwargs)
-
-    def call(self, task: Any, ctx: Context | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the function with the context filled in."""
-        if self.parameter is not None:
-            args, kwargs = self.parameter.fill(args, kwargs, ctx)
-        return self.fun(task, *args, **kwargs) if self.takes_self else self.fun(*args, **kwargs)
-
-
-def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a task's body in the way that its request asks for: a job, an eager run, a direct call, or a nested one."""
-    if not task.tracked:  # a subclass or the configuration switched it off, after the handler was wrapped
-        return handler.call(task, None, args, kwargs)
-    request = task.request
-    current = current_context(None)
-    # `super().run(…)`, or another task called directly inside this job: the same job, the same context.
-    if (
-        current is not None
-        and (request.called_directly or request.id == current.id)
-        and handler.given(args, kwargs) in (None, current)
-    ):
-        return handler.call(task, current, args, kwargs)
-    if request.called_directly or request.is_eager:
-        return _run_local(task, request, handler, args, kwargs)
-    runtime = Runtime.of(task.app)
-    if handler.parameter is None and runtime.settings.track == "context":
-        return handler.call(task, None, args, kwargs)
-    return Execution(task, request, runtime).run(handler, args, kwargs)
-
-
-def execution_of(request: Any) -> Execution | None:
-    """Return the execution that a request belongs to, None outside one."""
-    execution: Execution | None = vars(request).get(_ATTRIBUTE)
-    return execution
-
-
-def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    collected = eager_contexts.get() if request.is_eager else None
-    ctx = handler.given(args, kwargs) or local_context(
-        task.name,
-        request.id,
-        attempt=request.retries + 1,
-        max_attempts=max_attempts(task),
-        before=collected[-1] if collected else None,
-    )
-    if collected is not None and isinstance(ctx, LocalContext):
-        collected.append(ctx)
-    token = activate(ctx)
-    try:
-        return handler.call(task, ctx, args, kwargs)
-    except RetryError as error:
-        if request.called_directly:
-            raise
-        schedule(task, request, error)
-    finally:
-        deactivate(token)
-
-
-def retrying_locally(task: Any, do: Callable[[], Any], exc: Any, countdown: Any, eta: Any) -> Any:
-    """Record a retry around Celery's own ``Task.retry`` in an eager run."""
-    try:
-        return do()
-    except Retry:
-        collected = eager_contexts.get()
-        if collected:
-            reason, error = reason_of(exc, Redactor())
-            collected[-1].retried(reason, error, delay_of(task, countdown, eta, time.time()))
-        raise
-
 
 class Execution:
     """One delivery of a tracked job. Used by the thread that runs the handler."""
 
     __slots__ = (
         "_announced",
+        "_arguments",
         "_delivery",
         "_handler_ended",
+        "_inside",
         "_reporter",
         "_started",
+        "_stop",
         "_task",
         "_worker",
         "ctx",
@@ -161,39 +80,48 @@ class Execution:
         self._worker = request.hostname or ""
         self._announced = False
         self._handler_ended = False
+        #: The handler is being called just now.
+        self._inside = False
+        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._delivery = Delivery.of(task, request)
         self.ctx = self._new_context()
+        soft, hard = self._limits()
+        self._stop = JobStop(
+            runtime.stopper, self.ctx, worker=self._worker, grace=task.cancel_grace,
+            in_child=self._delivery.parent not in {0, os.getpid()},
+            deadline=self._started + soft if soft else None, limit=self._started + hard if hard else None,
+        )  # fmt: skip
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the handler, and record how it ended before Celery does: who sees the outcome can read the whole record.
 
-        :raises Ignore: this delivery is not the one that counts; Celery stores nothing of it, and its acknowledgement is refused.
+        :raises Ignore: this delivery is not the one that counts, or the job was cancelled: Celery's tracer stores nothing.
+        :raises Reject: the message goes back into its queue.
         :raises JobStalledError: the job was lost or stalled too often.
         """
         with undisturbed():
             begun = self._begin()
             setattr(self.request, _ATTRIBUTE, self)
+            self.ctx.control = self._stop
+            self.runtime.stopper.watch(self._stop)
         token = activate(self.ctx)
         try:
             self._check_stalls(begun)
-            result = handler.call(self._task, self.ctx, args, kwargs)
-        except RetryError as error:
-            self._retry(error)
-        except BaseException as exc:
-            self._handler_ended = True
-            if not self._raised(exc):
-                raise self._refused() from exc
-            raise
+            try:
+                self._stop.open()
+                at_soft_limit(self._stop.soft_limit)
+                self._inside = True
+                result = handler.call(self._task, self.ctx, args, kwargs)
+            finally:
+                self._inside = False
+                self._stop.close()
+        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises; it, or what it stands for, is raised again
+            self._raised(exc, args, kwargs)
         else:
-            self._handler_ended = True
-            counts = True
-            # A soft limit that was reached in our own lines came too late: the handler has its result.
-            with suppress(SoftTimeLimitExceeded):
-                counts = self.finish(self._ended(Outcome.SUCCESS))
-            if not counts:
-                raise self._refused()
-            return result
+            return self._returned(result, args, kwargs)
         finally:
+            at_soft_limit(None)
+            self._stop.close_for_good()
             deactivate(token)
 
     def retrying(self, do: Callable[[], Any], max_retries: int | None, exc: Any, countdown: Any, eta: Any) -> Any:
@@ -203,40 +131,178 @@ class Execution:
         this attempt's record complete.
         """
         limit = self._task.max_retries if max_retries is None else max_retries
-        if (limit is None or self.request.retries < limit) and not self._announce(exc, countdown, eta):
-            raise self._refused()
+        if limit is None or self.request.retries < limit:
+            self._announce(exc, countdown, eta)
         try:
             result = do()
         except Retry:
             if self._handler_ended:
-                self.finish(None)
+                self._release()
             raise
         except BaseException as failure:
             if self._handler_ended:
-                counts = self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
-                if not counts:
-                    raise self._refused() from failure
+                self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
             raise
         return result
 
-    def finish(self, ended: Ended | None) -> bool:
+    def finish(self, ended: Ended) -> None:
         """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store.
 
-        Return False where this execution counts no more: the job was delivered again, or given up.
+        :raises Ignore: this execution counts no more, or the job is to end as cancelled: that is done.
         """
         with undisturbed():
-            if vars(self.request).pop(_ATTRIBUTE, None) is None:
-                return True
-            setattr(self.request, _RAN, True)
-            try:
-                return self._reporter.flush(self.ctx, ended, check=ended is not None and self._delivery.is_doubtful())
-            finally:
-                self._reporter.release(self.ctx)
-                self.ctx.retire()
+            if execution_of(self.request) is None:
+                return
+            reply = self._reporter.flush(self.ctx, ended)
+            if reply is not Reply.CANCELLED:
+                self._release()
+        if reply is Reply.CANCELLED:
+            self._end_cancelled()
+        if reply is Reply.SUPERSEDED:
+            raise self._refused()
 
     def replaced(self) -> None:
         """Write all before another task takes over this job's id: it may begin at once."""
         self.finish(self._ended(Outcome.IGNORED))
+
+    def _release(self) -> None:
+        """Let go of the job; what is not stored yet is written."""
+        with undisturbed():
+            if vars(self.request).pop(_ATTRIBUTE, None) is not None:
+                setattr(self.request, _RAN, True)
+                self._reporter.flush(self.ctx)
+                self._reporter.release(self.ctx)
+                self.ctx.retire()
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def _returned(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._handler_ended = True
+        self._arguments = args, kwargs
+        if self.ctx.signal.reason == "cancelled":
+            self._end_cancelled()
+        # A soft limit that was reached in our own lines came too late: the handler has its result.
+        with suppress(SoftTimeLimitExceeded):
+            self.finish(self._ended(Outcome.SUCCESS))
+        return result
+
+    def _raised(self, exc: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        """Record how the handler ended by raising, and raise what Celery is to see of it."""
+        self._arguments = args, kwargs
+        if self.ctx.signal.reason == "cancelled" and isinstance(exc, Exception) and not isinstance(exc, Retry):
+            self._handler_ended = True
+            self._end_cancelled(exc)
+        if isinstance(exc, RetryError):
+            self._retry(exc)
+        self._handler_ended = True
+        if requeues(exc, self.ctx):
+            self._requeue(exc)
+        if isinstance(exc, JobAbortedError) and exc.reason == "timeout" and self.ctx.signal.reason == "timeout":
+            # It stopped by itself when the limit came: for whoever looks at the outcome that is the same.
+            limit = SoftTimeLimitExceeded()
+            limit.__cause__ = exc
+            exc = limit
+        if isinstance(exc, Retry) or not isinstance(exc, Exception):
+            self._release()  # of a process that is ending, what becomes of the job is not known here
+        elif isinstance(exc, Ignore):
+            self.finish(self._ended(Outcome.IGNORED))
+        elif self._autoretries(exc):
+            # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
+            finalize(self.request, self._reporter.release, self.ctx)
+        elif isinstance(exc, Reject):
+            self.finish(self._ended(Outcome.REJECTED))
+        else:
+            self.finish(self._failure(exc))
+        raise exc
+
+    def _end_cancelled(self, exc: BaseException | None = None) -> NoReturn:
+        """Clean up, and end the job as cancelled.
+
+        :raises Ignore: all is stored, or this execution counts no more.
+        """
+        task, ctx = self._task, self.ctx
+        request = self.runtime.cancel_request(ctx.id)
+        reason = request.reason if request is not None else ctx.signal.message
+        try:
+            self._stop.open_clean_up()
+            clean_up(task, ctx, *self._arguments)
+        finally:
+            self._stop.close()
+        with undisturbed():
+            reply = self._reporter.flush(ctx, self._ended(Outcome.REVOKED, reason or "", JobCancelledError.__name__))
+            self._release()
+        if reply is Reply.SUPERSEDED:
+            raise self._refused() from exc
+        revoke(task, self.request, reason)
+        raise Cancelled(reason) from exc
+
+    def _requeue(self, exc: BaseException) -> NoReturn:
+        """Give the message back, no attempt used; where it was acknowledged early, send it anew."""
+        reason = str(exc)
+        self.finish(self._ended(Outcome.REJECTED, reason))
+        if not self._delivery.early:
+            raise Reject(reason, requeue=True) from exc
+        self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0).apply_async()
+        raise Ignore(reason) from exc
+
+    def _retry(self, error: RetryError) -> NoReturn:
+        # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
+        try:
+            schedule(self._task, self.request, error)
+        except (Retry, Ignore):
+            self._release()
+            raise
+        except Reject:
+            self.finish(self._ended(Outcome.REJECTED))
+            raise
+        except BaseException as failure:
+            self.finish(self._failure(failure))
+            raise
+        raise AssertionError("a retry raises")
+
+    def _autoretries(self, exc: Exception) -> bool:
+        """Say whether Celery's autoretry, which is wrapped around this, will call ``retry`` for the exception."""
+        task = self._task
+        if not hasattr(task, "_orig_run") or isinstance(exc, JobStalledError):
+            return False
+        wanted, unwanted = tuple(task.autoretry_for), tuple(getattr(task, "dont_autoretry_for", ()))
+        return isinstance(exc, wanted) and not isinstance(exc, unwanted)
+
+    def _announce(self, exc: Any, countdown: Any, eta: Any) -> None:
+        """Write down that this attempt ends in a retry.
+
+        :raises Ignore: this execution counts no more, or the job is to end as cancelled: that is done.
+        """
+        if self._announced:
+            return
+        self._announced = True
+        now = self.runtime.clock.time()
+        delay = delay_of(self._task, countdown, eta, now)
+        reason, error = reason_of(exc, self.runtime.redactor)
+        keep = AttemptRecord(
+            self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
+            round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
+        )  # fmt: skip
+        data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
+        self.ctx.logs.append((STATE, now, data, None, None))
+        reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
+        if reply is Reply.CANCELLED and self._inside:
+            request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)
+            self._stop.cancel(request)
+            raise JobCancelledError(self.ctx.id, request.reason)  # the handler has called `self.retry`, and is to end first
+        if reply is Reply.CANCELLED:
+            self._end_cancelled()
+        if reply is Reply.SUPERSEDED:
+            raise self._refused()
+
+    def _failure(self, exc: BaseException) -> Ended:
+        reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]
+        return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
+
+    def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
+        return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+
+    # --- the beginning -------------------------------------------------------------------------------------------------
 
     def _new_context(self) -> Context:
         task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
@@ -269,12 +335,18 @@ class Execution:
             tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
         )  # fmt: skip
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
-        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
+        # Where the parent cannot say that it was not cancelled before, the store is asked.
+        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery or not delivery.checked
         begun = self._reporter.begin(self.ctx, begin, wait=again)
         if begun is not None and begun.fence == Verdict.ENDED and not self._outcome_is_stored():
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
         if begun is None:
             begun = Begun(self.ctx.fence, 1, begin.created_ms)
+        if begun.fence == Verdict.CANCELLED:
+            cancel = unpacked(begun.cancel or b"")
+            reason = cancel.reason if isinstance(cancel, CancelRequest) else None
+            revoke(task, request, reason)
+            raise Cancelled(reason)
         if begun.fence <= 0:
             raise self._refused(_VERDICTS[Verdict(begun.fence)])
         timestamp = created or begun.created_ms
@@ -312,73 +384,21 @@ class Execution:
                        self.ctx.attempt, why)  # fmt: skip
         return Ignore(why)
 
-    def _deadline(self) -> float | None:
+    def _limits(self) -> tuple[float | None, float | None]:
+        """Return the soft and the hard time limit in seconds, None where there is none."""
         hard, soft = self.request.timelimit or (None, None)
-        limit = soft or self._task.soft_time_limit or hard or self._task.time_limit
+        return soft or self._task.soft_time_limit, hard or self._task.time_limit
+
+    def _deadline(self) -> float | None:
+        soft, hard = self._limits()
+        limit = soft or hard
         return self._started + limit if limit else None
 
-    def _retry(self, error: RetryError) -> None:
-        # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
-        try:
-            schedule(self._task, self.request, error)
-        except (Retry, Ignore):
-            self.finish(None)
-            raise
-        except Reject as rejected:
-            if not self.finish(self._ended(Outcome.REJECTED)):
-                raise self._refused() from rejected
-            raise
-        except BaseException as failure:
-            if not self.finish(self._failure(failure)):
-                raise self._refused() from failure
-            raise
 
-    def _raised(self, exc: BaseException) -> bool:
-        """Record how the handler ended by raising; False where this execution counts no more."""
-        if isinstance(exc, Retry):
-            return self.finish(None)
-        if isinstance(exc, Ignore):
-            return self.finish(self._ended(Outcome.IGNORED))
-        if not isinstance(exc, Exception):
-            return self.finish(None)  # the process is ending: what becomes of the job is not known here
-        if self._autoretries(exc):
-            # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
-            finalize(self.request, self._reporter.release, self.ctx)
-            return True
-        if isinstance(exc, Reject):
-            return self.finish(self._ended(Outcome.REJECTED))
-        return self.finish(self._failure(exc))
-
-    def _autoretries(self, exc: Exception) -> bool:
-        """Say whether Celery's autoretry, which is wrapped around this, will call ``retry`` for the exception."""
-        task = self._task
-        if not hasattr(task, "_orig_run") or isinstance(exc, JobStalledError):
-            return False
-        wanted, unwanted = tuple(task.autoretry_for), tuple(getattr(task, "dont_autoretry_for", ()))
-        return isinstance(exc, wanted) and not isinstance(exc, unwanted)
-
-    def _announce(self, exc: Any, countdown: Any, eta: Any) -> bool:
-        """Write down that this attempt ends in a retry; False where this execution counts no more."""
-        if self._announced:
-            return True
-        self._announced = True
-        now = self.runtime.clock.time()
-        delay = delay_of(self._task, countdown, eta, now)
-        reason, error = reason_of(exc, self.runtime.redactor)
-        keep = AttemptRecord(
-            self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
-            round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
-        )  # fmt: skip
-        data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
-        self.ctx.logs.append((STATE, now, data, None, None))
-        return self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
-
-    def _failure(self, exc: BaseException) -> Ended:
-        reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]
-        return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
-
-    def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
-        return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+def execution_of(request: Any) -> Execution | None:
+    """Return the execution that a request belongs to, None outside one."""
+    execution: Execution | None = vars(request).get(_ATTRIBUTE)
+    return execution
 
 
 def _stamped(request: Any) -> int:

@@ -7,16 +7,18 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery.result import AsyncResult, EagerResult
 
 from taskora_celery.aio import AsyncJobReader
+from taskora_celery.cancelling import cancel_job
 from taskora_celery.errors import StoreNotConfiguredError
 from taskora_celery.local import LocalContext
 from taskora_celery.reading import JobReader, chosen
-from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
+from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -120,6 +122,35 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         :raises JobNotFoundError: there is none.
         """
         return self._reader.status()
+
+    def cancel(
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+    ) -> CancelReceipt:
+        """Cancel the job; say what that comes to.
+
+        A job that has not begun (queued, scheduled, waiting for a retry) never runs: ``"cancelled"``, and its state is REVOKED at
+        once. One that runs is asked to stop: ``"requested"``. Its signal fires; within ``grace`` seconds (default: the task's
+        ``cancel_grace``) its handler should end, else it is interrupted by ``JobCancelledError`` where the pool can, and after
+        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended.
+        ``"unknown"``: there is no record of it, and this handle did not send it; nothing was changed.
+
+        With ``wait`` (True, or seconds without a word of the job) it waits for the end of a job that runs, and the outcome is what
+        came of it; ``"requested"`` where it had not ended by then. ``reason`` is stored and shown. The request is stored before it
+        is announced: it survives restarts of workers, and reaches workers that start later. Blocks for one round trip, or for the
+        end. May be called from any thread, and again: the first request counts.
+
+        :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
+        :raises ValueError: ``grace`` is negative or not finite.
+        """
+        return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.sent)
+
+    async def acancel(
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+    ) -> CancelReceipt:
+        """Cancel the job, without blocking the event loop; see :meth:`cancel`."""
+        # A request is rare, and short: a thread for its time is no burden.
+        cancel = functools.partial(self.cancel, reason, grace=grace, wait=wait)
+        return await asyncio.get_running_loop().run_in_executor(None, cancel)
 
     @property
     def _reader(self) -> JobReader:

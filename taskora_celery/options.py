@@ -43,6 +43,13 @@ def check_options(cls: Any) -> None:
                 f"task {cls.__name__}: heartbeat_timeout={timeout!r} is too short: "
                 f"at least {HEARTBEAT_TIMEOUT_MIN:g} seconds, or None for never"
             )
+    try:
+        cls.cancel_grace = seconds(cls.cancel_grace, "cancel_grace")
+    except (TypeError, ValueError) as exc:
+        raise type(exc)(f"task {cls.__name__}: {exc}") from None
+    hook = cls.on_cancel
+    if hook is not None and not callable(hook) and not isinstance(hook, staticmethod):
+        raise TypeError(f"task {cls.__name__}: on_cancel={hook!r} is not a function (ctx, *args, **kwargs)")
     stalls = cls.max_stalls
     if stalls is not None and stalls is not BY_SETTING:
         if isinstance(stalls, bool) or not isinstance(stalls, int):

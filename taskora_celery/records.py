@@ -13,6 +13,7 @@ import msgspec
 __all__ = [
     "LEVELS",
     "AttemptRecord",
+    "CancelReceipt",
     "Event",
     "JobStatus",
     "LogEntry",
@@ -106,6 +107,20 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     dropped_logs: int = 0
     stalls: int = 0
     refused: int = 0
+
+
+class CancelReceipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a request to cancel.
+
+    ``outcome`` is ``"cancelled"`` (it will never run, or has ended as cancelled), ``"requested"`` (it runs, and will end as
+    cancelled), ``"too_late"`` (it had ended otherwise) or ``"unknown"``; with the last two nothing was changed. ``requested_ms``
+    is the instant of the request, in milliseconds since the epoch.
+    """
+
+    id: str
+    outcome: str
+    requested_ms: int
+    reason: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,23 +6,29 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
 from celery.local import maybe_evaluate
+from kombu.utils.compat import detect_environment
 
 from taskora_celery.capture import install_capture
 from taskora_celery.clock import SYSTEM_CLOCK
-from taskora_celery.errors import SettingsError, StoreNotConfiguredError
+from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.listener import Listener
+from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import REDIS_SCHEMES, Settings
+from taskora_celery.stopping import Stopper
 from taskora_celery.store.aio import AsyncRedisReader
+from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
-from taskora_celery.store.protocol import JobStore
+from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
 
 __all__ = ["Runtime", "endpoint_of", "lookup_setting", "redactor_of", "settings_of"]
@@ -52,7 +58,12 @@ class Runtime:
         self.redactor = redactor_of(self.settings)
         endpoint = endpoint_of(app, self.settings)
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
-        self.reporter = Reporter(self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)))
+        self.reporter = Reporter(
+            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
+        )  # fmt: skip
+        self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+        self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
         self.clock = SYSTEM_CLOCK
         #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
         self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
@@ -92,6 +103,8 @@ class Runtime:
             return
         self._ready = True
         install_capture(self.settings.capture_logging)
+        if self.listener is not None:
+            self.listener.start()
         from celery.signals import worker_process_shutdown, worker_shutdown
 
         # A prefork child ends in os._exit: this signal is the last that it hears. What fails here is only logged by Celery.
@@ -126,9 +139,43 @@ class Runtime:
 
     def close(self) -> None:
         """Flush what can be flushed, and give up threads and connections."""
+        if self.listener is not None:
+            self.listener.stop()
+        self.stopper.stop()
         self.reporter.close()
         if self.store is not None:
             self.store.close()
+
+    def hear(self, on_announcement: Callable[[Any], None], on_ready: Callable[[], None]) -> None:
+        """Hand announcements on, from now on; ``on_ready`` is called whenever they are heard (again)."""
+        self._hearers.append((on_announcement, on_ready))
+        if self.listener is not None:
+            self.listener.start()
+
+    def _on_announcement(self, announcement: CancelRequest | Shutdown) -> None:
+        for on_announcement, _ in self._hearers:
+            on_announcement(announcement)
+        self.stopper.announced(announcement)
+
+    def _on_listening(self) -> None:
+        for _, on_ready in self._hearers:
+            on_ready()
+        self.reporter.look()
+
+    def cancel_request(self, job_id: str) -> CancelRequest | None:
+        """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""
+        try:
+            found = None if self.store is None else self.store.read(job_id)
+        except StoreUnavailableError:
+            return None
+        request = None if found is None else unpacked(found.fields.get("j", b""))
+        return request if isinstance(request, CancelRequest) else None
+
+    def _on_stopping(self, report: JobReport) -> None:
+        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way."""
+        request = self.cancel_request(report.id)
+        if request is not None:
+            self.stopper.cancel(request)
 
     def _on_shutdown(self, **_: object) -> None:
         if self.pid == os.getpid():

@@ -26,12 +26,14 @@ class Signal:
     ``message`` a text or None. The first abort wins, and it never resets. Safe to use from any thread and from coroutines.
     """
 
-    __slots__ = ("_event", "_listeners", "_lock", "aborted", "message", "reason")
+    __slots__ = ("_event", "_first", "_listeners", "_lock", "aborted", "message", "reason")
 
     def __init__(self) -> None:
         self.aborted = False
         self.reason: AbortReason | None = None
         self.message: str | None = None
+        #: Whoever takes the one item is the first; no lock, since a signal handler may be.
+        self._first = [True]
         self._lock = threading.Lock()
         # Most jobs never wait: an event costs more than the rest of the context.
         self._event: threading.Event | None = None
@@ -96,18 +98,30 @@ class Signal:
 
     def abort(self, reason: AbortReason, message: str | None = None) -> bool:
         """Fire. For the library and for tests: a job is stopped through its handle. Return False where it had fired before."""
+        if not self.mark(reason, message):
+            return False
+        self.tell()
+        return True
+
+    def mark(self, reason: AbortReason, message: str | None = None) -> bool:
+        """Set the fields, and wake nobody: what a signal handler may do. :meth:`tell` must follow, in another thread."""
+        try:
+            self._first.pop()
+        except IndexError:
+            return False
+        self.reason, self.message = reason, message
+        self.aborted = True
+        return True
+
+    def tell(self) -> None:
+        """Wake who waits, and call the listeners."""
         with self._lock:
-            if self.aborted:
-                return False
-            self.reason, self.message = reason, message
-            self.aborted = True
             event, listeners = self._event, self._listeners
             self._listeners = []
         if event is not None:
             event.set()
         for callback in listeners:
             self._call(callback)
-        return True
 
     def _call(self, callback: Listener) -> None:
         try:

@@ -14,11 +14,14 @@ from celery.utils.functional import head_from_fun
 
 from taskora_celery.context import Context, current_context
 from taskora_celery.django import OnCommit
+from taskora_celery.entry import eager_contexts, execute, retrying_locally
 from taskora_celery.errors import JobStalledError
-from taskora_celery.execution import CREATED_HEADER, Handler, eager_contexts, execute, execution_of, retrying_locally
+from taskora_celery.execution import CREATED_HEADER, execution_of
 from taskora_celery.handle import EagerJobHandle, JobHandle
+from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_options, complete_options
+from taskora_celery.outcomes import as_hook
 
 __all__ = ["ContextTask"]
 
@@ -53,6 +56,8 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
     tracked = True
     heartbeat_timeout: Any = BY_SETTING
     max_stalls: Any = BY_SETTING
+    cancel_grace: Any = 10.0
+    on_cancel: Any = None
     #: Celery's hook for what stands for a message in the worker's parent.
     Request = _WORKER_REQUEST
 
@@ -186,6 +191,8 @@ def _instrument(cls: type[ContextTask]) -> None:
             _wrap(cls, fun, signature, bound=bound)
     _check_tracked(cls)
     check_options(cls)
+    if "on_cancel" in vars(cls):
+        cls.on_cancel = as_hook(vars(cls)["on_cancel"])
 
 
 def _check_tracked(cls: type[ContextTask]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["undisturbed"]
+__all__ = ["at_soft_limit", "undisturbed"]
 
 _SOFT_LIMIT: int | None = int(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None
 
@@ -30,8 +30,12 @@ class _Gate:
         self.shut = False
         self.waiting: tuple[int, FrameType | None] | None = None
         self.theirs: Callable[[int, FrameType | None], Any] = _nothing
+        #: Asked whether a soft limit that comes is held off.
+        self.holds_off: Callable[[], bool] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.holds_off is not None and self.holds_off():
+            return
         if self.shut:
             self.waiting = (number, frame)
         else:
@@ -56,6 +60,15 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 
 _gate = _Gate()
+
+
+def at_soft_limit(holds_off: Callable[[], bool] | None) -> None:
+    """Ask this, in the signal handler, whenever Celery's soft limit comes; it returns whether the limit is held off.
+
+    Called by the thread of a handler, with None at its end; in any thread but the main one it does nothing.
+    """
+    if threading.get_ident() == threading.main_thread().ident:
+        _gate.holds_off = holds_off
 
 
 @contextmanager

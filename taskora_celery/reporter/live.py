@@ -28,8 +28,8 @@ class LiveJob:
 
     __slots__ = (
         "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
-        "asks_for_fence", "backend", "begin", "end", "fenced", "lease", "outbox", "report", "showing", "superseded", "taking",
-        "told",
+        "asks_for_fence", "backend", "begin", "cancelled", "end", "fenced", "lease", "outbox", "report", "showing", "stopping",
+        "superseded", "taking", "told", "told_stopping",
     )  # fmt: skip
 
     def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor, now: float) -> None:
@@ -42,6 +42,11 @@ class LiveJob:
         self.told = False
         #: The store has said so, and refuses and counts what is sent.
         self.fenced = False
+        #: Somebody wants the job to stop: the store has said so, and the job has been told.
+        self.stopping = False
+        self.told_stopping = False
+        #: Its end was not written, since it is to end as cancelled.
+        self.cancelled = False
         self.asks_for_fence = False
         #: Somebody is just moving what was reported into the outbox.
         self.taking = False

@@ -19,7 +19,7 @@ class Outbox:
     Held under the reporter's lock.
     """
 
-    __slots__ = ("alive", "batches", "begin", "checkpoint", "ended", "entries", "progress")
+    __slots__ = ("alive", "batches", "begin", "checkpoint", "ended", "entries", "look", "progress")
 
     def __init__(self) -> None:
         self.batches: deque[tuple[int, Batch]] = deque()
@@ -28,12 +28,14 @@ class Outbox:
         self.begin: Begin | None = None
         #: A sign of life is due even if there is nothing else to say.
         self.alive = False
+        #: The store is to be asked whether the job may go on, even if there is nothing to say.
+        self.look = False
         self.progress: bytes | None = None
         self.checkpoint: bytes | None = None
         self.ended: Ended | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.batches or self.progress or self.checkpoint or self.ended or self.alive or self.begin)
+        return bool(self.batches or self.progress or self.checkpoint or self.ended or self.alive or self.begin or self.look)
 
     @property
     def speaks(self) -> bool:
@@ -72,6 +74,8 @@ class Outbox:
 
     def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
         """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""
+        if not (self.alive or self.begin or self.ended):
+            now_ms = 0
         runs: list[tuple[int, list[Batch]]] = []
         expected = -1
         for first, batch in self.batches:
@@ -95,6 +99,6 @@ class Outbox:
         """Forget all of it: it is stored, or refused for good."""
         self.batches.clear()
         self.entries = 0
-        self.alive = False
+        self.alive = self.look = False
         self.begin = None
         self.progress = self.checkpoint = self.ended = None

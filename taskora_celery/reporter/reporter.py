@@ -11,7 +11,6 @@ from collections.abc import Callable
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
-from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.reporter.leases import Leases
@@ -32,8 +31,6 @@ BUFFER_BYTES = 32 * 1024 * 1024
 LINGER = 0.001
 #: How long :meth:`Reporter.close` waits for its thread, in seconds.
 JOIN_TIMEOUT = 5.0
-#: After one of these no message of the job is on its way to another process, which could register before this one does.
-_FOR_GOOD = frozenset({Outcome.SUCCESS, Outcome.FAILURE})
 
 
 class Reporter:
@@ -54,9 +51,12 @@ class Reporter:
         redactor: Redactor,
         *,
         open_lease: Callable[[], Lease] | None = None,
+        on_stopping: Callable[[JobReport], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says."""
         self._store = store
+        self._on_stopping = on_stopping
         self._settings = settings
         self._redactor = redactor
         self.leases = Leases(open_lease, settings, clock)
@@ -99,28 +99,28 @@ class Reporter:
             self._wake.set()
         return begun
 
-    def flush(self, report: JobReport, ended: Ended | None = None, *, check: bool = False) -> bool:
-        """Write all that a job has said until now, and its end, before returning; False where this execution counts no more.
+    def flush(self, report: JobReport, ended: Ended | None = None) -> Reply:
+        """Write all that a job has said until now, and its end, before returning; say what became of it.
 
-        Waits for the store for at most ``final_flush_timeout`` seconds, and not at all in an outage. What remains is kept
-        (bounded) and written when the store is back. A job that said nothing and ends for good before its delivery was
-        registered (so within about a flush interval) does not wait: beginning and end go out together with the next flush.
-        With ``check`` it waits all the same: the job may have been delivered again. Never raises for what a job reported or for
-        what the store does.
+        ``SUPERSEDED``: this execution counts no more. ``CANCELLED``: all is written but the end, since somebody wanted the job to
+        stop before it ended. Both are decided by the store, so an end is always a round trip; what else is said is written in it.
+        Waits for the store for at most ``final_flush_timeout`` seconds, and not at all in an outage: then the answer is
+        ``ACCEPTED``, and what remains is kept (bounded) and written when the store is back. Never raises for what a job reported
+        or for what the store does.
         """
         live = self._live.get(id(report))
         if live is None:
-            return True
+            return Reply.ACCEPTED
         if live.superseded is not None:
-            return False
-        silent, unregistered = live.is_silent(), live.outbox.begin is not None
+            return Reply.SUPERSEDED
+        if ended is None and live.is_silent():
+            return Reply.ACCEPTED
+        live.cancelled = False
         if ended is not None:
             live.end = ended
-        if silent and not check and (ended is None or (unregistered and ended.state in _FOR_GOOD)):
-            return True
         if self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
             self._wake.set()
-            return True
+            return Reply.ACCEPTED
         # Who gets the lock sends for all that wait for it: jobs that end at once share a round trip.
         self._ending.append(live)
         acquired = self._lock.acquire(timeout=self._settings.final_flush_timeout)
@@ -132,7 +132,9 @@ class Reporter:
         finally:
             if acquired:
                 self._lock.release()
-        return live.superseded is None
+        if live.superseded is not None:
+            return Reply.SUPERSEDED
+        return Reply.CANCELLED if live.cancelled else Reply.ACCEPTED
 
     def release(self, report: JobReport) -> None:
         """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
@@ -145,6 +147,12 @@ class Reporter:
                 self._wake.set()
         if report.sink is not None:
             report.sink.close()
+
+    def look(self) -> None:
+        """Ask the store of every running job whether it may go on; the answer comes with the next flush."""
+        for live in list(self._live.values()):
+            live.outbox.look = True
+        self._touched()
 
     def close(self) -> None:
         """Write what can be written, and stop the thread. Bounded; idempotent."""
@@ -199,7 +207,7 @@ class Reporter:
         try:
             self._flush_all()
             self.leases.turn(list(self._live.values()))
-            self._tell_superseded()
+            self._tell_jobs()
             self._show()
         except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
             logger.exception("the reporter failed in one turn; it goes on")
@@ -227,6 +235,8 @@ class Reporter:
         now = self._clock.monotonic()
         for live in jobs:
             live.outbox.alive |= live.beats(now)
+            # An announcement may have been missed: a job that says nothing asks with each renewal of its lease.
+            live.outbox.look |= live.wants_renewal(now)
             if live.has_news():
                 self._take(live)
             if live.superseded is not None and not live.fenced:
@@ -289,6 +299,8 @@ class Reporter:
         for live, reply in replies:
             if id(live) not in unknown:
                 live.outbox.clear()
+                live.stopping |= reply in {Reply.STOPPING, Reply.CANCELLED}
+                live.cancelled |= reply is Reply.CANCELLED
                 if reply is Reply.SUPERSEDED:
                     live.fenced = True
                     live.supersede("it was delivered again")
@@ -319,12 +331,15 @@ class Reporter:
             logger.warning("job records can be written again (%d ended jobs were given up)", self._given_up)
             self._given_up = 0
 
-    def _tell_superseded(self) -> None:
-        """Fire the signals of the jobs that count no more; outside the lock, since a signal's listeners are the user's."""
+    def _tell_jobs(self) -> None:
+        """Fire the signals of jobs that count no more, or are to stop; outside the lock, since their listeners are the user's."""
         for live in list(self._live.values()):
             if live.superseded is not None and not live.told:
                 live.told = True
                 live.report.supersede(live.superseded)
+            if live.stopping and not live.told_stopping and self._on_stopping is not None:
+                live.told_stopping = True
+                self._on_stopping(live.report)
 
     def _show(self) -> None:
         """Write progress to the result backend, for the jobs whose turn it is."""

@@ -44,7 +44,31 @@ from __future__ import annotations
 __all__ = ["RECORD_FIELDS", "JobKeys"]
 
 #: The order in which ``read.lua`` returns the record.
-RECORD_FIELDS = ("s", "n", "a", "d", "f", "w", "c", "b", "h", "e", "p", "k", "r", "z", "q", "i", "m", "t", "l", "o", "x", "y", "j")
+RECORD_FIELDS = (
+    "s",
+    "n",
+    "a",
+    "d",
+    "f",
+    "w",
+    "c",
+    "b",
+    "h",
+    "e",
+    "p",
+    "k",
+    "r",
+    "z",
+    "q",
+    "i",
+    "m",
+    "t",
+    "l",
+    "o",
+    "x",
+    "y",
+    "j",
+)
 
 
 class JobKeys:

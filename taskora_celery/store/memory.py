@@ -133,7 +133,9 @@ class MemoryStore:
             return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
         verdict = _verdict(begin, job.fields)
         if verdict is Verdict.CANCELLED:
-            job.fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=job.fields.get("c", begin.created_ms))
+            job.fields.update(
+                s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=job.fields.get("c", begin.created_ms)
+            )
             job.fields.setdefault("e", begin.now_ms)
         if verdict is not None:
             asked = job.fields.get("j") if verdict is Verdict.CANCELLED else None
@@ -228,7 +230,9 @@ class MemoryStore:
     def _report(self, report: Report) -> Reply:
         if report.begin is not None:
             fence = self._begin(report.begin).fence
-            if fence not in {Verdict.SUPERSEDED, Verdict.CANCELLED, report.fence}:
+            if fence == Verdict.CANCELLED:
+                return Reply.SUPERSEDED
+            if fence not in {Verdict.SUPERSEDED, report.fence}:
                 return Reply.UNKNOWN
         job = self._jobs.get(report.id)
         if job is None:
@@ -240,7 +244,8 @@ class MemoryStore:
             return Reply.SUPERSEDED
         self._append(job, report, "u" if current else "v")
         if current:
-            fields["h"] = report.now_ms
+            if report.now_ms:
+                fields["h"] = report.now_ms
             if report.progress is not None:
                 fields["p"] = report.progress
             if report.checkpoint is not None:

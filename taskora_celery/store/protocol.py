@@ -159,6 +159,7 @@ class Report(msgspec.Struct, frozen=True):
 
     id: str
     fence: int
+    #: 0 where it is no sign of life, only a look whether the job may go on.
     now_ms: int
     #: The delivery itself is news, too: it is counted before the rest is written.
     begin: Begin | None = None

@@ -170,7 +170,9 @@ class RedisStore:
             reply = _or_refused(next(answers))
             if begun is Reply.REFUSED or reply is Reply.REFUSED:
                 replies.append(Reply.REFUSED)
-            elif begun is not None and int(begun[0]) not in {0, Verdict.CANCELLED, report.fence}:
+            elif begun is not None and int(begun[0]) == Verdict.CANCELLED:
+                replies.append(Reply.SUPERSEDED)
+            elif begun is not None and int(begun[0]) not in {0, report.fence}:
                 replies.append(Reply.UNKNOWN)  # given another fence, or none: its report is sent again
             else:
                 replies.append(Reply(reply))

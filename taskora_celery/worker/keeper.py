@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from celery import bootsteps
 from celery.concurrency.base import BasePool
-from celery.signals import worker_shutdown
+from celery.signals import worker_shutdown, worker_shutting_down
 
 from taskora_celery.background import Background
 from taskora_celery.delivery import Delivery
@@ -22,7 +22,8 @@ from taskora_celery.lease.redis import FencedChannel, RedisFence, holds
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.runtime import Runtime, settings_of
-from taskora_celery.store.protocol import Loss
+from taskora_celery.store.protocol import Loss, Shutdown
+from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.holdings import holdings
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class Keeper:
         self._held_at: dict[str, float] = {}
         self._told_swept = False
         self._draining = False
+        self._shutting_down = False
+        self._told_shutdown = False
+        self._runtime = Runtime.of(worker.app)
+        listener = self._runtime.listener
+        #: Jobs that are cancelled, and whose message may still come.
+        self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
         self._by_app[worker.app] = self
 
@@ -73,8 +80,17 @@ class Keeper:
     # --- called by the worker's main thread ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and listen to announcements."""
         self._thread.start()
+        self._runtime.hear(self.cancels.announced, self.cancels.load)
+
+    def _cancelled_early(self) -> list[str]:
+        return [] if self._runtime.store is None else self._runtime.store.cancelled_early()
+
+    def shut_down(self) -> None:
+        """A warm shutdown begins: tell the running jobs. May be called by a signal handler: the thread does it."""
+        self._shutting_down = True
+        self._thread.wake()
 
     def drain(self) -> None:
         """Go on for the jobs that still run; the thread ends with the pool."""
@@ -143,6 +159,9 @@ class Keeper:
     def _turn(self) -> float | None:
         """Keep what is held, bring back what is due, and return the seconds until the next turn."""
         now = time.monotonic()
+        if self._shutting_down and not self._told_shutdown:
+            self._told_shutdown = True
+            self._tell_shutdown()
         if self._draining and self._pool_has_ended():
             self._thread.stop()
             return 0.0
@@ -161,6 +180,16 @@ class Keeper:
         if self._outage.succeeded():
             logger.warning("leases can be renewed again")
         return pause
+
+    def _tell_shutdown(self) -> None:
+        """Announce the shutdown to the processes of the pool, and to this one."""
+        announcement = Shutdown(self._worker.hostname)
+        self._runtime.stopper.announced(announcement)
+        if self._runtime.store is not None and self._has_processes():
+            try:
+                self._runtime.store.shut_down(self._worker.hostname)
+            except StoreUnavailableError as exc:
+                logger.warning("running jobs cannot be told of the shutdown: %s; they are left to finish", exc)
 
     def _keep(self, lease: Lease, now: float) -> float:
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
@@ -264,6 +293,18 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         keeper.start()
         # Housekeeping only: the thread ends by itself when the pool has ended.
         worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
+
+        worker_shutting_down.connect(self._on_shutting_down, weak=False, dispatch_uid=f"taskora-shutdown-{id(parent)}")
+
+    def _on_shutting_down(self, how: str = "", **_: Any) -> None:
+        # Sent by the handler of SIGTERM, before anything else: a solo worker's step would learn of it only behind its job.
+        if how == "Warm" and self._keeper is not None:
+            self._keeper.shut_down()
+
+    def close(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """A shutdown that no signal brought (``control shutdown``, a worker in a thread): tell the running jobs."""
+        if self._keeper is not None:
+            self._keeper.shut_down()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Begin the end: the pool drains, and its jobs are kept until the last has ended."""

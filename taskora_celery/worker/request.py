@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -16,6 +18,7 @@ from taskora_celery.delivery import STAMP, Delivery
 from taskora_celery.errors import JobStalledError, StoreUnavailableError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
+from taskora_celery.outcomes import Cancelled, revoke
 from taskora_celery.reading import last_words
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
@@ -49,9 +52,14 @@ class JobRequest(Request):  # type: ignore[misc]
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
-        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), self._keeper.visibility_of(message))
+        self._stamp(checked=False)
         if not self._adopted:
             self._keeper.received(self)
+
+    def _stamp(self, *, checked: bool) -> None:
+        assert self._keeper is not None
+        visibility = self._keeper.visibility_of(self._message)
+        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility, checked)
 
     @property
     def is_running(self) -> bool:
@@ -63,7 +71,12 @@ class JobRequest(Request):  # type: ignore[misc]
         if self._adopted or self._is_lost_before_start():
             state.task_ready(self)
             return True
-        return bool(super().revoked())
+        if super().revoked():
+            return True
+        if self._keeper is not None:
+            # As late as can be: what is announced from here on meets the job in its process.
+            self._stamp(checked=self._keeper.cancels.excludes(str(self.id)))
+        return False
 
     def _is_lost_before_start(self) -> bool:
         """Say whether the message was put back, or delivered again, while it waited here."""
@@ -78,6 +91,10 @@ class JobRequest(Request):  # type: ignore[misc]
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(exc, Cancelled):
+            super().on_failure(exc_info, send_failed_event, return_ok)
+            self._tell_revoked(terminated=False)
+            return None
         lost = isinstance(exc, SystemExit | KeyboardInterrupt | WorkerLostError)
         if self.given_up is not None and (lost or isinstance(exc, Terminated)):
             # Its process was ended because it hung: the message is on its way to the next delivery already.
@@ -88,6 +105,9 @@ class JobRequest(Request):  # type: ignore[misc]
             requeued = self._is_requeued()
             text = str(exc) if isinstance(exc, WorkerLostError) else f"the worker's process exited: {exc}"
             told = self.lose(text, None if requeued or self._is_retried() else Outcome.FAILURE, WorkerLostError.__name__)
+            if told.cancelled:
+                self._end_cancelled()
+                return None
             if told.ended and requeued:
                 return super().on_failure(self._stalled(told, text), send_failed_event)
         elif isinstance(exc, Terminated) and not self._already_cancelled:
@@ -101,7 +121,7 @@ class JobRequest(Request):  # type: ignore[misc]
             self.lose(f"TimeLimitExceeded({timeout})", None if requeued else Outcome.FAILURE, TimeLimitExceeded.__name__)
         super().on_timeout(soft, timeout)
 
-    def lose(self, reason: str, ends_as: str | None = None, error: str | None = None) -> Lost:
+    def lose(self, reason: str, ends_as: str | None = None, error: str | None = None, *, counts: bool = True) -> Lost:
         """Write to the job's record that this delivery is lost; one bounded round trip, never raises."""
         runtime = Runtime.of(self._app)
         if runtime.store is None:
@@ -111,12 +131,31 @@ class JobRequest(Request):  # type: ignore[misc]
         loss = Loss(
             str(self.id), self._task.name, attempt, self._hostname, self.hold.tag, self.hold.token, int(time.time() * 1000),
             reason, ends_as, error if ends_as else None, self._task.max_stalls if ends_as is None else None,
+            counts,
         )  # fmt: skip
         try:
             return runtime.store.lose(loss)
         except StoreUnavailableError as exc:
             logger.error("job %s: that it was lost (%s) could not be written: %s", self.id, reason, exc)  # noqa: TRY400
             return Lost(None)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """End a job as Celery does in a cold shutdown; that it is lost then is not its fault."""
+        self.lose("the worker was shut down", counts=False)
+        super().cancel(pool, signal, emit_retry=emit_retry)
+
+    def _end_cancelled(self) -> None:
+        """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""
+        state.task_ready(self)
+        request = Runtime.of(self._app).cancel_request(str(self.id))
+        revoke(self._task, self._context, None if request is None else request.reason)
+        self.acknowledge()
+        self._tell_revoked(terminated=True)
+
+    def _tell_revoked(self, *, terminated: bool) -> None:
+        number = int(signal.SIGKILL) if terminated else None
+        self.send_event("task-revoked", terminated=terminated, signum=number, expired=False)
+        task_revoked.send(self._task, request=self._context, terminated=terminated, signum=number, expired=False)
 
     def _is_requeued(self) -> bool:
         return bool(self.task.acks_late and self.task.reject_on_worker_lost)

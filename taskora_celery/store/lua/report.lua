@@ -1,7 +1,7 @@
 -- What one execution has to say since its last report, and its end. Only the holder of the fence changes the record.
 --
 -- KEYS  1 record  2 journal  3 attempts
--- ARGV  1 fence  2 now (ms)  3 ttl (ms)  4 channel  5 newest log entries to keep
+-- ARGV  1 fence  2 now (ms), or "0": no sign of life, only a look  3 ttl (ms)  4 channel  5 newest log entries to keep
 --       6 progress or ""  7 checkpoint or ""
 --       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
 --       13 first entry's number within this execution, then for each batch: entries, log entries, packed batch
@@ -60,7 +60,7 @@ if #ARGV > 13 then
 end
 
 if current then
-  put('h', ARGV[2])
+  if ARGV[2] ~= '0' then put('h', ARGV[2]) end
   if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
   if ARGV[7] ~= '' then put('k', ARGV[7]) end
 end

@@ -1,0 +1,103 @@
+"""Asking a job to stop, from outside: decided by the store, then announced."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from datetime import timedelta
+from typing import Any
+
+from celery import states
+
+from taskora_celery.clock import seconds
+from taskora_celery.errors import JobCancelledError, JobNotFoundError
+from taskora_celery.reading import JobReader
+from taskora_celery.records import CancelReceipt, Outcome
+from taskora_celery.runtime import Runtime
+from taskora_celery.store.protocol import CancelOutcome, CancelRequest
+
+__all__ = ["cancel_job", "request_of"]
+
+logger = logging.getLogger("taskora_celery")
+
+#: Behind the record of a job that has ended, the result backend has so many seconds to say so, too.
+BACKEND_GRACE = 2.0
+
+
+def request_of(
+    app: Any, job_id: str, reason: str | None, grace: float | timedelta | None, *, gently: bool = False, by: str | None = None
+) -> CancelRequest:
+    """Return a request with checked and redacted values.
+
+    :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
+    :raises ValueError: ``grace`` is negative or not finite.
+    """
+    if reason is not None and not isinstance(reason, str):
+        raise TypeError(f"reason={reason!r} is not a text")
+    if reason is not None:
+        reason = Runtime.of(app).redactor.text(reason, "reason")[:500]
+    wait = None if grace is None else seconds(grace, "grace")
+    return CancelRequest(
+        str(job_id), int(time.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
+    )
+
+
+def cancel_job(
+    app: Any,
+    job_id: str,
+    reason: str | None = None,
+    *,
+    grace: float | timedelta | None = None,
+    wait: bool | float = False,
+    queued: bool = False,
+    by: str | None = None,
+) -> CancelReceipt:
+    """Cancel a job by its id; see :meth:`taskora_celery.JobHandle.cancel`.
+
+    ``queued`` says that the job is known to have been sent: a job that waits in its queue has no record yet, and without this it
+    reads as unknown.
+    """
+    runtime = Runtime.of(app)
+    request = request_of(app, job_id, reason, grace, by=by)
+    outcome = runtime.readable().cancel(request, queued=queued)
+    if outcome is CancelOutcome.CANCELLED:
+        _store_revoked(app, request)
+    if wait and outcome is CancelOutcome.REQUESTED:
+        ended = _wait(app, request.id, None if wait is True else float(wait))
+        if ended is not None:
+            outcome = CancelOutcome.CANCELLED if ended == Outcome.REVOKED else CancelOutcome.TOO_LATE
+    return CancelReceipt(request.id, outcome.name.lower(), request.now_ms, request.reason)
+
+
+def _store_revoked(app: Any, request: CancelRequest) -> None:
+    """Say at once in the result backend what the worker says again, with the chord and the callbacks, when it drops the message."""
+    backend = app.backend
+    try:
+        if backend.get_state(request.id) not in states.READY_STATES:
+            backend.store_result(request.id, JobCancelledError(request.id, request.reason), states.REVOKED)
+    except Exception as exc:  # noqa: BLE001 - any backend's, or none: the worker that drops the message stores it, too
+        logger.debug("job %s: REVOKED cannot be stored here: %s", request.id, exc)
+
+
+def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
+    """Wait for the end of a job; return the state, or None where it did not end in time."""
+    runtime = Runtime.of(app)
+    reader = JobReader(runtime.readable(), job_id, runtime.settings.log_limit)
+    try:
+        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: False):
+            pass
+        state = reader.status().state
+    except (TimeoutError, JobNotFoundError):
+        return None
+    # The record is written first: who asks the result backend next is to find the same.
+    until = time.monotonic() + BACKEND_GRACE
+    while state == Outcome.REVOKED and time.monotonic() < until:
+        try:
+            if app.backend.get_state(job_id) in states.READY_STATES:
+                break
+        except Exception:  # noqa: BLE001 - any backend's, or none
+            break
+        time.sleep(0.01)
+    return state

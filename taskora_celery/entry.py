@@ -1,0 +1,79 @@
+"""Where Celery's tracer comes in: a task's body is run in the way that its request asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from celery.exceptions import Retry
+
+from taskora_celery.context import activate, current_context, deactivate
+from taskora_celery.errors import RetryError
+from taskora_celery.execution import Execution
+from taskora_celery.handler import Handler
+from taskora_celery.local import LocalContext, local_context
+from taskora_celery.redaction import Redactor
+from taskora_celery.runtime import Runtime
+from taskora_celery.scheduling import delay_of, max_attempts, reason_of, schedule
+
+__all__ = ["eager_contexts", "execute", "retrying_locally"]
+
+#: Collects the contexts of eager runs, for the handle that ``apply()`` returns.
+eager_contexts: ContextVar[list[LocalContext] | None] = ContextVar("taskora_eager_contexts", default=None)
+
+
+def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task's body in the way that its request asks for: a job, an eager run, a direct call, or a nested one."""
+    if not task.tracked:  # a subclass or the configuration switched it off, after the handler was wrapped
+        return handler.call(task, None, args, kwargs)
+    request = task.request
+    current = current_context(None)
+    # `super().run(…)`, or another task called directly inside this job: the same job, the same context.
+    if (
+        current is not None
+        and (request.called_directly or request.id == current.id)
+        and handler.given(args, kwargs) in (None, current)
+    ):
+        return handler.call(task, current, args, kwargs)
+    if request.called_directly or request.is_eager:
+        return _run_local(task, request, handler, args, kwargs)
+    runtime = Runtime.of(task.app)
+    if handler.parameter is None and runtime.settings.track == "context":
+        return handler.call(task, None, args, kwargs)
+    return Execution(task, request, runtime).run(handler, args, kwargs)
+
+
+def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    collected = eager_contexts.get() if request.is_eager else None
+    ctx = handler.given(args, kwargs) or local_context(
+        task.name,
+        request.id,
+        attempt=request.retries + 1,
+        max_attempts=max_attempts(task),
+        before=collected[-1] if collected else None,
+    )
+    if collected is not None and isinstance(ctx, LocalContext):
+        collected.append(ctx)
+    token = activate(ctx)
+    try:
+        return handler.call(task, ctx, args, kwargs)
+    except RetryError as error:
+        if request.called_directly:
+            raise
+        schedule(task, request, error)
+    finally:
+        deactivate(token)
+
+
+def retrying_locally(task: Any, do: Callable[[], Any], exc: Any, countdown: Any, eta: Any) -> Any:
+    """Record a retry around Celery's own ``Task.retry`` in an eager run."""
+    try:
+        return do()
+    except Retry:
+        collected = eager_contexts.get()
+        if collected:
+            reason, error = reason_of(exc, Redactor())
+            collected[-1].retried(reason, error, delay_of(task, countdown, eta, time.time()))
+        raise

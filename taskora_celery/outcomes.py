@@ -1,0 +1,71 @@
+"""How an execution ends, in Celery's terms: what is raised to its tracer, and what is stored where the tracer has no word for it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from celery import states
+from celery.exceptions import Ignore
+
+from taskora_celery.context import Context
+from taskora_celery.errors import JobAbortedError, JobCancelledError, RequeueError
+
+__all__ = ["Cancelled", "clean_up", "requeues", "revoke"]
+
+logger = logging.getLogger("taskora_celery.execution")
+
+
+class Cancelled(Ignore):  # type: ignore[misc]
+    """The job has ended as cancelled, and all is stored. Celery's tracer ignores it, and the worker's parent knows it."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def revoke(task: Any, request: Any, reason: str | None) -> None:
+    """Store a job's end as REVOKED, so that chords and ``link_error`` see a failure; never raises.
+
+    ``mark_as_revoked`` would call no ``link_error``.
+    """
+    exc = JobCancelledError(str(request.id), reason)
+    ignored = vars(request).get("ignore_result")
+    ignored = task.ignore_result if ignored is None else ignored
+    try:
+        task.backend.mark_as_failure(
+            request.id, exc, request=request, state=states.REVOKED,
+            store_result=not ignored or task.store_errors_even_if_ignored,
+        )  # fmt: skip
+    except Exception:  # any backend's error: the record says it, and the message must be acknowledged
+        logger.exception("job %s was cancelled, but its result could not be stored", request.id)
+
+
+def requeues(exc: BaseException, ctx: Context) -> bool:
+    """Say whether a handler that ended with this is to be delivered again: it was asked to, or stopped for a shutdown."""
+    if isinstance(exc, RequeueError):
+        return True
+    return isinstance(exc, JobAbortedError) and exc.reason == "shutdown" and ctx.signal.reason == "shutdown"
+
+
+def clean_up(task: Any, ctx: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call the task's ``on_cancel``; an error in it is logged, not raised.
+
+    It is a method of the task, called as ``task.on_cancel(ctx, *args, **kwargs)``, or a function given as the task's option.
+    """
+    hook = getattr(task, "on_cancel", None)
+    if hook is None:
+        return
+    try:
+        hook(ctx, *args, **kwargs)
+    except Exception as exc:
+        ctx.log.exception("on_cancel failed", error=f"{type(exc).__name__}: {exc}")
+
+
+def as_hook(fun: Any) -> Any:
+    """Return an ``on_cancel`` option as a class holds it: one that takes ``self`` first stays a method."""
+    if not inspect.isfunction(fun):
+        return fun
+    first = next(iter(inspect.signature(fun).parameters), None)
+    return fun if first == "self" else staticmethod(fun)

@@ -1,0 +1,272 @@
+"""How running jobs are stopped: one road for cancel, time limit and shutdown.
+
+Signal, then (after a grace) an exception in the handler, then (after another) the end of the process. Each pool goes as far as it
+can: see docs/stopping.md.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from queue import SimpleQueue
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from taskora_celery.background import Background
+from taskora_celery.context import Context
+from taskora_celery.errors import JobCancelledError, NotSupportedError
+from taskora_celery.interrupts import Interrupt, interrupt_for
+from taskora_celery.store.journal import CANCEL
+from taskora_celery.store.protocol import CancelRequest, Shutdown
+
+__all__ = ["JobStop", "Stopper"]
+
+logger = logging.getLogger("taskora_celery.stopping")
+
+#: So long, in seconds, is an announcement kept for a job that is just about to begin.
+KEPT_FOR = 60.0
+#: And so many of them.
+KEPT = 10_000
+
+
+class JobStop:
+    """How one running job is stopped. Made and closed by the thread that runs the handler; told by any.
+
+    ``grace`` is in seconds; ``in_child`` says that the job has a process of a pool for itself; ``deadline`` is the instant of the
+    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one.
+    """
+
+    def __init__(
+        self,
+        stopper: Stopper,
+        ctx: Context,
+        *,
+        worker: str,
+        grace: float,
+        in_child: bool,
+        deadline: float | None = None,
+        limit: float | None = None,
+    ) -> None:
+        self.ctx = ctx
+        self.worker = worker
+        self.interrupt: Interrupt = interrupt_for(stopper.environment)
+        self._stopper = stopper
+        self._grace = grace
+        self._in_child = in_child
+        self._deadline = deadline
+        self._limit = limit
+        self._extended = False
+        self._closed = False
+        self._cancelled = False
+        #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
+        self._part = 0
+
+    # --- the handler's side --------------------------------------------------------------------------------------------
+
+    def shield(self) -> AbstractContextManager[None]:
+        """Keep interruptions out of a block."""
+        return self.interrupt.shield()
+
+    def extend(self, seconds: float) -> float:
+        """Move the soft deadline; return the new one.
+
+        :raises NotSupportedError: there is no soft time limit, or the hard one is before the new deadline.
+        """
+        if self._deadline is None:
+            raise NotSupportedError("this job has no soft time limit that could be extended: set soft_time_limit on the task")
+        moved = self._deadline + seconds
+        if self._limit is not None and moved >= self._limit:
+            raise NotSupportedError(
+                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which the pool keeps, ends the job before"
+            )
+        self._deadline, self._extended = moved, True
+        self._stopper.at(moved, self._at_deadline)
+        return moved
+
+    def open(self) -> None:
+        """Begin: the handler is about to be called."""
+        if self._deadline is not None:
+            # In a child of a pool Celery raises at the limit, but it is this thread that wakes who waits for the signal.
+            self._stopper.at(self._deadline, self._at_deadline)
+        self.interrupt.open()
+
+    def close(self) -> None:
+        """End: the handler has ended, and nothing is raised in it any more."""
+        self.interrupt.close()
+        self._part += 1
+
+    def open_clean_up(self) -> None:
+        """Begin the cleaning up behind a cancel: it has a grace of its own, and is interrupted and ended likewise."""
+        self._insist_at(self._grace, last=False)
+        self.interrupt.open()
+
+    def close_for_good(self) -> None:
+        """Let go of the job."""
+        self._closed = True
+        self._stopper.forget(self)
+        if self.ctx.signal.aborted:  # marked in a signal handler, it may not be told yet
+            self.ctx.signal.tell()
+
+    # --- the other side ------------------------------------------------------------------------------------------------
+
+    def cancel(self, request: CancelRequest) -> None:
+        """Somebody wants the job to stop; the first request counts."""
+        if self._cancelled or self._closed:
+            return
+        self._cancelled = True
+        self.note("delivered")
+        self.ctx.signal.abort("cancelled", request.reason)
+        if not request.gently:
+            grace = self._grace if request.grace is None else request.grace
+            self._insist_at(grace, last=False)
+
+    def shut_down(self) -> None:
+        """The worker shuts down."""
+        if not self._closed:
+            self.ctx.signal.abort("shutdown", "the worker shuts down")
+
+    def soft_limit(self) -> bool:
+        """Celery's soft limit has come, in a signal handler; say whether it is held off, since the deadline was extended."""
+        if not self._in_child:
+            return False
+        if self._extended and self._deadline is not None and time.time() < self._deadline - 0.05:
+            return True
+        if self.ctx.signal.mark("timeout", "soft_time_limit"):
+            self._stopper.soon(self.ctx.signal.tell)
+        return False
+
+    def _at_deadline(self) -> None:
+        now = time.time()
+        if self._closed or self._deadline is None or (self._in_child and not self._extended):
+            return
+        if now < self._deadline - 0.001:  # it was extended meanwhile
+            return
+        self.ctx.signal.abort("timeout", "soft_time_limit")
+        if self.ctx.signal.reason == "timeout":
+            self.interrupt.fire(SoftTimeLimitExceeded)
+
+    def _insist_at(self, grace: float, *, last: bool) -> None:
+        part = self._part
+        self._stopper.at(time.time() + grace, lambda: self._insist(part, grace, last=last))
+
+    def _insist(self, part: int, grace: float, *, last: bool) -> None:
+        """The grace is over: interrupt the handler; and when another is over, end its process, or interrupt it again."""
+        if self._closed or part != self._part:
+            return
+        if last and self._in_child:
+            logger.error("job %s does not stop: its process is ended", self.ctx.id)
+            self.note("killed")
+            self._stopper.before_kill(self.ctx)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.interrupt.fire(JobCancelledError):
+            self.note("interrupted")
+        self._insist_at(max(grace, 0.1), last=True)
+
+    def note(self, phase: str) -> None:
+        """Write a step of the cancel into the job's journal."""
+        self.ctx.logs.append((CANCEL, self.ctx.time(), {"phase": phase}, None, None))
+        self.ctx.touch()
+
+
+class Stopper:
+    """Knows the jobs that run in this process, and does what is due to them.
+
+    One daemon thread named ``taskora-stopper``, started by the first job that has a deadline or is cancelled, asleep until
+    something is due; see :class:`~taskora_celery.background.Background` for its contract. Any thread may call it.
+    """
+
+    def __init__(self, environment: str, before_kill: Callable[[Context], Any]) -> None:
+        """``before_kill`` writes what a job has said until now, bounded: behind it the process is gone."""
+        self.environment = environment
+        self.before_kill = before_kill
+        self._lock = threading.Lock()
+        self._running: dict[int, JobStop] = {}
+        self._recent: OrderedDict[str, tuple[float, CancelRequest]] = OrderedDict()
+        self._due: list[tuple[float, int, Callable[[], Any]]] = []
+        self._urgent: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._numbers = itertools.count()
+        self._thread = Background("taskora-stopper", self._turn)
+
+    def watch(self, stop: JobStop) -> None:
+        """A job is about to begin. One that was cancelled in the moment before is told at once."""
+        self._running[id(stop)] = stop
+        if self._recent:
+            with self._lock:
+                found = self._recent.get(stop.ctx.id)
+            if found is not None and found[1].now_ms >= stop.ctx.timestamp:
+                stop.cancel(found[1])
+
+    def forget(self, stop: JobStop) -> None:
+        """A job has ended."""
+        self._running.pop(id(stop), None)
+
+    def announced(self, announcement: CancelRequest | Shutdown) -> None:
+        """Hand an announcement to the jobs that it is for."""
+        if isinstance(announcement, Shutdown):
+            for stop in list(self._running.values()):
+                if stop.worker == announcement.worker:
+                    stop.shut_down()
+            return
+        stops = [stop for stop in list(self._running.values()) if stop.ctx.id == announcement.id]
+        for stop in stops:
+            stop.cancel(announcement)
+        if not stops:
+            self._keep(announcement)
+
+    def cancel(self, request: CancelRequest) -> None:
+        """Somebody wants a job of this process to stop, as its record says."""
+        for stop in list(self._running.values()):
+            if stop.ctx.id == request.id:
+                stop.cancel(request)
+
+    def at(self, when: float, action: Callable[[], Any]) -> None:
+        """Call ``action`` at an instant (seconds since the epoch), in the thread."""
+        with self._lock:
+            heapq.heappush(self._due, (when, next(self._numbers), action))
+        self._thread.start()
+        self._thread.wake()
+
+    def soon(self, action: Callable[[], Any]) -> None:
+        """Call ``action`` in the thread, where it runs. For signal handlers: takes no lock, and starts nothing."""
+        self._urgent.put(action)
+        self._thread.wake()
+
+    def stop(self) -> None:
+        """End the thread; bounded."""
+        self._thread.stop()
+
+    def _keep(self, request: CancelRequest) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._recent[request.id] = (now, request)
+            while self._recent and (len(self._recent) > KEPT or next(iter(self._recent.values()))[0] < now - KEPT_FOR):
+                self._recent.popitem(last=False)
+
+    def _turn(self) -> float | None:
+        while not self._urgent.empty():
+            self._do(self._urgent.get())
+        while True:
+            with self._lock:
+                now = time.time()
+                if not self._due:
+                    return None
+                if self._due[0][0] > now:
+                    return self._due[0][0] - now
+                action = heapq.heappop(self._due)[2]
+            self._do(action)
+
+    @staticmethod
+    def _do(action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception:  # a listener of a job's signal, say; what is due to others is done
+            logger.exception("a job could not be told to stop")
