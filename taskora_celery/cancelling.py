@@ -72,7 +72,7 @@ def cancel_job(
 
 
 def _store_revoked(app: Any, request: CancelRequest) -> None:
-    """Say at once in the result backend what the worker says again, with the chord and the callbacks, when it drops the message."""
+    """Say at once in the result backend what the worker says again when it drops the message, with chord and callbacks."""
     backend = app.backend
     try:
         if backend.get_state(request.id) not in states.READY_STATES:

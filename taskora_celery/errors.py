@@ -54,8 +54,8 @@ class JobNotFoundError(TaskoraError, LookupError):
 class JobCancelledError(TaskoraError, TaskRevokedError):  # type: ignore[misc]
     """The job was cancelled; Celery's own class for a revoked task is a base.
 
-    ``handle.get()`` raises it with the ``reason`` that was given, None where none was. It is also what is raised *inside* a handler
-    that does not stop by itself within its grace; there it has no reason, ``ctx.signal.message`` has it.
+    ``handle.get()`` raises it with the ``reason`` that was given, None where none was. It is also what is raised *inside* a
+    handler that does not stop by itself within its grace; there it has no reason, ``ctx.signal.message`` has it.
     """
 
     def __init__(self, job_id: str = "", reason: str | None = None) -> None:

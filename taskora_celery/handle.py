@@ -134,10 +134,10 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended.
         ``"unknown"``: there is no record of it, and this handle did not send it; nothing was changed.
 
-        With ``wait`` (True, or seconds without a word of the job) it waits for the end of a job that runs, and the outcome is what
-        came of it; ``"requested"`` where it had not ended by then. ``reason`` is stored and shown. The request is stored before it
-        is announced: it survives restarts of workers, and reaches workers that start later. Blocks for one round trip, or for the
-        end. May be called from any thread, and again: the first request counts.
+        With ``wait`` (True, or seconds without a word of the job) it waits for the end of a job that runs, and the outcome is
+        what came of it; ``"requested"`` where it had not ended by then. ``reason`` is stored and shown. The request is stored
+        before it is announced: it survives restarts of workers, and reaches workers that start later. Blocks for one round trip,
+        or for the end. May be called from any thread, and again: the first request counts.
 
         :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
         :raises ValueError: ``grace`` is negative or not finite.

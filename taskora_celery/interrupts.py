@@ -108,7 +108,7 @@ class _Signals:
             self._installed = True
         return self._installed
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's
         current = self.current
         # No lock: this runs between any two lines of the main thread, which may hold it.
         if current is None or not current._open or current._shields or current._pending is None:  # noqa: SLF001
@@ -133,7 +133,7 @@ class _MainThreadInterrupt(Interrupt):
         super().close()
         _signals.current = None
 
-    def _raise(self, exc: type[BaseException]) -> None:
+    def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - it is pending, and the handler takes it from there
         assert _SIGNAL is not None
         signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
 
@@ -170,7 +170,7 @@ class _GreenletInterrupt(Interrupt):
         self._greenlet = greenlet.getcurrent()
         super().open()
 
-    def _raise(self, exc: type[BaseException]) -> None:
+    def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - as above
         if self._library == "gevent":
             import gevent
 

@@ -1,4 +1,4 @@
-"""How an execution ends, in Celery's terms: what is raised to its tracer, and what is stored where the tracer has no word for it."""
+"""How an execution ends, in Celery's terms: what its tracer is to see, and what is stored where the tracer has no word for it."""
 
 from __future__ import annotations
 

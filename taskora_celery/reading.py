@@ -105,7 +105,7 @@ def history_of(snapshot: Snapshot | None) -> list[AttemptRecord]:
     if any(record.number == number and record.delivery == delivery for record in records):
         return records
     started, ended = fields.get("b", 0), fields.get("e")
-    duration = None if ended is None else round((ended - started) / 1000, 3)
+    duration = None if ended is None or not started else round((ended - started) / 1000, 3)
     outcome = None if ended is None else fields.get("s")
     records.append(
         AttemptRecord(number, delivery, fields.get("w", ""), started, outcome, duration, fields.get("r"), fields.get("z"))

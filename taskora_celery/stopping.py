@@ -69,6 +69,7 @@ class JobStop:
         self._cancelled = False
         #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
         self._part = 0
+        self._interrupted = False
 
     # --- the handler's side --------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class JobStop:
             self._insist_at(grace, last=False)
 
     def shut_down(self) -> None:
-        """The worker shuts down."""
+        """Say that the worker shuts down."""
         if not self._closed:
             self.ctx.signal.abort("shutdown", "the worker shuts down")
 
@@ -159,7 +160,7 @@ class JobStop:
         self._stopper.at(time.time() + grace, lambda: self._insist(part, grace, last=last))
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
-        """The grace is over: interrupt the handler; and when another is over, end its process, or interrupt it again."""
+        """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
         if self._closed or part != self._part:
             return
         if last and self._in_child:
@@ -167,7 +168,8 @@ class JobStop:
             self.note("killed")
             self._stopper.before_kill(self.ctx)
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.interrupt.fire(JobCancelledError):
+        if self.interrupt.fire(JobCancelledError) and not self._interrupted:
+            self._interrupted = True
             self.note("interrupted")
         self._insist_at(max(grace, 0.1), last=True)
 
@@ -197,7 +199,7 @@ class Stopper:
         self._thread = Background("taskora-stopper", self._turn)
 
     def watch(self, stop: JobStop) -> None:
-        """A job is about to begin. One that was cancelled in the moment before is told at once."""
+        """Take in a job that is about to begin; one that was cancelled in the moment before is told at once."""
         self._running[id(stop)] = stop
         if self._recent:
             with self._lock:
@@ -206,7 +208,7 @@ class Stopper:
                 stop.cancel(found[1])
 
     def forget(self, stop: JobStop) -> None:
-        """A job has ended."""
+        """Let go of a job that has ended."""
         self._running.pop(id(stop), None)
 
     def announced(self, announcement: CancelRequest | Shutdown) -> None:

@@ -29,6 +29,7 @@ __all__ = ["ContextTask"]
 _MARK = "taskora_handler"
 #: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
 _WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper:KeeperStep")
+_CONSUMER_STEP = "taskora_celery.worker.revoke:RevokeStep"
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
 
@@ -86,6 +87,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         if not cls.tracked:
             cls.Request = Task.Request
         app.steps["worker"].update(_WORKER_STEPS)
+        app.steps["consumer"].add(_CONSUMER_STEP)
 
     @functools.cached_property
     def taskora_logger(self) -> Any:

@@ -41,7 +41,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def client(endpoint: Endpoint, timeout: float | None) -> Any:
-    """Return a redis-py client whose connections give up after ``timeout`` seconds (None: never) and never retry by themselves."""
+    """Return a redis-py client whose connections give up after ``timeout`` seconds (None: never), without retries."""
     return _build(endpoint, timeout, redis, redis.sentinel.Sentinel, redis.RedisCluster, Retry(NoBackoff(), 0))
 
 

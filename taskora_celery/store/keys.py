@@ -12,8 +12,8 @@ key                type  content
 ``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
                          and each delivery that was lost; the newest 100
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
-``cancelled``      zset  ids of jobs that were cancelled before they began, by time (ms); ``remember.lua`` adds and trims: the newest
-                         100 000, for the TTL of records. A worker reads it when it starts
+``cancelled``      zset  ids of jobs that were cancelled before they began, by time (ms); ``remember.lua`` adds and trims: the
+                         newest 100 000, for the TTL of records. A worker reads it when it starts
 ``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
 

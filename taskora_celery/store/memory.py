@@ -243,20 +243,23 @@ class MemoryStore:
             fields["y"] = fields.get("y", 0) + 1
             return Reply.SUPERSEDED
         self._append(job, report, "u" if current else "v")
-        if current:
-            if report.now_ms:
-                fields["h"] = report.now_ms
-            if report.progress is not None:
-                fields["p"] = report.progress
-            if report.checkpoint is not None:
-                fields["k"] = report.checkpoint
-            refused = "j" in fields and report.ended is not None and report.ended.state != Outcome.REVOKED
-            if not refused:
-                self._end(job, report)
+        answer = self._take(job, report) if current else Reply.ACCEPTED
         self._announce(report.id)
-        if not current or "j" not in fields:
-            return Reply.ACCEPTED
-        return Reply.CANCELLED if refused else Reply.STOPPING
+        return answer
+
+    def _take(self, job: _Job, report: Report) -> Reply:
+        """Take what the holder of the fence says, besides its entries."""
+        fields = job.fields
+        if report.now_ms:
+            fields["h"] = report.now_ms
+        if report.progress is not None:
+            fields["p"] = report.progress
+        if report.checkpoint is not None:
+            fields["k"] = report.checkpoint
+        if "j" in fields and report.ended is not None and report.ended.state != Outcome.REVOKED:
+            return Reply.CANCELLED
+        self._end(job, report)
+        return Reply.STOPPING if "j" in fields else Reply.ACCEPTED
 
     def _append(self, job: _Job, report: Report, counter: str) -> None:
         fields, number = job.fields, report.first
@@ -327,6 +330,15 @@ class _MemoryAnnouncements:
 
     def close(self) -> None:
         self._queue.put(None)
+
+
+def _not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
+    created, stalls = fields.get("c", begin.created_ms), fields.get("x", 0)
+    if verdict is not Verdict.CANCELLED:
+        return Begun(verdict, 0, created, stalls=stalls)
+    fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=created)
+    fields.setdefault("e", begin.now_ms)
+    return Begun(verdict, 0, created, stalls=stalls, cancel=fields.get("j"))
 
 
 def _runs_already(begin: Begin, fields: dict[str, Any]) -> bool:

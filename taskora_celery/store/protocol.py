@@ -17,7 +17,8 @@ import msgspec
 from taskora_celery.records import AttemptRecord
 
 __all__ = [
-    "Announcements", "Batch", "Begin", "Begun", "CancelOutcome", "CancelRequest", "Ended", "JobStore", "Loss", "Lost", "Reply", "Report", "Shutdown", "Snapshot", "Verdict",
+    "Announcements", "Batch", "Begin", "Begun", "CancelOutcome", "CancelRequest", "Ended", "JobStore", "Loss",
+    "Lost", "Reply", "Report", "Shutdown", "Snapshot", "Verdict",
     "Watch",
 ]  # fmt: skip
 

@@ -23,6 +23,7 @@ from taskora_celery.lease.resolve import lease_for
 from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.runtime import Runtime, settings_of
 from taskora_celery.store.protocol import Loss, Shutdown
+from taskora_celery.worker.backstop import Backstop
 from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.holdings import holdings
 
@@ -70,6 +71,7 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
+        self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self
 
     @classmethod
@@ -83,12 +85,14 @@ class Keeper:
         """Start the thread, and listen to announcements."""
         self._thread.start()
         self._runtime.hear(self.cancels.announced, self.cancels.load)
+        if self._has_processes():
+            self._runtime.hear(self._backstop.announced, lambda: None)
 
     def _cancelled_early(self) -> list[str]:
         return [] if self._runtime.store is None else self._runtime.store.cancelled_early()
 
     def shut_down(self) -> None:
-        """A warm shutdown begins: tell the running jobs. May be called by a signal handler: the thread does it."""
+        """Tell the running jobs that a warm shutdown begins. May be called by a signal handler: the thread does it."""
         self._shutting_down = True
         self._thread.wake()
 
@@ -162,6 +166,12 @@ class Keeper:
         if self._shutting_down and not self._told_shutdown:
             self._told_shutdown = True
             self._tell_shutdown()
+        stopping = self._backstop.turn(self._end_deaf)
+        pause = self._leases(now)
+        return pause if stopping is None else stopping if pause is None else min(pause, stopping)
+
+    def _leases(self, now: float) -> float | None:
+        """Keep what is held, and bring back what is due."""
         if self._draining and self._pool_has_ended():
             self._thread.stop()
             return 0.0
@@ -265,6 +275,21 @@ class Keeper:
         lease.put_back(due.tag)
         logger.warning("job %s (%s): %s; its message is put back into its queue", due.job_id or "?", due.name or "?", UNHEARD)
 
+    def _running(self, job_id: str) -> JobRequest | None:
+        found = [request for request in list(self._requests.values()) if request.id == job_id and request.is_running]
+        return found[0] if found else None
+
+    def _grace_of(self, job_id: str) -> float | None:
+        request = self._running(job_id)
+        return None if request is None else float(request.task.cancel_grace)
+
+    def _end_deaf(self, job_id: str) -> None:
+        """End the process of a job that was cancelled two graces ago and cannot hear it."""
+        request = self._running(job_id)
+        if request is not None:
+            logger.error("job %s (%s) does not hear that it was cancelled: its process is ended", request.id, request.name)
+            self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+
     def _has_processes(self) -> bool:
         from celery.concurrency.prefork import TaskPool
 
@@ -302,7 +327,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._keeper.shut_down()
 
     def close(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """A shutdown that no signal brought (``control shutdown``, a worker in a thread): tell the running jobs."""
+        """Tell the running jobs of a shutdown that no signal brought (``control shutdown``, a worker in a thread)."""
         if self._keeper is not None:
             self._keeper.shut_down()
 

@@ -111,7 +111,10 @@ class JobRequest(Request):  # type: ignore[misc]
             if told.ended and requeued:
                 return super().on_failure(self._stalled(told, text), send_failed_event)
         elif isinstance(exc, Terminated) and not self._already_cancelled:
-            self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
+            told = self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
+            if told.cancelled and not self._already_revoked:
+                self._end_cancelled()
+                return None
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -138,6 +141,12 @@ class JobRequest(Request):  # type: ignore[misc]
         except StoreUnavailableError as exc:
             logger.error("job %s: that it was lost (%s) could not be written: %s", self.id, reason, exc)  # noqa: TRY400
             return Lost(None)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End a running job's process, as ``revoke(terminate=True)`` asks; who sees REVOKED finds it in the record, too."""
+        if self.is_running:
+            self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
+        super().terminate(pool, signal)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """End a job as Celery does in a cold shutdown; that it is lost then is not its fault."""
