@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from taskora_celery.lease.protocol import Lease, NoLease
+from taskora_celery.lease.protocol import NO_LEASE, Lease
 
 __all__ = ["lease_for"]
 
@@ -18,16 +18,34 @@ def lease_for(app: Any) -> Lease:
     :raises Exception: whatever the transport raises when the broker cannot be reached.
     """
     connection = app.connection_for_read()
+    driver = connection.transport.driver_type
+    if driver == "amqp":
+        return NO_LEASE  # there is nothing to ask, and a connection of each process would cost the broker something
     try:
-        connection.connect()  # once: asking for the channel would try again for as long as the broker is away
-        channel = connection.default_channel
-        from taskora_celery.lease.redis import RedisLease, holds
+        if driver == "sqs":
+            from taskora_celery.lease.sqs import bound_timeouts
 
-        if holds(channel):
-            return RedisLease(connection, channel)
+            bound_timeouts(connection)
+        connection.connect()  # once: asking for the channel would try again for as long as the broker is away
+        lease = _lease_on(connection, connection.default_channel, driver, app)
     except BaseException:
         connection.close()
         raise
-    connection.close()
-    logger.debug("the broker's transport %r has no visibility timeout to renew", connection.transport_cls)
-    return NoLease()
+    if lease is None:
+        connection.close()
+        logger.debug("the broker's transport %r has no visibility timeout to renew", connection.transport_cls)
+        return NO_LEASE
+    return lease
+
+
+def _lease_on(connection: Any, channel: Any, driver: str, app: Any) -> Lease | None:
+    from taskora_celery.lease import redis
+
+    if redis.holds(channel):
+        return redis.RedisLease(connection, channel)
+    if driver == "sqs":  # asked first, since the adapter needs botocore
+        from taskora_celery.lease import sqs
+
+        if sqs.holds(channel):
+            return sqs.SqsLease(connection, channel, tuple(app.amqp.queues.consume_from))
+    return None
