@@ -16,11 +16,10 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
 from taskora_celery.delivery import Delivery
-from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError, StoreUnavailableError
+from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import Cancelled, clean_up, requeues, revoke
-from taskora_celery.reading import last_words
+from taskora_celery.outcomes import Cancelled, check_stalls, clean_up, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
@@ -106,7 +105,7 @@ class Execution:
             self.runtime.stopper.watch(self._stop)
         token = activate(self.ctx)
         try:
-            self._check_stalls(begun)
+            check_stalls(self._task, self.ctx.id, begun, self.runtime.store)
             try:
                 self._stop.open()
                 at_soft_limit(self._stop.soft_limit)
@@ -365,19 +364,6 @@ class Execution:
             return self._task.backend.get_state(self.ctx.id) in states.READY_STATES
         except Exception:  # noqa: BLE001 - any backend's error; to run once more is the safe answer
             return False
-
-    def _check_stalls(self, begun: Begun) -> None:
-        limit = self._task.max_stalls
-        if limit is None or begun.stalls <= limit:
-            return
-        before = begun.attempts[-1] if begun.attempts else None
-        progress: Any = None
-        logs: tuple[str, ...] = ()
-        with suppress(StoreUnavailableError):
-            progress, logs = last_words(None if self.runtime.store is None else self.runtime.store.read(self.ctx.id, 0))
-        raise JobStalledError(
-            self.ctx.id, begun.stalls, limit, before.worker if before else "", before.reason if before else None, progress, logs
-        )  # fmt: skip
 
     def _refused(self, why: str = "it was delivered again, or given up") -> Ignore:
         logger.warning("job %s (%s), attempt %d: not run, or its outcome refused, here: %s", self.ctx.id, self._task.name,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import suppress
 from typing import Any
 
 from celery import states
 from celery.exceptions import Ignore
 
 from taskora_celery.context import Context
-from taskora_celery.errors import JobAbortedError, JobCancelledError, RequeueError
+from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
+from taskora_celery.reading import last_words
+from taskora_celery.store.protocol import Begun, JobStore
 
-__all__ = ["Cancelled", "clean_up", "requeues", "revoke"]
+__all__ = ["Cancelled", "as_hook", "check_stalls", "clean_up", "requeues", "revoke"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -40,6 +43,23 @@ def revoke(task: Any, request: Any, reason: str | None) -> None:
         )  # fmt: skip
     except Exception:  # any backend's error: the record says it, and the message must be acknowledged
         logger.exception("job %s was cancelled, but its result could not be stored", request.id)
+
+
+def check_stalls(task: Any, job_id: str, begun: Begun, store: JobStore | None) -> None:
+    """Do nothing while the job may run, however often it was lost.
+
+    :raises JobStalledError: it was lost or stalled more often than ``max_stalls`` allows.
+    """
+    limit = task.max_stalls
+    if limit is None or begun.stalls <= limit:
+        return
+    before = begun.attempts[-1] if begun.attempts else None
+    progress: Any = None
+    logs: tuple[str, ...] = ()
+    with suppress(StoreUnavailableError):
+        progress, logs = last_words(None if store is None else store.read(job_id, 0))
+    worker, reason = (before.worker, before.reason) if before else ("", None)
+    raise JobStalledError(job_id, begun.stalls, limit, worker, reason, progress, logs)
 
 
 def requeues(exc: BaseException, ctx: Context) -> bool:

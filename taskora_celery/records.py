@@ -83,8 +83,8 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``state`` is a Celery state, or ``LOST``: this delivery was lost, and the next one has not begun. ``progress`` is the last
     value that was reported, ``progress_mark`` tells whether it had to be changed to be stored (``"repr"``, ``"cut"``).
-    ``alive_ms`` is the last sign of life. ``logs`` counts the entries that the job wrote in all its attempts, ``dropped_logs`` those of them that
-    are not kept. ``stalls`` counts the deliveries that were lost with their process or worker, or were silent;
+    ``alive_ms`` is the last sign of life. ``logs`` counts the entries that the job wrote in all its attempts, ``dropped_logs``
+    those of them that are not kept. ``stalls`` counts the deliveries that were lost with their process or worker, or were silent;
     ``refused`` the reports of such executions that came too late.
     """
 
@@ -127,8 +127,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened to a job, in the one order of its journal.
 
     ``kind`` is ``"log"``, ``"progress"``, ``"state"``, ``"cancel"`` or ``"gap"``. ``seq`` is the position in the journal and what
-    ``after=`` takes; a progress event has the position of the entry before it, since only the latest progress is kept. ``data`` is
-    a :class:`LogEntry`, the progress value, or a mapping (``state``, ``attempt``, ``reason``, …; for a cancel its ``phase``:
+    ``after=`` takes; a progress event has the position of the entry before it, since only the latest progress is kept. ``data``
+    is a :class:`LogEntry`, the progress value, or a mapping (``state``, ``attempt``, ``reason``, …; for a cancel its ``phase``:
     requested, delivered, interrupted, killed; for a gap: ``count``).
     """
 

@@ -7,4 +7,6 @@ pytest_plugins = [
     "tests.support.redis_fixtures",
     "tests.support.worker_fixtures",
     "tests.support.tuned_worker",
+    "tests.support.sqs",
+    "tests.support.rabbitmq",
 ]

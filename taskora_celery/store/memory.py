@@ -142,12 +142,10 @@ class MemoryStore:
             return Begun(
                 verdict, 0, job.fields.get("c", begin.created_ms), stalls=job.fields.get("x", 0), cancel=asked
             )  # fmt: skip
-        if _runs_already(begin, job.fields):
-            state = None
         if state == Outcome.IGNORED:
             attempt, state = 0, None
         elif state in Outcome.FINAL:
-            if not begin.redelivered and begin.attempt <= attempt:
+            if not (begin.redelivered or begin.attempt > attempt or _runs_already(begin, job.fields)):
                 job = self._jobs[begin.id] = _Job(job.fields["f"])
                 attempt = 0
             state = None
