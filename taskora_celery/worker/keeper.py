@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +24,7 @@ from taskora_celery.runtime import Runtime, settings_of
 from taskora_celery.store.protocol import Loss, Shutdown
 from taskora_celery.worker.backstop import Backstop
 from taskora_celery.worker.cancels import EarlyCancels
+from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.holdings import holdings
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ class Keeper:
         running = self._requests.get(str(message.delivery_tag))
         if running is None or not running.is_running or running.fenced is None or not running.fenced.is_mine():
             return False
+        record = self._runtime.record(str(running.id))
+        if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
+            return False  # it was given up meanwhile: what runs here counts no more
         running.fenced.move(message.channel.channel, self._fence_of(message.channel.channel))
         logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
         return True
@@ -254,9 +257,7 @@ class Keeper:
         request.given_up = reason
         request.fenced.give_up()
         if self._has_processes():
-            # Between the look above and here the job may have ended and its process have begun another one, within
-            # microseconds: that one would be lost and delivered again, too.
-            self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+            end_process(request)
 
     def _recover(self, lease: Lease, due: Due) -> None:
         """Bring back a message that nobody renewed in time."""
@@ -264,9 +265,10 @@ class Keeper:
         if own is not None and own.is_running and own.hold.timeout is not None:
             self._end_stalled(lease, own, Held.DUE)
             return
-        store = Runtime.of(self._app).store
+        store = self._runtime.store
         if store is not None and due.job_id:
-            loss = Loss(due.job_id, due.name, due.attempt, "", due.tag, None, int(time.time() * 1000), UNHEARD)
+            worker = str((self._runtime.record(due.job_id) or {}).get("w", ""))
+            loss = Loss(due.job_id, due.name, due.attempt, worker, due.tag, None, int(time.time() * 1000), UNHEARD)
             try:
                 # Before the message: once it is back, another worker may begin, and would have to guess what became of this one.
                 store.lose(loss)
@@ -288,7 +290,7 @@ class Keeper:
         request = self._running(job_id)
         if request is not None:
             logger.error("job %s (%s) does not hear that it was cancelled: its process is ended", request.id, request.name)
-            self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+            end_process(request)
 
     def _has_processes(self) -> bool:
         from celery.concurrency.prefork import TaskPool

@@ -66,6 +66,12 @@ class JobRequest(Request):  # type: ignore[misc]
         """Whether a process or thread of the pool has begun with it, and has not ended."""
         return self.time_start is not None and not self.acknowledged
 
+    @property
+    def has_process(self) -> bool:
+        """Whether its process is busy with it, as far as the pool has said until now."""
+        result = None if self._apply_result is None else self._apply_result()
+        return self.time_start is not None and result is not None and not result.ready()
+
     def revoked(self) -> bool:
         """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
         if self._adopted or self._is_lost_before_start():
