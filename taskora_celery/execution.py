@@ -357,7 +357,7 @@ class Execution:
         self.ctx.inform(info, begun.fence)
         return begun
 
-    def _refused(self, why: str = "it was delivered again, or given up") -> Exception:
+    def _refused(self, why: str = "it was delivered again, or given up") -> Any:
         """Return what Celery is to see of an execution that counts no more.
 
         Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet

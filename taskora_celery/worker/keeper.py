@@ -25,6 +25,7 @@ from taskora_celery.store.protocol import Loss, Shutdown
 from taskora_celery.worker.backstop import Backstop
 from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.ending import end_process
+from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
+        self.exits = ExitWatch(worker)
         self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self
 

@@ -94,6 +94,12 @@ class JobRequest(Request):  # type: ignore[misc]
             return True
         return False
 
+    def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        """Handle that the pool has begun with it."""
+        if self._keeper is not None and self.task.acks_late:
+            self._keeper.exits.watch(pid)
+        super().on_accepted(pid, time_accepted)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
