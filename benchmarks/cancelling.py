@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 import redis
+from celery import Celery
 
 from benchmarks.harness import Figure
 from benchmarks.servers import redis_server, worker
+from taskora_celery import JobHandle
 
 __all__ = ["p7"]
 
@@ -22,9 +24,7 @@ def p7() -> list[Figure]:
     ours: dict[bool, list[float]] = {False: [], True: []}
     raw: list[float] = []
     with redis_server() as url, worker(url, "prefork", 1) as _:
-        from benchmarks.tasks import app
-
-        app.conf.update(broker_url=url, result_backend=url)
+        app = Celery("publisher", broker=url, backend=url)
         client = redis.Redis.from_url(url)
         echo = multiprocessing.get_context("spawn").Process(target=_echo, args=(url,), daemon=True)
         echo.start()
@@ -43,14 +43,16 @@ def p7() -> list[Figure]:
     shown = f"{statistics.median(ours[False]) * 1e3:.2f} ms p50, {sorted(ours[False])[-2] * 1e3:.1f} ms p95"
     busy_shown = f"{statistics.median(ours[True]) * 1e3:.2f} ms p50"
     return [
-        Figure("P7", "cancel to signal, waiting handler", shown, f"pub/sub {statistics.median(raw) * 1e3:.2f} ms p50", ratios, "<= 1.5"),
+        Figure(
+            "P7", "cancel to signal, waiting handler", shown, f"pub/sub {statistics.median(raw) * 1e3:.2f} ms p50", ratios, "<= 1.5"
+        ),
         Figure("P7", "cancel to signal, CPU-bound handler (the ratio column holds ms)", busy_shown, "-",
                [value * 1e3 for value in ours[True]], "<= 10"),
     ]  # fmt: skip
 
 
 def _cancelled_after(app: Any, client: redis.Redis, busy: bool) -> float:
-    handle = app.tasks["waits"].delay(busy)
+    handle = JobHandle(app.send_task("waits", (busy,)).id, app=app)
     while handle.get_progress() is None:
         time.sleep(0.002)
     time.sleep(0.15)  # whatever it began with is written

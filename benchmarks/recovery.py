@@ -24,14 +24,10 @@ JOBS = 200
 
 def p14() -> list[Figure]:
     """Kill the worker in mid-job, with kombu's default visibility timeout of an hour; another one is waiting."""
-    ratios = []
     with redis_server() as url:
-        from benchmarks.tasks import app
-
-        app.conf.update(broker_url=url, result_backend=url)
-        with worker(url, "prefork", 1, name="spare") as _:
-            for _ in range(REPEATS):
-                ratios.append(_recovery(app, url))
+        app = Celery("publisher", broker=url, backend=url)
+        with worker(url, "prefork", 1, name="spare"):
+            ratios = [_recovery(app, url) for _ in range(REPEATS)]
     ours = f"{statistics.median(ratios) * HEARTBEAT_TIMEOUT:.2f} s"
     what = f"SIGKILL to the second start, heartbeat_timeout={HEARTBEAT_TIMEOUT:g} s"
     return [Figure("P14", what, ours, "visibility timeout 3600 s", ratios, "<= 2")]
@@ -40,25 +36,27 @@ def p14() -> list[Figure]:
 def _recovery(app: Any, url: str) -> float:
     with worker(url, "prefork", 1, name="victim", queues="victims") as pid:
         # Only the victim consumes this queue at first, so that the spare one has to wait for its end.
-        handle = app.tasks["silent"].apply_async(("x",), queue="victims")
+        handle = JobHandle(app.send_task("silent", queue="victims").id, app=app)
         while not handle.get_logs():
             time.sleep(0.005)
+        assert handle.record().worker == "victim@bench"
         time.sleep(HEARTBEAT_TIMEOUT * 0.7)
         app.control.add_consumer("victims", destination=["spare@bench"], reply=True)
         killed = time.time()
         os.killpg(pid, signal.SIGKILL)
         handle.get(timeout=60)
         app.control.cancel_consumer("victims", destination=["spare@bench"], reply=True)
-    began = [entry.meta["at"] for entry in handle.get_logs() if entry.meta and entry.meta["delivery"] == 2]
+        redis.Redis.from_url(url).delete("victims")
+    began = [float(entry.meta["at"]) for entry in handle.get_logs() if entry.meta and entry.meta["delivery"] == 2]
     return (began[0] - killed) / HEARTBEAT_TIMEOUT
 
 
 def p11() -> list[Figure]:
     """Count the commands of our scripts that an idle worker sends in five intervals of its keeper."""
-    interval, intervals = 2.0, 5
-    with redis_server() as url, worker(url, "prefork", 2, options={"visibility_timeout": 3 * interval}) as _:
+    interval, intervals = HEARTBEAT_TIMEOUT / 4, 20  # the shortest heartbeat_timeout of the app's tasks decides
+    with redis_server() as url, worker(url, "prefork", 2):
         client = redis.Redis.from_url(url)
-        time.sleep(2 * interval)
+        time.sleep(4 * interval)
         before = _scripts(client)
         time.sleep(interval * intervals)
         commands = _scripts(client) - before

@@ -41,7 +41,7 @@ def used(x: int, ctx: Context) -> int:
 
 
 @app.task(base=ContextTask, name="silent", heartbeat_timeout=2)
-def silent(key: str, ctx: Context) -> int:
+def silent(ctx: Context) -> int:
     """Show life until the worker is killed; the next delivery says when it began."""
     ctx.log.info("began", delivery=ctx.delivery, at=time.time())
     if ctx.delivery == 1:

@@ -124,8 +124,9 @@ class JobStop:
         if self._cancelled or self._closed:
             return
         self._cancelled = True
-        self.note("delivered")
+        heard = self.ctx.time()
         self.ctx.signal.abort("cancelled", request.reason)
+        self.note("delivered", heard)
         if not request.gently:
             grace = self._grace if request.grace is None else request.grace
             self._insist_at(grace, last=False)
@@ -173,9 +174,9 @@ class JobStop:
             self.note("interrupted")
         self._insist_at(max(grace, 0.1), last=True)
 
-    def note(self, phase: str) -> None:
+    def note(self, phase: str, at: float | None = None) -> None:
         """Write a step of the cancel into the job's journal."""
-        self.ctx.logs.append((CANCEL, self.ctx.time(), {"phase": phase}, None, None))
+        self.ctx.logs.append((CANCEL, self.ctx.time() if at is None else at, {"phase": phase}, None, None))
         self.ctx.touch()
 
 
