@@ -103,18 +103,21 @@ def run_process(
 
 @contextlib.contextmanager
 def start_process(
-    ctx: Context, args: Arguments, *, grace: float | timedelta = 5.0, **popen_options: Any
+    ctx: Context, args: Arguments, *, grace: float | timedelta = 5.0, check: bool = True, **popen_options: Any
 ) -> Iterator[subprocess.Popen[Any]]:
     """Start a process that ends when the job is to stop; the block may read its output, and its end waits for the process.
 
     How it is ended is what :func:`run_process` says; a read from its pipes returns then. An exception that leaves the block ends
-    the process, too. Its ``returncode`` is there behind the block, and is not looked at.
+    the process, too.
 
     :raises JobAbortedError: the job is to stop, before or meanwhile; the process has ended.
+    :raises subprocess.CalledProcessError: with ``check``, behind the block, its return code is not 0.
     :raises OSError: it cannot be started.
     """
     with _started(ctx, args, grace, popen_options) as group:
         yield group.process
+    if check and group.process.returncode:
+        raise subprocess.CalledProcessError(group.process.returncode, group.process.args)
 
 
 @contextlib.contextmanager

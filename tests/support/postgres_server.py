@@ -94,7 +94,13 @@ class PostgresServer:
         command = [str(self._binaries / "postgres"), "-D", str(data), "-h", HOST, "-p", str(self.port), "-F"]
         command += ["-k", str(self._directory)]
         if self._account:
-            command = ["setpriv", f"--reuid={self._account['user']}", f"--regid={self._account['group']}", "--clear-groups", *command]
+            command = [
+                "setpriv",
+                f"--reuid={self._account['user']}",
+                f"--regid={self._account['group']}",
+                "--clear-groups",
+                *command,
+            ]
         self._process = ManagedProcess("postgres", command, self._directory / "log", cwd=self._directory)
         self._process.start()
         self._process.wait_for_log("database system is ready to accept connections", START_TIMEOUT)

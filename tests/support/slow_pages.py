@@ -16,7 +16,7 @@ PATIENCE = 60.0
 
 
 class SlowPages(ThreadingHTTPServer):
-    """``/whole`` answers; ``/body`` sends the begin of a body, ``/headers`` nothing at all. `asked` is set by the first request."""
+    """``/whole`` answers; ``/body`` sends the begin of a body, ``/headers`` nothing at all. A request sets `asked`."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""The app that docs/stopping.md writes, block by block, on the Redis of the test at hand: ``-A tests.support.stopping_page:app``."""
+"""The app that docs/stopping.md writes, block by block: ``-A tests.support.stopping_page:app``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from tests.support.pages import DOCS, code_of
 
-app: Any
+# The page makes the app, and its tasks, which a worker finds by this module's name.
 exec(compile(code_of("stopping.md"), str(DOCS / "stopping.md"), "exec"), globals())
+app: Any = globals()["app"]
 app.conf.update(
     broker_url=os.environ.get("BROKER_URL", "memory://"),
     result_backend=os.environ.get("RESULT_BACKEND", "cache+memory://"),

@@ -176,11 +176,18 @@ def test_a_grace_that_is_no_duration_starts_nothing(ctx: LocalContext, tmp_path:
 
 def test_output_is_read_as_it_comes_and_the_code_is_there_behind_the_block(ctx: LocalContext) -> None:
     """The block's end waits for the process."""
-    with start_process(ctx, ["sh", "-c", "echo 1; echo 2; exit 4"], stdout=subprocess.PIPE, text=True) as process:
+    command = ["sh", "-c", "echo 1; echo 2; exit 4"]
+    with start_process(ctx, command, check=False, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert [line.strip() for line in process.stdout] == ["1", "2"]
     assert process.returncode == 4
     assert process.stdout.closed
+
+
+def test_a_return_code_is_an_error_behind_the_block(ctx: LocalContext) -> None:
+    """As with ``run_process``."""
+    with pytest.raises(subprocess.CalledProcessError), start_process(ctx, ["sh", "-c", "exit 4"]):
+        pass
 
 
 def test_an_abort_ends_the_reading(ctx: LocalContext) -> None:
