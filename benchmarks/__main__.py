@@ -8,10 +8,19 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import hot_path, throughput
+from benchmarks import cancelling, hot_path, recovery, throughput
 from benchmarks.harness import Figure, markdown
 
-ROWS = {"P1": hot_path.p1, "P2": hot_path.p2, "P3": hot_path.p3, "P6": throughput.p6}
+ROWS = {
+    "P1": hot_path.p1,
+    "P2": hot_path.p2,
+    "P3": hot_path.p3,
+    "P6": throughput.p6,
+    "P7": cancelling.p7,
+    "P11": recovery.p11,
+    "P14": recovery.p14,
+    "P15": recovery.p15,
+}
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -48,19 +49,31 @@ def redis_server() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def worker(url: str, pool: str, concurrency: int = 2) -> Iterator[int]:
-    """Run ``celery worker`` for the benchmark app; yield its pid once it is ready."""
+def worker(
+    url: str,
+    pool: str,
+    concurrency: int = 2,
+    *,
+    name: str = "worker",
+    queues: str = "celery",
+    options: dict[str, float] | None = None,
+) -> Iterator[int]:
+    """Run ``celery worker`` for the benchmark app; yield its pid, which leads its group, once it is ready.
+
+    ``options`` are the broker's transport options.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "worker.log"
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.tasks", "worker", "-P", pool, "-c", str(concurrency)]
         with log.open("w") as out:
             process = subprocess.Popen(
-                [*command, "-l", "WARNING", "--without-mingle", "--without-gossip"],
-                stdout=out, stderr=out, env={**os.environ, "TASKORA_BENCH_REDIS": url}, start_new_session=True,
+                [*command, "-l", "INFO", "--without-mingle", "--without-gossip", "-n", f"{name}@bench", "-Q", queues],
+                stdout=out, stderr=out, start_new_session=True,
+                env={**os.environ, "TASKORA_BENCH_REDIS": url, "TASKORA_BENCH_OPTIONS": json.dumps(options or {})},
             )  # fmt: skip
         client = redis.Redis.from_url(url)
         try:
-            while not client.client_list(_type="normal") or b"_kombu.binding.celery" not in client.keys("_kombu*"):
+            while " ready." not in log.read_text():
                 if process.poll() is not None:
                     raise SystemExit(f"the worker did not start:\n{log.read_text()}")
                 time.sleep(0.1)

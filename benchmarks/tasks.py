@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 
+import redis
 from celery import Celery, Task
 
 from taskora_celery import Context, ContextTask
@@ -12,6 +15,8 @@ from taskora_celery import Context, ContextTask
 URL = os.environ.get("TASKORA_BENCH_REDIS", "redis://localhost:6379/0")
 
 app = Celery("benchmarks.tasks", broker=URL, backend=URL)
+# By default the visibility timeout is kombu's own, an hour: recovery by heartbeat_timeout does not depend on it.
+app.conf.broker_transport_options = json.loads(os.environ.get("TASKORA_BENCH_OPTIONS", "{}"))
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=8, result_expires=600, broker_connection_retry_on_startup=True)
 
 
@@ -33,3 +38,29 @@ def used(x: int, ctx: Context) -> int:
     ctx.progress(50)
     ctx.log.info("half way", {"x": x})
     return x
+
+
+@app.task(base=ContextTask, name="silent", heartbeat_timeout=2)
+def silent(key: str, ctx: Context) -> int:
+    """Show life until the worker is killed; the next delivery says when it began."""
+    ctx.log.info("began", delivery=ctx.delivery, at=time.time())
+    if ctx.delivery == 1:
+        while True:
+            ctx.heartbeat()
+            ctx.sleep(0.05)
+    return ctx.delivery
+
+
+@app.task(base=ContextTask, name="waits")
+def waits(busy: bool, ctx: Context) -> float:
+    """Wait for the signal, and return when it came; ``busy`` computes meanwhile, in another thread."""
+    fired: list[float] = []
+    ctx.signal.add_listener(lambda _: fired.append(time.perf_counter()))
+    ctx.progress(0)
+    while not ctx.signal.aborted:
+        if busy:
+            sum(range(2_000))
+        else:
+            ctx.signal.wait(0.5)
+    redis.Redis.from_url(URL).set(f"fired:{ctx.id}", repr(fired[0]), ex=60)
+    return fired[0]

@@ -36,7 +36,9 @@ class Delivery(msgspec.Struct, frozen=True):
         tag = properties.get("delivery_tag")
         token, parent, visibility, checked = vars(request).get(STAMP) or (0, 0, None, False)
         if not isinstance(tag, str):
-            return cls(None, parent, None, checked=checked)
+            # Not from a transport of kombu's own (RabbitMQ): nothing to renew, but silence is seen there, too.
+            silent = None if task.heartbeat_timeout is None else Hold("", 0, task.heartbeat_timeout)
+            return cls(silent, parent, None, checked=checked)
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
         return cls(

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 from weakref import finalize
 
 import msgspec
-from celery import states
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
@@ -19,7 +18,7 @@ from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import Cancelled, check_stalls, clean_up, requeues, revoke
+from taskora_celery.outcomes import Cancelled, GivenBack, check_stalls, clean_up, outcome_is_stored, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
@@ -147,7 +146,8 @@ class Execution:
     def finish(self, ended: Ended) -> None:
         """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store.
 
-        :raises Ignore: this execution counts no more, or the job is to end as cancelled: that is done.
+        :raises Reject: this execution counts no more.
+        :raises Ignore: the job is to end as cancelled: that is done.
         """
         with undisturbed():
             if execution_of(self.request) is None:
@@ -240,7 +240,7 @@ class Execution:
         reason = str(exc)
         self.finish(self._ended(Outcome.REJECTED, reason))
         if not self._delivery.early:
-            raise Reject(reason, requeue=True) from exc
+            raise GivenBack(reason, requeue=True) from exc
         self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0).apply_async()
         raise Ignore(reason) from exc
 
@@ -337,7 +337,7 @@ class Execution:
         # Where the parent cannot say that it was not cancelled before, the store is asked.
         again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery or not delivery.checked
         begun = self._reporter.begin(self.ctx, begin, wait=again)
-        if begun is not None and begun.fence == Verdict.ENDED and not self._outcome_is_stored():
+        if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
         if begun is None:
             begun = Begun(self.ctx.fence, 1, begin.created_ms)
@@ -347,28 +347,30 @@ class Execution:
             revoke(task, request, reason)
             raise Cancelled(reason)
         if begun.fence <= 0:
-            raise self._refused(_VERDICTS[Verdict(begun.fence)])
+            verdict = Verdict(begun.fence)
+            if verdict is not Verdict.SUPERSEDED:
+                logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, _VERDICTS[verdict])
+                raise Ignore(_VERDICTS[verdict])
+            raise self._refused(_VERDICTS[verdict])
         timestamp = created or begun.created_ms
         info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
         return begun
 
-    def _outcome_is_stored(self) -> bool:
-        """Say whether the result backend has the outcome that the record has: then nothing is left to be done.
+    def _refused(self, why: str = "it was delivered again, or given up") -> Any:
+        """Return what Celery is to see of an execution that counts no more.
 
-        A member of a chord runs again all the same: its worker may have died after the result and before the chord was told.
+        Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet
+        (it was given up a moment ago), it goes back into its queue. Where the job is another message's (the same id was sent
+        twice), this one is acknowledged: the two would push each other out for ever.
         """
-        if self.request.chord or self._task.ignore_result:
-            return False
-        try:
-            return self._task.backend.get_state(self.ctx.id) in states.READY_STATES
-        except Exception:  # noqa: BLE001 - any backend's error; to run once more is the safe answer
-            return False
-
-    def _refused(self, why: str = "it was delivered again, or given up") -> Ignore:
         logger.warning("job %s (%s), attempt %d: not run, or its outcome refused, here: %s", self.ctx.id, self._task.name,
                        self.ctx.attempt, why)  # fmt: skip
-        return Ignore(why)
+        record = self.runtime.record(self.ctx.id)
+        tag = str((record or {}).get("l", ""))
+        if tag and self._delivery.hold is not None and tag != self._delivery.hold.tag:
+            return Ignore(why)
+        return GivenBack(why, requeue=True)
 
     def _limits(self) -> tuple[float | None, float | None]:
         """Return the soft and the hard time limit in seconds, None where there is none."""

@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from celery import states
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
 from taskora_celery.reading import last_words
 from taskora_celery.store.protocol import Begun, JobStore
 
-__all__ = ["Cancelled", "as_hook", "check_stalls", "clean_up", "requeues", "revoke"]
+__all__ = ["Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "outcome_is_stored", "requeues", "revoke"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -26,6 +26,10 @@ class Cancelled(Ignore):  # type: ignore[misc]
     def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class GivenBack(Reject):  # type: ignore[misc]
+    """The message goes back into its queue, as far as it is still this delivery's. Not to be retried by ``autoretry_for``."""
 
 
 def revoke(task: Any, request: Any, reason: str | None) -> None:
@@ -60,6 +64,19 @@ def check_stalls(task: Any, job_id: str, begun: Begun, store: JobStore | None) -
         progress, logs = last_words(None if store is None else store.read(job_id, 0))
     worker, reason = (before.worker, before.reason) if before else ("", None)
     raise JobStalledError(job_id, begun.stalls, limit, worker, reason, progress, logs)
+
+
+def outcome_is_stored(task: Any, request: Any) -> bool:
+    """Say whether the result backend has the outcome that a job's record has: then nothing is left to be done.
+
+    A member of a chord runs again all the same: its worker may have died after the result and before the chord was told.
+    """
+    if request.chord or task.ignore_result:
+        return False
+    try:
+        return task.backend.get_state(request.id) in states.READY_STATES
+    except Exception:  # noqa: BLE001 - any backend's error; to run once more is the safe answer
+        return False
 
 
 def requeues(exc: BaseException, ctx: Context) -> bool:

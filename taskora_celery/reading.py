@@ -132,14 +132,19 @@ class Follower:
         if fields.get("q", 0) <= self._last and self.skip > snapshot.removed + len(snapshot.journal):
             self._last, self.skip = -1, 0  # the same id was sent anew: its journal begins again
             return []
-        run = (fields.get("a", 1), fields.get("d", 1))
-        if run != self._run:
-            self._run = run
-            events.append(self._state(fields, "STARTED", fields.get("b", 0)))
         journal = decode(snapshot.journal, self._last)
+        run, started = (fields.get("a", 1), fields.get("d", 1)), fields.get("b", 0)
+        if run != self._run and started:
+            # What was written before this delivery began comes first: how the one before ended. The first of all events says
+            # where the job is, whatever came before.
+            before = 0 if self._run is None else sum(1 for event in journal if event.timestamp < started)
+            events += journal[:before]
+            self._last = journal[before - 1].seq if before else self._last
+            events.append(self._state(fields, "STARTED", started))
+            self._run, journal = run, journal[before:]
+        events += journal
         if journal:
             self._last = journal[-1].seq
-        events += journal
         self.skip = snapshot.removed + len(snapshot.journal)
         packed = fields.get("p")
         if packed != self._progress:

@@ -164,12 +164,16 @@ class Runtime:
 
     def cancel_request(self, job_id: str) -> CancelRequest | None:
         """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""
+        request = unpacked((self.record(job_id) or {}).get("j", b""))
+        return request if isinstance(request, CancelRequest) else None
+
+    def record(self, job_id: str) -> dict[str, Any] | None:
+        """Return a job's record as the store has it; None where there is none, or the store is away."""
         try:
             found = None if self.store is None else self.store.read(job_id)
         except StoreUnavailableError:
             return None
-        request = None if found is None else unpacked(found.fields.get("j", b""))
-        return request if isinstance(request, CancelRequest) else None
+        return None if found is None else found.fields
 
     def _on_stopping(self, report: JobReport) -> None:
         """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from taskora_celery.clock import Clock
-from taskora_celery.lease.protocol import Held, Hold, Lease
+from taskora_celery.lease.protocol import NO_LEASE, Held, Hold, Lease
 from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.settings import Settings
@@ -45,12 +46,20 @@ class Leases:
                 live.lease.life_at = now
             if live.lease.sees_stall(now):
                 live.supersede(f"no sign of life for {live.lease.timeout:g} s (heartbeat_timeout)")
+                self._end_process_without_lease(live)
         if wanting and self.is_orphaned():
             for live in jobs:
                 live.supersede("the worker's parent process is gone")
         wanting = [live for live in wanting if live.superseded is None]
         if wanting and not self._outage.closed_at(now):
             self._renew(wanting, now)
+
+    def _end_process_without_lease(self, live: LiveJob) -> None:
+        """Where the broker has no leases, the worker's parent cannot see the stall: the child of a pool ends itself."""
+        if self.parent is None or self.parent == os.getpid() or self._lease is not NO_LEASE:
+            return
+        logger.error("job %s: %s; its process is ended", live.report.id, live.superseded)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def ask(self, hold: Hold) -> Held | None:
         """Say how a delivery stands, in one round trip; None where the broker does not answer. For a handler's thread."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +24,8 @@ from taskora_celery.runtime import Runtime, settings_of
 from taskora_celery.store.protocol import Loss, Shutdown
 from taskora_celery.worker.backstop import Backstop
 from taskora_celery.worker.cancels import EarlyCancels
+from taskora_celery.worker.ending import end_process
+from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
+        self.exits = ExitWatch(worker)
         self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self
 
@@ -127,6 +129,9 @@ class Keeper:
         running = self._requests.get(str(message.delivery_tag))
         if running is None or not running.is_running or running.fenced is None or not running.fenced.is_mine():
             return False
+        record = self._runtime.record(str(running.id))
+        if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
+            return False  # it was given up meanwhile: what runs here counts no more
         running.fenced.move(message.channel.channel, self._fence_of(message.channel.channel))
         logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
         return True
@@ -254,9 +259,7 @@ class Keeper:
         request.given_up = reason
         request.fenced.give_up()
         if self._has_processes():
-            # Between the look above and here the job may have ended and its process have begun another one, within
-            # microseconds: that one would be lost and delivered again, too.
-            self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+            end_process(request)
 
     def _recover(self, lease: Lease, due: Due) -> None:
         """Bring back a message that nobody renewed in time."""
@@ -264,9 +267,10 @@ class Keeper:
         if own is not None and own.is_running and own.hold.timeout is not None:
             self._end_stalled(lease, own, Held.DUE)
             return
-        store = Runtime.of(self._app).store
+        store = self._runtime.store
         if store is not None and due.job_id:
-            loss = Loss(due.job_id, due.name, due.attempt, "", due.tag, None, int(time.time() * 1000), UNHEARD)
+            worker = str((self._runtime.record(due.job_id) or {}).get("w", ""))
+            loss = Loss(due.job_id, due.name, due.attempt, worker, due.tag, None, int(time.time() * 1000), UNHEARD)
             try:
                 # Before the message: once it is back, another worker may begin, and would have to guess what became of this one.
                 store.lose(loss)
@@ -288,7 +292,7 @@ class Keeper:
         request = self._running(job_id)
         if request is not None:
             logger.error("job %s (%s) does not hear that it was cancelled: its process is ended", request.id, request.name)
-            self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+            end_process(request)
 
     def _has_processes(self) -> bool:
         from celery.concurrency.prefork import TaskPool

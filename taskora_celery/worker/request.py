@@ -66,6 +66,12 @@ class JobRequest(Request):  # type: ignore[misc]
         """Whether a process or thread of the pool has begun with it, and has not ended."""
         return self.time_start is not None and not self.acknowledged
 
+    @property
+    def has_process(self) -> bool:
+        """Whether its process is busy with it, as far as the pool has said until now."""
+        result = None if self._apply_result is None else self._apply_result()
+        return self.time_start is not None and result is not None and not result.ready()
+
     def revoked(self) -> bool:
         """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
         if self._adopted or self._is_lost_before_start():
@@ -87,6 +93,12 @@ class JobRequest(Request):  # type: ignore[misc]
             self.fenced.give_up()
             return True
         return False
+
+    def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        """Handle that the pool has begun with it."""
+        if self._keeper is not None and self.task.acks_late:
+            self._keeper.exits.watch(pid)
+        super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
