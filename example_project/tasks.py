@@ -1,9 +1,11 @@
-"""Three jobs: a long one that reports, one that must try again, and one as it was before."""
+"""Four jobs: a long one that reports, one that runs a process, one that must try again, and one as it was before."""
 
 # mypy: allow-untyped-decorators
 # Celery itself carries no types.
 
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +16,7 @@ from typing import Any
 
 from example_project.celery import app
 from example_project.sources import Statistics, default_root, find_sources, parse, remaining
-from taskora_celery import Context
+from taskora_celery import Context, start_process
 
 #: A checkpoint after this many files: at most so many are read twice when a worker is lost.
 CHECKPOINT_EVERY = 25
@@ -63,6 +65,35 @@ def index_file(root: Path, path: str, statistics: Statistics, ctx: Context) -> N
         return
     if (longest := statistics.add(path, tree, lines)) is not None:
         ctx.log.info("longest function so far", function=longest.name, lines=longest.lines, path=path)
+
+
+def remove_partial(ctx: Context, data: dict[str, Any]) -> None:
+    """Remove what a cancelled :func:`pack_sources` has written."""
+    partial = partial_of(data)
+    if partial.exists():
+        ctx.log.info("removing", file=partial.name, bytes=partial.stat().st_size)
+        partial.unlink()
+
+
+@app.task(cancel_grace=10, on_cancel=remove_partial)
+def pack_sources(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Pack every Python file below ``data["root"]`` into ``data["target"]``; a process does it, which ends with the job."""
+    root, target, partial = Path(data.get("root") or default_root()), Path(data["target"]), partial_of(data)
+    total = len(find_sources(root))
+    ctx.log.info("packing", root=str(root), files=total)
+    command = [sys.executable, "-m", "example_project.packer", str(root), str(partial)]
+    with start_process(ctx, command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) as packer:
+        assert packer.stdout is not None
+        for n, line in enumerate(packer.stdout, 1):
+            ctx.progress(n, total=total, message=line.rstrip("\n"))
+    partial.rename(target)
+    ctx.log.info("packed", file=target.name, bytes=target.stat().st_size)
+    return {"file": str(target), "files": total, "bytes": target.stat().st_size}
+
+
+def partial_of(data: dict[str, Any]) -> Path:
+    """Return the file that :func:`pack_sources` writes before it is whole."""
+    return Path(f"{data['target']}.part")
 
 
 @app.task(max_retries=5, retry_backoff=1)

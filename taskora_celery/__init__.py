@@ -1,6 +1,7 @@
 """A context for every Celery task, and a handle to watch it by."""
 
 from taskora_celery._version import __version__
+from taskora_celery.adapters import abortable, run_process, start_process
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.context import Context, current_context
 from taskora_celery.errors import (
@@ -50,7 +51,10 @@ __all__ = [
     "StoreUnavailableError",
     "TaskoraError",
     "__version__",
+    "abortable",
     "cancel_job",
     "current_context",
     "local_context",
+    "run_process",
+    "start_process",
 ]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-__all__ = ["Background"]
+__all__ = ["Background", "in_background"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -69,3 +69,18 @@ class Background:
             self._wakes.get(timeout=pause)
             while True:  # several calls of `wake` are one turn
                 self._wakes.get_nowait()
+
+
+def in_background(name: str, action: Callable[[], object]) -> None:
+    """Call ``action`` once, in a daemon thread of its own that ends with it; what it raises is logged."""
+
+    def turn() -> None:
+        try:
+            action()
+        except Exception:  # the thread's outer edge
+            logger.exception("thread %s failed", name)
+        finally:
+            thread.stop()
+
+    thread = Background(name, turn)
+    thread.start()

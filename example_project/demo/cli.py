@@ -53,12 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m example_project.demo",
-        description="Runs three jobs in a real Celery worker and follows them; with --kill one job and two workers.",
+        description="Runs three jobs in a real Celery worker and follows them; with --kill or --cancel one job.",
         epilog="REDIS_URL names the Redis to use; without it the demo starts one of its own.",
     )
     parser.add_argument("--pool", choices=POOLS, default="prefork", help="the worker's pool (default: %(default)s)")
-    parser.add_argument(
+    scene = parser.add_mutually_exclusive_group()
+    scene.add_argument(
         "--kill", action="store_true", help="kill the worker that runs the long job in the middle of it: another one goes on"
+    )
+    scene.add_argument(
+        "--cancel", action="store_true", help="cancel a job in the middle of it: the process that it runs ends, its file goes"
     )
     parser.add_argument("--root", type=_directory, help="the source tree to read (default: Python's standard library)")
     parser.add_argument("--stay", action="store_true", help="leave workers and Redis running at the end, until Ctrl-C")

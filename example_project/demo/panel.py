@@ -55,7 +55,7 @@ def event_line(screen: Screen, view: JobView, event: Event) -> str | None:
 
 
 def line(screen: Screen, view: JobView, timestamp_ms: int, mark: str, text: str, *styles: str) -> str:
-    """Return a line about a job with a mark of up to five letters; what is too wide for a terminal goes on below."""
+    """Return a line about a job with a mark of up to six letters; what is too wide for a terminal goes on below."""
     below = f"\n{' ' * INDENT}"
     shown = below.join(screen.style(part, *styles) for part in _wrapped(screen, text))
     return _begin(screen, view, timestamp_ms) + screen.style(mark.ljust(MARK), *styles, "bold") + shown

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from example_project.demo.accident import Accident
+from example_project.demo.cancellation import Cancellation
 from example_project.demo.jobs import Feed, JobView
 from example_project.demo.panel import TITLE, brief, event_line, rows
 from example_project.demo.processes import Processes
 from example_project.demo.redis_server import RedisServer, own_redis, users_redis
 from example_project.demo.stop import DemoError, Stop
-from example_project.demo.summary import attempts_table, deliveries_table, further, report_table, words_table
+from example_project.demo.summary import attempts_table, deliveries_table, further, report_table, rows_table, words_table
 from example_project.demo.terminal import Screen
 from example_project.demo.worker import Worker
 from example_project.flaky_server import FlakyServer
@@ -48,8 +49,8 @@ class Run:
         self._options = options
         self._workers: list[Worker] = []
         self._views: list[JobView] = []
-        #: None without ``--kill``.
-        self._accident: Accident | None = None
+        #: What happens to the one job of ``--kill`` and ``--cancel``; None without them.
+        self._scene: Accident | Cancellation | None = None
 
     def run(self) -> int:
         """Bring everything up, run the jobs, and take everything down; return the exit code.
@@ -60,7 +61,7 @@ class Run:
         with self._processes() as processes, FlakyServer() as pages:
             server = self._redis(processes)
             self._start_workers(processes, server)
-            self._send(pages)
+            self._send(pages, processes.directory)
             self._watch(server)
             return self._finish(server)
 
@@ -97,19 +98,25 @@ class Run:
         seconds = max(worker.wait_ready(self._stop) for worker in self._workers)
         self._screen.print(f"  ready after {seconds:.1f} s", "")
 
-    def _send(self, pages: FlakyServer) -> None:
-        """Send the jobs, the short ones first: in the solo pool one runs after the other. With ``--kill`` there is one job."""
-        from example_project.tasks import fetch_page, index_sources, word_count
+    def _send(self, pages: FlakyServer, directory: Path) -> None:
+        """Send the jobs, the short ones first: in the solo pool one runs after the other. A scene has one job."""
+        from example_project.tasks import fetch_page, index_sources, pack_sources, partial_of, word_count
 
+        root = {"root": str(self._options.root)} if self._options.root else {}
+        if self._options.cancel:
+            data = {**root, "target": str(directory / "sources.tar.xz")}
+            pack = _view("pack_sources", pack_sources.delay(data))
+            self._views.append(pack)
+            self._scene = Cancellation(self._screen, pack, partial_of(data))
+            return
         if not self._options.kill:
             text = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
             self._views.append(_view("word_count", word_count.delay(text)))
             self._views.append(_view("fetch_page", fetch_page.delay({"url": f"{pages.url}/orders"})))
-        root = self._options.root
-        index = _view("index_sources", index_sources.delay({"root": str(root)} if root else {}))
+        index = _view("index_sources", index_sources.delay(root))
         self._views.append(index)
         if self._options.kill:
-            self._accident = Accident(self._screen, index, self._workers)
+            self._scene = Accident(self._screen, index, self._workers)
 
     def _watch(self, server: RedisServer) -> None:
         """Show what happens until all jobs have ended."""
@@ -129,25 +136,26 @@ class Run:
 
     def _show(self, lines: list[str]) -> None:
         now = time.time()
-        accident = self._accident
-        if accident is None:
+        scene = self._scene
+        if scene is None:
             self._screen.update(lines, rows(self._screen, self._views, now), brief(self._views, now))
             return
-        lines += accident.turn()
-        panel = [*rows(self._screen, self._views, now), *accident.rows(TITLE)]
-        self._screen.update(lines, panel, f"{brief(self._views, now)} | {accident.brief()}")
+        lines += scene.turn()
+        panel = [*rows(self._screen, self._views, now), *scene.rows(TITLE)]
+        self._screen.update(lines, panel, f"{brief(self._views, now)} | {scene.brief()}")
 
     def _take(self, view: JobView, event: Event | None) -> str | None:
         if event is None:
             view.end(view.handle.status().state)
             return None
-        line = event_line(self._screen, view, event) if self._accident is None else self._accident.event_line(event)
+        line = event_line(self._screen, view, event) if self._scene is None else self._scene.event_line(event)
         view.apply(event)
         return line
 
     def _finish(self, server: RedisServer) -> int:
         self._screen.close()
-        failed = [view for view in self._views if view.state != "SUCCESS"]
+        wanted = "REVOKED" if self._options.cancel else "SUCCESS"
+        failed = [view for view in self._views if view.state != wanted]
         if failed:
             told = "\n".join(f"{view.title} ended as {view.state}: {_result(view)!r}" for view in failed)
             raise DemoError(f"{told}\n{self._tails()}")
@@ -159,15 +167,18 @@ class Run:
         return 0
 
     def _report(self) -> None:
-        *short, index = self._views
+        *short, last = self._views
         lines: list[str] = []
         if short:
             words, page = short
             lines += words_table(self._screen, _result(words))
             lines += attempts_table(self._screen, _result(page), list(page.handle.history()))
-        lines += report_table(self._screen, _result(index), (index.ended_at or 0.0) - index.sent_at)
-        if self._accident is not None:
-            lines += deliveries_table(self._screen, list(index.handle.history()))
+        if isinstance(self._scene, Cancellation):
+            lines += rows_table(self._screen, last.title, self._scene.table())
+        else:
+            lines += report_table(self._screen, _result(last), (last.ended_at or 0.0) - last.sent_at)
+        if isinstance(self._scene, Accident):
+            lines += deliveries_table(self._screen, list(last.handle.history()))
         self._screen.print(*lines)
 
     def _check_workers(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from example_project.demo.terminal import Screen
     from taskora_celery.records import AttemptRecord
 
-__all__ = ["attempts_table", "deliveries_table", "further", "report_table", "words_table"]
+__all__ = ["attempts_table", "deliveries_table", "further", "report_table", "rows_table", "words_table"]
 
 LABEL = 18
 
@@ -63,6 +63,11 @@ def deliveries_table(screen: Screen, history: list[AttemptRecord]) -> list[str]:
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     head, *lines = ("  ".join(pad(text, room) for text, room in zip(row, widths, strict=True)).rstrip() for row in rows)
     return [_title(screen, "Who ran index_sources"), f"  {screen.style(head, 'dim')}", *(f"  {line}" for line in lines)]
+
+
+def rows_table(screen: Screen, title: str, rows: Mapping[str, str]) -> list[str]:
+    """Return a title, and rows below it."""
+    return [_title(screen, title), *_table(screen, {label: clean(value) for label, value in rows.items()})]
 
 
 def words_table(screen: Screen, words: Mapping[str, Any]) -> list[str]:

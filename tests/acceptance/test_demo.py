@@ -99,6 +99,27 @@ def test_the_job_of_a_killed_worker_goes_on_elsewhere_from_its_checkpoint(start_
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_job_that_is_cancelled_leaves_nothing_of_what_it_did(start_demo: StartDemo, pool: str) -> None:
+    """G1, G3, G5: the request with its reason, the phases, the process that ends, the file that ``on_cancel`` removes."""
+    demo = start_demo("--cancel", "--pool", pool)
+    assert demo.wait(60) == 0, demo.tail()
+    output = demo.logs()
+    assert re.search(r'CANCEL handle\.cancel\("not needed any more"\) -> "requested"; sources\.tar\.xz\.part has \d', output), (
+        output
+    )
+    for text in (
+        "requested, after",
+        "INFO   removing  file=sources.tar.xz.part",
+        "  state             REVOKED",
+        "raises JobCancelledError, reason 'not needed any more'",
+        "  on disk           no sources.tar.xz.part; it had",
+    ):
+        assert text in output, output
+    assert "interrupted" not in output
+    assert "Traceback" not in output
+
+
 def test_a_demo_that_is_interrupted_behind_the_kill_leaves_nothing_running(start_demo: StartDemo) -> None:
     """One worker is dead, the job is nobody's, and Ctrl-C ends the rest."""
     demo = start_demo("--kill", "--pool", "threads")

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from pathlib import Path
 from typing import Any
 
-import taskora_celery
-
-DOCS = Path(taskora_celery.__file__).parents[1] / "docs"
+from tests.support.pages import code_of
 
 
 def _run_examples(page: str) -> dict[str, Any]:
     """Run the Python blocks of a page one after the other, and return what they defined."""
     namespace: dict[str, Any] = {"__name__": page}
-    text = (DOCS / page).read_text("utf-8")
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        exec(compile(block, page, "exec"), namespace)
+    exec(compile(code_of(page), page, "exec"), namespace)
     return namespace
 
 

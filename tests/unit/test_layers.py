@@ -39,6 +39,7 @@ LAYERS = (
         "reading",
         "aio",
         "undisturbed",
+        "adapters",
     ),
     ("worker",),
 )
