@@ -19,7 +19,7 @@ from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import Cancelled, check_stalls, clean_up, requeues, revoke
+from taskora_celery.outcomes import Cancelled, Requeued, check_stalls, clean_up, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
@@ -242,7 +242,7 @@ class Execution:
         reason = str(exc)
         self.finish(self._ended(Outcome.REJECTED, reason))
         if not self._delivery.early:
-            raise Reject(reason, requeue=True) from exc
+            raise Requeued(reason, requeue=True) from exc
         self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0).apply_async()
         raise Ignore(reason) from exc
 

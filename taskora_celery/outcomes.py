@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from celery import states
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
 from taskora_celery.reading import last_words
 from taskora_celery.store.protocol import Begun, JobStore
 
-__all__ = ["Cancelled", "as_hook", "check_stalls", "clean_up", "requeues", "revoke"]
+__all__ = ["Cancelled", "Requeued", "as_hook", "check_stalls", "clean_up", "requeues", "revoke"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -26,6 +26,10 @@ class Cancelled(Ignore):  # type: ignore[misc]
     def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Requeued(Reject):  # type: ignore[misc]
+    """The message goes back into its queue; told apart, since Celery's autoretry takes a ``Reject`` for an error to retry."""
 
 
 def revoke(task: Any, request: Any, reason: str | None) -> None:

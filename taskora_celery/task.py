@@ -21,7 +21,7 @@ from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_options, complete_options
-from taskora_celery.outcomes import as_hook
+from taskora_celery.outcomes import Requeued, as_hook
 
 __all__ = ["ContextTask"]
 
@@ -153,8 +153,8 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         **options: Any,
     ) -> Any:
         """Retry as Celery does, and record it: every road to a retry comes through here."""
-        if isinstance(exc, JobStalledError):
-            raise exc  # by `autoretry_for`: what was lost too often is not tried again
+        if isinstance(exc, JobStalledError | Requeued):
+            raise exc  # by `autoretry_for`: what was lost too often is not tried again, and what is requeued is no failure
         do = functools.partial(super().retry, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         execution = execution_of(self.request)
         if execution is None:
