@@ -115,6 +115,7 @@ class Execution:
                 self._inside = False
                 self._stop.close()
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises; it, or what it stands for, is raised again
+            self._stop.close()  # once more: an interruption may have come in the line before it
             self._raised(exc, args, kwargs)
         else:
             return self._returned(result, args, kwargs)

@@ -1,4 +1,4 @@
-"""Jobs that are cancelled, requeued and timed out, one delivery at a time: what Celery's tracer makes of them, and what is stored."""
+"""Jobs that are cancelled, requeued and timed out, one delivery at a time: what Celery's tracer sees, and what is stored."""
 
 # mypy: allow-untyped-decorators, allow-subclassing-any
 

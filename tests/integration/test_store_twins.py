@@ -16,7 +16,7 @@ from taskora_celery.store.journal import encode
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import Begin, CancelOutcome, Ended, Reply
 from taskora_celery.store.redis import RedisStore
-from tests.support.cancels import CANCEL_MS, OUTCOMES, loss, request
+from tests.support.cancels import OUTCOMES, loss, request
 from tests.support.executions import NOW_MS
 from tests.support.twins import Held, Twins
 
@@ -69,7 +69,8 @@ def test_a_cancel_in_each_state_leaves_the_same_record_in_both(twins: Twins, sta
         twins.report(held, now_ms=0)
     twins.lose(loss(token=None))
     for attempt, tag, redelivered, fence in (
-        (1, "t1", False, NOW_MS), (1, "t1", False, 0), (1, "t1", True, 0), (2, "t2", False, 0), (1, "t3", False, 0), (1, "", False, 0),
+        (1, "t1", False, NOW_MS), (1, "t1", False, 0), (1, "t1", True, 0),
+        (2, "t2", False, 0), (1, "t3", False, 0), (1, "", False, 0),
     ):  # fmt: skip
         again = twins.begin(begin_of(attempt=attempt, tag=tag, redelivered=redelivered, fence=fence))
         if again.runs:
@@ -116,7 +117,8 @@ class JobsLife(RuleBasedStateMachine):
     def _begin(self, *, fence: int = 0) -> Held:
         self.token += 1
         held = self.twins.begin(begin_of(
-            attempt=self.attempt, tag=f"t{self.attempt}", token=self.token, now_ms=self._later(), redelivered=self.delivered, fence=fence,
+            attempt=self.attempt, tag=f"t{self.attempt}", token=self.token, now_ms=self._later(), redelivered=self.delivered,
+            fence=fence,
         ))  # fmt: skip
         self.delivered = True
         self.executions.append(held)
@@ -195,8 +197,8 @@ class JobsLife(RuleBasedStateMachine):
         """A delivery's process or worker dies."""
         held = data.draw(st.sampled_from(self.executions))
         lost = self.twins.lose(loss(
-            JOB, tag=held.begin.tag, token=held.begin.token, attempt=held.begin.attempt, now_ms=self._later(), limit=limit, counts=counts,
-            state=Outcome.FAILURE if final else None, error="WorkerLostError" if final else None,
+            JOB, tag=held.begin.tag, token=held.begin.token, attempt=held.begin.attempt, now_ms=self._later(),
+            limit=limit, counts=counts, state=Outcome.FAILURE if final else None, error="WorkerLostError" if final else None,
         ))  # fmt: skip
         assert not lost.cancelled or self.requested
         if lost.ended:
