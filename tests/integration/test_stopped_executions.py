@@ -266,6 +266,25 @@ def test_a_backend_that_fails_does_not_keep_the_job_from_ending(
     assert "its result could not be stored" in caplog.text
 
 
+@pytest.mark.parametrize("end", [returns, raises, asks_to_be_requeued, is_cancelled_elsewhere], ids=lambda end: end.__name__)
+def test_a_job_that_has_heard_of_its_cancel_is_revoked_also_where_the_store_is_away(
+    app: Celery, store: ScriptedStore, failures: Failures, end: Callable[[Context], Any]
+) -> None:
+    """G7, L1: nobody can refuse its end then; the record says so when the store is back."""
+
+    @app.task(acks_late=True)
+    def work(ctx: Context) -> Any:
+        cancelled_meanwhile(ctx, app)
+        store.away = True
+        return end(ctx)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error)) == ("IGNORED", Cancelled)
+    assert failures.told == [(JOB, "REVOKED", "no longer wanted", True)]
+    store.away = False
+    wait_until(lambda: record(store) == CANCELLED, "the end to be written", TIMEOUT)
+
+
 def test_a_job_that_was_delivered_again_says_nothing_of_its_cancel(app: Celery, store: ScriptedStore, failures: Failures) -> None:
     """D7: the newer delivery ends the job; this one counts no more."""
 
