@@ -151,8 +151,8 @@ class JobStop:
             return
         if now < self._deadline - 0.001:  # it was extended meanwhile
             return
-        self.ctx.signal.abort("timeout", "soft_time_limit")
-        if self.ctx.signal.reason == "timeout":
+        # Once: each instant that the deadline has had is due some time, and a late thread finds several to be.
+        if self.ctx.signal.abort("timeout", "soft_time_limit"):
             self.interrupt.fire(SoftTimeLimitExceeded)
 
     def _insist_at(self, grace: float, *, last: bool) -> None:

@@ -447,6 +447,25 @@ def test_on_cancel_may_be_a_method(app: Celery, store: ScriptedStore) -> None:
     assert (seen, record(store)) == ([("cleaning.work", JOB, (7,))], CANCELLED)
 
 
+def test_on_cancel_may_be_a_function_that_an_abstract_class_is_given(app: Celery) -> None:
+    """G5: it is no method of that class, and gets no ``self``."""
+    calls: list[Any] = []
+
+    def clean(ctx: Context, *args: Any) -> None:
+        calls.append((ctx.id, args))
+
+    class Cleaning(ContextTask):
+        abstract = True
+        on_cancel = clean
+
+    @app.task(base=Cleaning)
+    def work(data: int, ctx: Context) -> None:
+        cancelled_meanwhile(ctx, app)
+
+    traced(work, 7, task_id=JOB)
+    assert calls == [(JOB, (7,))]
+
+
 def test_an_error_of_on_cancel_is_logged_and_changes_no_outcome(app: Celery, store: ScriptedStore, failures: Failures) -> None:
     """G5: it is not the job's."""
 
@@ -534,13 +553,12 @@ def test_a_handler_that_ignores_the_signal_is_interrupted(app: Celery, store: Sc
 
 
 def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) -> None:
-    """G8: a plain revoke fires the signal and waits, however short the grace."""
+    """G8: a plain revoke fires the signal and lets the handler end."""
 
     @app.task(cancel_grace=0.01)
     def work(ctx: Context) -> None:
         store.cancel(request_of(app, ctx.id, "revoked", None, gently=True))
         assert ctx.signal.wait(TIMEOUT)
-        assert not Runtime.of(app).stopper._due
 
     traced(work, task_id=JOB)
     assert (record(store), phases(store)) == ((Outcome.REVOKED, "JobCancelledError", "revoked"), ["requested", "delivered"])
@@ -742,9 +760,9 @@ def test_the_receipt_says_what_the_cancel_comes_to(app: Celery, store: ScriptedS
 
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:
     """E5, G7: the backend knows of an end that the record does not (it expired, say)."""
-    app.backend.store_result(JOB, "done", "SUCCESS")
+    app.backend.store_result(JOB, OSError("no answer"), "FAILURE")
     assert cancel_job(app, JOB, queued=True).outcome == "cancelled"
-    assert app.backend.get_state(JOB) == "SUCCESS"
+    assert app.backend.get_state(JOB) == "FAILURE"
 
 
 def test_a_backend_that_cannot_be_written_does_not_keep_a_cancel_from_its_work(
