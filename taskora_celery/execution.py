@@ -114,6 +114,7 @@ class Execution:
                 self._inside = False
                 self._stop.close()
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises; it, or what it stands for, is raised again
+            self._stop.close()  # once more: an interruption may have come in the line before it
             self._raised(exc, args, kwargs)
         else:
             return self._returned(result, args, kwargs)
@@ -223,8 +224,10 @@ class Execution:
         request = self.runtime.cancel_request(ctx.id)
         reason = request.reason if request is not None else ctx.signal.message
         try:
-            self._stop.open_clean_up()
-            clean_up(task, ctx, *self._arguments)
+            # An interruption of `on_cancel` may come when it has just returned: that is no outcome of the job's.
+            with suppress(JobCancelledError):
+                self._stop.open_clean_up()
+                clean_up(task, ctx, *self._arguments)
         finally:
             self._stop.close()
         with undisturbed():

@@ -152,8 +152,8 @@ class JobStop:
             return
         if now < self._deadline - 0.001:  # it was extended meanwhile
             return
-        self.ctx.signal.abort("timeout", "soft_time_limit")
-        if self.ctx.signal.reason == "timeout":
+        # Once: each instant that the deadline has had is due some time, and a late thread finds several to be.
+        if self.ctx.signal.abort("timeout", "soft_time_limit"):
             self.interrupt.fire(SoftTimeLimitExceeded)
 
     def _insist_at(self, grace: float, *, last: bool) -> None:
@@ -219,11 +219,9 @@ class Stopper:
                 if stop.worker == announcement.worker:
                     stop.shut_down()
             return
-        stops = [stop for stop in list(self._running.values()) if stop.ctx.id == announcement.id]
-        for stop in stops:
-            stop.cancel(announcement)
-        if not stops:
-            self._keep(announcement)
+        # First kept, then told: a job that begins between the two finds it kept.
+        self._keep(announcement)
+        self.cancel(announcement)
 
     def cancel(self, request: CancelRequest) -> None:
         """Somebody wants a job of this process to stop, as its record says."""

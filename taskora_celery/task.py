@@ -181,6 +181,8 @@ def _instrument(cls: type[ContextTask]) -> None:
     ``run`` is looked up over the whole MRO: it may come from a mixin that is no task. The wrapper replaces only the attribute
     of this class. It sets no ``__wrapped__``: Celery's annotations would unwrap it, and lose the context.
     """
+    if "on_cancel" in vars(cls):
+        cls.on_cancel = as_hook(vars(cls)["on_cancel"])
     raw = next(vars(base)["run"] for base in cls.__mro__ if "run" in vars(base))
     if raw is vars(Task)["run"]:
         return
@@ -193,8 +195,6 @@ def _instrument(cls: type[ContextTask]) -> None:
             _wrap(cls, fun, signature, bound=bound)
     _check_tracked(cls)
     check_options(cls)
-    if "on_cancel" in vars(cls):
-        cls.on_cancel = as_hook(vars(cls)["on_cancel"])
 
 
 def _check_tracked(cls: type[ContextTask]) -> None:

@@ -274,3 +274,73 @@ def test_the_repr_tells_the_state(signal: Signal) -> None:
     assert repr(signal) == "<Signal not aborted>"
     signal.abort("timeout")
     assert repr(signal) == "<Signal timeout>"
+
+
+# --- in two steps, for signal handlers -------------------------------------------------------------------------------------
+
+
+def test_a_mark_sets_the_fields_and_wakes_nobody(signal: Signal) -> None:
+    """C3: a signal handler may take no lock, and call no listener; who looks sees it."""
+    seen: list[Signal] = []
+    signal.add_listener(seen.append)
+    assert signal.mark("timeout", "soft_time_limit") is True
+    assert (signal.aborted, signal.reason, signal.message, seen) == (True, "timeout", "soft_time_limit", [])
+
+
+def test_who_waits_is_woken_when_the_mark_is_told(signal: Signal) -> None:
+    """C2, C3: threads, coroutines and listeners, each once, however often it is told."""
+    answers: list[bool] = []
+    seen: list[Signal] = []
+    signal.add_listener(seen.append)
+    waiting = threading.Thread(target=lambda: answers.append(signal.wait(30)))
+    waiting.start()
+    signal.mark("timeout")
+    signal.tell()
+    signal.tell()
+    waiting.join(10)
+    assert (answers, seen) == ([True], [signal])
+
+
+def test_an_abort_behind_a_mark_is_not_the_first(signal: Signal) -> None:
+    """C1: nor a mark behind an abort; nobody is woken twice."""
+    seen: list[str | None] = []
+    signal.add_listener(lambda fired: seen.append(fired.reason))
+    signal.mark("timeout")
+    assert (signal.abort("cancelled"), signal.mark("shutdown"), signal.reason, seen) == (False, False, "timeout", [])
+    signal.tell()
+    assert seen == ["timeout"]
+
+
+def test_a_mark_may_interrupt_the_signals_own_lines(signal: Signal) -> None:
+    """C3: a signal handler comes between any two of them, also while its lock is held."""
+    with signal._lock:
+        assert signal.mark("timeout") is True
+    signal.tell()
+    assert signal.wait(0) is True
+
+
+def test_of_marks_and_aborts_from_fifty_threads_one_is_first(signal: Signal) -> None:
+    """C1: and its words stand."""
+    start = threading.Barrier(50)
+    winners: list[str] = []
+
+    def fire(n: int) -> None:
+        start.wait()
+        fired = signal.mark("timeout", str(n)) if n % 2 else signal.abort("cancelled", str(n))
+        if fired:
+            winners.append(str(n))
+
+    threads = [threading.Thread(target=fire, args=(n,)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert winners == [signal.message]
+
+
+def test_a_waiter_that_comes_between_mark_and_tell_does_not_wait(signal: Signal) -> None:
+    """C2: nor does a listener that is added there wait for the telling."""
+    signal.mark("timeout")
+    seen: list[Signal] = []
+    signal.add_listener(seen.append)
+    assert (signal.wait(30), seen) == (True, [signal])

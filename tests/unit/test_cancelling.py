@@ -1,0 +1,272 @@
+"""What is asked for when a job is cancelled, and what a worker's parent remembers of it."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from taskora_celery.cancelling import request_of
+from taskora_celery.records import CancelReceipt
+from taskora_celery.runtime import Runtime
+from taskora_celery.store.announcements import packed, unpacked
+from taskora_celery.store.journal import CANCEL, encode
+from taskora_celery.store.memory import MemoryStore
+from taskora_celery.store.protocol import CancelRequest, Report, Shutdown
+from taskora_celery.worker import backstop as backstop_module
+from taskora_celery.worker import cancels
+from taskora_celery.worker.backstop import MARGIN, Backstop
+from taskora_celery.worker.cancels import EarlyCancels
+from tests.support.cancels import job_in, request
+from tests.support.eager_apps import eager_app
+from tests.support.manual_clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = eager_app()
+    yield app
+    Runtime.forget(app)
+
+
+# --- the request -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_says_who_wants_it_and_when(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G1: for the journal; an id is a text, whatever it was given as."""
+    monkeypatch.setattr("time.time", lambda: 1_790_000_000.5)
+    found = request_of(app, 17, "no longer wanted", None)  # type: ignore[arg-type]
+    assert (found.id, found.now_ms, found.reason, found.grace, found.gently) == (
+        "17",
+        1_790_000_000_500,
+        "no longer wanted",
+        None,
+        False,
+    )
+    assert ":" in (found.by or "")
+    assert request_of(app, "job-1", None, None, by="ops@desk").by == "ops@desk"
+
+
+@pytest.mark.parametrize("reason", [5, b"bytes", ["a"], {"reason": "a"}, OSError("a")])
+def test_a_reason_is_a_text_or_none(app: Celery, reason: Any) -> None:
+    """G1: nothing is stored, and nothing announced."""
+    with pytest.raises(TypeError, match="is not a text"):
+        request_of(app, "job-1", reason, None)
+
+
+@pytest.mark.parametrize(("grace", "expected"), [(None, None), (0, 0.0), (2.5, 2.5), (timedelta(seconds=90), 90.0)])
+def test_a_grace_is_a_duration_or_none(app: Celery, grace: Any, expected: float | None) -> None:
+    """G1: None is the task's own."""
+    assert request_of(app, "job-1", None, grace).grace == expected
+
+
+@pytest.mark.parametrize(
+    ("grace", "error"), [("5", TypeError), (True, TypeError), (-1, ValueError), (math.nan, ValueError), (math.inf, ValueError)]
+)
+def test_a_grace_that_is_none_is_refused(app: Celery, grace: Any, error: type[Exception]) -> None:
+    """G1: before anything is stored."""
+    with pytest.raises(error, match="grace="):
+        request_of(app, "job-1", None, grace)
+
+
+def test_a_reason_is_redacted_and_bounded(app: Celery) -> None:
+    """F7: reasons, too; and nobody's essay goes into every process."""
+    assert "hunter2" not in (request_of(app, "job-1", "the password=hunter2 leaked", None).reason or "")
+    assert len(request_of(app, "job-1", "x" * 10_000, None).reason or "") == 500
+
+
+def test_a_users_own_rule_redacts_a_reason() -> None:
+    """F7: under the key ``reason``."""
+    app = eager_app(taskora_redact=lambda key, value: f"{key}: hidden")
+    assert request_of(app, "job-1", "of a customer", None).reason == "reason: hidden"
+    Runtime.forget(app)
+
+
+@pytest.mark.parametrize(
+    "announcement",
+    [
+        CancelRequest("job-1", 1),
+        CancelRequest("ü\n", 2, "why", 0.5, gently=True, by="me"),
+        CancelRequest("", 0, ""),
+        Shutdown("w1@host"),
+    ],
+)
+def test_an_announcement_survives_the_wire(announcement: CancelRequest | Shutdown) -> None:
+    """G1: both kinds on one channel."""
+    assert unpacked(packed(announcement)) == announcement
+
+
+# --- the receipt -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_is_frozen_and_plain() -> None:
+    """G7: it crosses borders: JSON, logs, command lines."""
+    receipt = CancelReceipt("job-1", "cancelled", 1_790_000_000_000, "no longer wanted")
+    with pytest.raises(AttributeError):
+        receipt.outcome = "requested"  # type: ignore[misc]
+    assert msgspec.json.decode(msgspec.json.encode(receipt), type=CancelReceipt) == receipt
+    assert msgspec.to_builtins(CancelReceipt("job-1", "unknown", 1)) == {"id": "job-1", "outcome": "unknown", "requested_ms": 1}
+
+
+# --- what the parent knows of early cancels --------------------------------------------------------------------------------
+
+
+class Ear:
+    """What was cancelled until now, and whether announcements are heard."""
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = list(ids)
+        self.listening = True
+        self.cancels = EarlyCancels(lambda: self.ids, lambda: self.listening)
+
+
+def test_before_it_has_read_it_excludes_nothing() -> None:
+    """G2: the store is asked then."""
+    ear = Ear()
+    assert not ear.cancels.excludes("job-1")
+    ear.cancels.load()
+    assert ear.cancels.excludes("job-1")
+
+
+def test_what_was_cancelled_before_or_since_is_not_excluded() -> None:
+    """G2: read when it listens, then heard."""
+    ear = Ear("job-1")
+    ear.cancels.load()
+    ear.cancels.announced(request("job-2"))
+    ear.cancels.announced(Shutdown("job-3"))
+    assert [ear.cancels.excludes(f"job-{n}") for n in (1, 2, 3)] == [False, False, True]
+
+
+def test_while_nothing_is_heard_nothing_is_excluded() -> None:
+    """G2: an announcement may be missed just now; what comes back reads anew, and forgets nothing."""
+    ear = Ear("job-1")
+    ear.cancels.load()
+    ear.listening = False
+    assert not ear.cancels.excludes("job-2")
+    ear.ids, ear.listening = ["job-2"], True
+    ear.cancels.load()
+    assert [ear.cancels.excludes(f"job-{n}") for n in (1, 2, 3)] == [False, False, True]
+
+
+def test_what_cannot_be_read_excludes_nothing() -> None:
+    """L1: the error is the listener's."""
+
+    def fail() -> list[str]:
+        raise ConnectionError
+
+    early = EarlyCancels(fail, lambda: True)
+    with pytest.raises(ConnectionError):
+        early.load()
+    assert not early.excludes("job-1")
+
+
+def test_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runtime: as many as the store remembers."""
+    monkeypatch.setattr(cancels, "KEPT", 3)
+    ear = Ear()
+    ear.cancels.load()
+    for n in range(5):
+        ear.cancels.announced(request(f"job-{n}"))
+    assert [ear.cancels.excludes(f"job-{n}") for n in range(5)] == [True, True, False, False, False]
+
+
+# --- the backstop ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    clock = ManualClock()
+    monkeypatch.setattr(backstop_module, "time", clock)
+    return clock
+
+
+class Watched:
+    """A backstop, with a job that runs here with a grace of four seconds."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.store = MemoryStore()
+        self.ended: list[str] = []
+        self.woken = 0
+        self.grace: float | None = 4.0
+        self.backstop = Backstop(self.store, lambda _: self.grace, self.wake)
+        self.execution = job_in(self.store, "STARTED")
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def cancel(self, **fields: Any) -> None:
+        self.store.cancel(request(**fields))
+        self.backstop.announced(request(**fields))
+
+    def after(self, seconds: float) -> float | None:
+        self.clock.advance(seconds)
+        return self.backstop.turn(self.ended.append)
+
+    def notes(self, phase: str) -> None:
+        batches = encode(1, [(CANCEL, 0, {"phase": phase}, None, None)], 10)
+        self.execution.send(Report("job-1", self.execution.fence, 1, batches=batches))
+
+
+@pytest.fixture
+def watched(clock: ManualClock) -> Watched:
+    return Watched(clock)
+
+
+def test_a_job_that_says_nothing_is_ended_behind_two_graces(watched: Watched) -> None:
+    """G4: code in C that holds the interpreter's lock; its own process would have come first."""
+    watched.cancel()
+    assert watched.woken == 1
+    assert watched.after(0) == pytest.approx(8 + MARGIN)
+    assert (watched.after(8), watched.ended) == (pytest.approx(MARGIN), [])
+    assert (watched.after(MARGIN), watched.ended) == (None, ["job-1"])
+    assert (watched.after(60), watched.ended) == (None, ["job-1"])
+
+
+@pytest.mark.parametrize("phase", ["delivered", "interrupted", "killed"])
+def test_a_job_that_has_noted_a_step_goes_the_rest_by_itself(watched: Watched, phase: str) -> None:
+    """G4: its process lives, and counts its own graces."""
+    watched.cancel()
+    watched.notes(phase)
+    assert (watched.after(60), watched.ended) == (None, [])
+
+
+def test_the_requests_grace_counts(watched: Watched) -> None:
+    """G1: also here."""
+    watched.cancel(grace=1.0)
+    assert watched.after(0) == pytest.approx(2 + MARGIN)
+
+
+def test_who_is_not_to_be_ended_is_not_watched(watched: Watched) -> None:
+    """G8: a gentle request, a shutdown, and a job that does not run here."""
+    watched.cancel(gently=True)
+    watched.backstop.announced(Shutdown("w1@host"))
+    watched.grace = None
+    watched.cancel()
+    assert (watched.after(60), watched.ended, watched.woken) == (None, [], 0)
+
+
+def test_a_job_whose_record_is_gone_is_left_alone(watched: Watched) -> None:
+    """G4: nothing is known of it, so nothing is done to it."""
+    watched.cancel()
+    watched.store._jobs.clear()
+    assert (watched.after(60), watched.ended) == (None, [])
+
+
+def test_of_several_jobs_each_has_its_time(watched: Watched) -> None:
+    """G4: the soonest first, whatever was asked first."""
+    job_in(watched.store, "STARTED", "job-2")
+    watched.cancel()
+    watched.cancel(job_id="job-2", grace=1.0)
+    assert watched.after(2 + MARGIN) == pytest.approx(6)
+    assert watched.ended == ["job-2"]
+    watched.after(6)
+    assert watched.ended == ["job-2", "job-1"]

@@ -1,0 +1,518 @@
+"""An exception from outside: in the handler while it runs, and never behind its end."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from taskora_celery import interrupts
+from taskora_celery.errors import JobCancelledError
+from taskora_celery.interrupts import Interrupt, interrupt_for
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TIMEOUT = 30.0  # seconds
+RACES = 600
+ROOT = Path(__file__).parent.parent.parent
+
+
+def in_main(body: Callable[[], Any]) -> Any:
+    """Run it here, in the main thread."""
+    assert threading.current_thread() is threading.main_thread()
+    return body()
+
+
+def in_thread(body: Callable[[], Any]) -> Any:
+    """Run it in another thread, and return what it returns, or raise what it raises."""
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(body())
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(120)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+WAYS = [in_main, in_thread]
+ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+
+
+@pytest.fixture
+def _busy_switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def spin(rounds: int) -> int:
+    """Pass some bytecodes, so that what is on its way arrives."""
+    total = 0
+    for n in range(rounds):
+        total += n
+    return total
+
+
+def fired_from_outside(interrupt: Interrupt, exc: type[BaseException] = JobCancelledError) -> bool:
+    """Fire from another thread, and wait until it has."""
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(interrupt.fire(exc)))
+    thread.start()
+    thread.join(TIMEOUT)
+    return told[0]
+
+
+@ways
+def test_before_the_handler_begins_nothing_is_raised(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: neither at once nor later, when it has begun."""
+
+    def body() -> bool:
+        interrupt = interrupt_for("default")
+        told = fired_from_outside(interrupt)
+        interrupt.open()
+        spin(1_000)
+        interrupt.close()
+        return told
+
+    assert way(body) is False
+
+
+@ways
+def test_behind_its_end_nothing_is_raised(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: it would land in Celery's lines, or in the next job."""
+
+    def body() -> bool:
+        interrupt = interrupt_for("default")
+        interrupt.open()
+        interrupt.close()
+        told = fired_from_outside(interrupt)
+        spin(1_000)
+        return told
+
+    assert way(body) is False
+
+
+@ways
+@pytest.mark.parametrize("exc", [JobCancelledError, SoftTimeLimitExceeded])
+def test_while_it_runs_it_is_raised(way: Callable[[Callable[[], Any]], Any], exc: type[Exception]) -> None:
+    """G4, H1: the handler may catch it, as any other."""
+
+    def body() -> bool:
+        interrupt = interrupt_for("default")
+        seen: list[bool] = []
+        thread = threading.Thread(target=lambda: seen.append(interrupt.fire(exc)))
+        interrupt.open()
+        try:
+            thread.start()
+            while True:
+                spin(100)
+        except exc:
+            interrupt.close()
+        thread.join(TIMEOUT)
+        return seen == [True]
+
+    assert way(body)
+
+
+def test_in_the_main_thread_it_ends_a_blocking_call() -> None:
+    """G4: also out of a lock, a sleep, a recv."""
+    interrupt = interrupt_for("default")
+    thread = threading.Timer(0.01, lambda: interrupt.fire(JobCancelledError))
+    interrupt.open()
+    with pytest.raises(JobCancelledError):
+        thread.start()
+        threading.Event().wait(TIMEOUT)
+    interrupt.close()
+    thread.join()
+
+
+def raced(seed: int) -> tuple[bool, bool]:
+    """Let somebody fire about when the handler ends; return what it was told, and whether it was raised in the handler."""
+    dice = random.Random(seed)
+    interrupt = interrupt_for("default")
+    start, told = threading.Event(), list[bool]()
+    before, work = dice.randrange(0, 400), dice.randrange(0, 4_000)
+
+    def fire() -> None:
+        start.wait()
+        spin(before)
+        told.append(interrupt.fire(JobCancelledError))
+
+    thread = threading.Thread(target=fire)
+    thread.start()
+    inside = False
+    try:
+        try:
+            interrupt.open()
+            start.set()
+            spin(work)
+        finally:
+            interrupt.close()
+    except JobCancelledError:
+        inside = True
+    # From here on it would be outside, and end the test.
+    spin(500)
+    thread.join()
+    spin(500)
+    interrupt.close()
+    return told[0], inside
+
+
+@pytest.mark.usefixtures("_busy_switching")
+@ways
+def test_of_many_races_with_the_handlers_end_none_lands_outside(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: unguarded, most finished jobs would become failures."""
+    outcomes = way(lambda: [raced(seed) for seed in range(RACES)])
+    assert len(outcomes) == RACES
+    assert (False, True) not in outcomes, "it was raised, and said not to be"
+    # Both sides have won, so it was a race.
+    assert sum(inside for _, inside in outcomes) > RACES // 50
+    assert sum(not inside for _, inside in outcomes) > RACES // 50
+
+
+def never_lost(seed: int) -> bool:
+    """Fire at a handler that ends only by it."""
+    dice = random.Random(seed)
+    interrupt = interrupt_for("default")
+    told: list[bool] = []
+    pause = dice.randrange(0, 2_000)
+
+    def fire() -> None:
+        spin(pause)
+        told.append(interrupt.fire(JobCancelledError))
+
+    thread = threading.Thread(target=fire)
+    interrupt.open()
+    rounds = 0
+    try:
+        thread.start()
+        while rounds < 2_000_000:
+            rounds += 1
+        return False
+    except JobCancelledError:
+        interrupt.close()
+    thread.join()
+    return told == [True]
+
+
+@pytest.mark.usefixtures("_busy_switching")
+@ways
+def test_none_is_lost_while_the_handler_runs(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: what was said to be raised is raised."""
+    assert way(lambda: [seed for seed in range(RACES) if not never_lost(seed)]) == []
+
+
+def shielded_race(seed: int) -> list[str]:
+    """Fire at a handler that shields a part of itself."""
+    dice = random.Random(seed)
+    interrupt = interrupt_for("default")
+    pause, work = dice.randrange(0, 1_500), dice.randrange(0, 1_500)
+    steps: list[str] = []
+
+    def fire() -> None:
+        spin(pause)
+        interrupt.fire(JobCancelledError)
+
+    thread = threading.Thread(target=fire)
+    try:
+        interrupt.open()
+        thread.start()
+        with interrupt.shield():
+            steps.append("in")
+            spin(work)
+            steps.append("out")
+        while True:
+            spin(100)
+    except JobCancelledError:
+        interrupt.close()
+    thread.join()
+    spin(500)
+    return steps
+
+
+@pytest.mark.usefixtures("_busy_switching")
+@ways
+def test_of_many_races_with_a_shield_none_lands_in_it(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: a block is whole, or was never begun."""
+    outcomes = way(lambda: [shielded_race(seed) for seed in range(RACES)])
+    assert [steps for steps in outcomes if steps not in ([], ["in", "out"])] == []
+    assert ["in", "out"] in outcomes
+
+
+@ways
+def test_what_was_to_interrupt_a_shield_does_so_at_its_end(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: the block is finished, and what follows it is not begun."""
+
+    def body() -> tuple[bool, list[str]]:
+        interrupt = interrupt_for("default")
+        steps, told = list[str](), False
+        interrupt.open()
+        try:
+            with interrupt.shield():
+                told = fired_from_outside(interrupt)
+                spin(1_000)
+                steps.append("whole")
+            steps.append("never")
+        except JobCancelledError:
+            steps.append("raised")
+        interrupt.close()
+        return told, steps
+
+    assert way(body) == (True, ["whole", "raised"])
+
+
+@ways
+def test_of_nested_shields_the_outermost_counts(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: a library's shield within the handler's own."""
+
+    def body() -> list[str]:
+        interrupt = interrupt_for("default")
+        steps: list[str] = []
+        interrupt.open()
+        try:
+            with interrupt.shield():
+                with interrupt.shield():
+                    fired_from_outside(interrupt)
+                    steps.append("inner")
+                spin(1_000)
+                steps.append("outer")
+            steps.append("never")
+        except JobCancelledError:
+            steps.append("raised")
+        interrupt.close()
+        return steps
+
+    assert way(body) == ["inner", "outer", "raised"]
+
+
+@ways
+def test_an_error_in_a_shield_is_the_context_of_the_interruption(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: neither hides the other."""
+
+    def body() -> BaseException | None:
+        interrupt = interrupt_for("default")
+        interrupt.open()
+        try:
+            with interrupt.shield():
+                fired_from_outside(interrupt)
+                raise OSError("in the block")
+        except JobCancelledError as exc:
+            return exc.__context__
+        finally:
+            interrupt.close()
+
+    assert str(way(body)) == "in the block"
+
+
+@ways
+def test_an_interruption_that_was_caught_is_not_raised_again_by_a_shield(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: a handler that is interrupted cleans up under a shield; it was told once, and once is enough."""
+
+    def body() -> list[str]:
+        interrupt = interrupt_for("default")
+        steps: list[str] = []
+        thread = threading.Thread(target=lambda: interrupt.fire(JobCancelledError))
+        interrupt.open()
+        try:
+            thread.start()
+            while True:
+                spin(100)
+        except JobCancelledError:
+            with interrupt.shield():
+                steps.append("cleaned")
+            steps.append("went on")
+        interrupt.close()
+        thread.join()
+        return steps
+
+    assert way(body) == ["cleaned", "went on"]
+
+
+@ways
+def test_what_waits_for_a_shields_end_is_forgotten_with_the_handler(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: one that was ended by an error inside."""
+
+    def body() -> str:
+        interrupt = interrupt_for("default")
+        interrupt.open()
+        shield = interrupt.shield()
+        shield.__enter__()
+        fired_from_outside(interrupt)
+        interrupt.close()
+        shield.__exit__(None, None, None)
+        spin(1_000)
+        return "quiet"
+
+    assert way(body) == "quiet"
+
+
+@ways
+def test_a_handler_may_be_interrupted_more_than_once(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: one that swallows it is told again."""
+
+    def body() -> int:
+        interrupt = interrupt_for("default")
+        caught = 0
+        interrupt.open()
+        for _ in range(3):
+            thread = threading.Thread(target=lambda: interrupt.fire(JobCancelledError))
+            try:
+                thread.start()
+                while True:
+                    spin(100)
+            except JobCancelledError:
+                caught += 1
+            thread.join()
+        interrupt.close()
+        return caught
+
+    assert way(body) == 3
+
+
+@ways
+def test_one_handler_behind_another_has_its_own(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """G4: an interruption of the first never reaches the second."""
+
+    def body() -> list[bool]:
+        first, second = interrupt_for("default"), interrupt_for("default")
+        first.open()
+        first.close()
+        second.open()
+        told = [fired_from_outside(first)]
+        spin(1_000)
+        second.close()
+        return told
+
+    assert way(body) == [False]
+
+
+def test_an_interruption_may_land_in_the_lines_that_close() -> None:
+    """G4: it is dropped there, and the interrupt is closed for good."""
+
+    class Late(Interrupt):
+        can = True
+        landings = 2
+
+        def _take_back(self) -> None:
+            if self.landings:
+                self.landings -= 1
+                raise JobCancelledError if self.landings else SoftTimeLimitExceeded
+
+    late = Late()
+    late.open()
+    late.close()
+    assert (late.landings, late.fire(JobCancelledError)) == (0, False)
+
+
+def test_where_nothing_can_interrupt_it_says_so() -> None:
+    """G4: the signal is all that there is then."""
+    interrupt = Interrupt()
+    interrupt.open()
+    assert interrupt.fire(JobCancelledError) is False
+    with interrupt.shield():
+        pass
+    interrupt.close()
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda _number, _frame: None], ids=["ignored", "handled"])
+def test_a_signal_that_is_somebody_elses_is_left_alone(monkeypatch: pytest.MonkeyPatch, theirs: Any) -> None:
+    """G4: the handler's code may use it; then this way is not there."""
+    monkeypatch.setattr(interrupts, "_signals", interrupts._Signals())
+    assert interrupts._SIGNAL is not None
+    before = signal.signal(interrupts._SIGNAL, theirs)
+    try:
+        assert interrupt_for("default").can is False
+        assert signal.getsignal(interrupts._SIGNAL) is theirs
+    finally:
+        signal.signal(interrupts._SIGNAL, before)
+
+
+@pytest.mark.usefixtures("_busy_switching")
+def test_the_lock_is_free_behind_every_race() -> None:
+    """G4: whoever fires is the thread of all jobs; it must never wait for a lock that nobody gives back."""
+
+    def body() -> list[bool]:
+        free = []
+        for seed in range(50):
+            interrupt = interrupt_for("default")
+            dice = random.Random(seed)
+            thread = threading.Thread(target=lambda: (spin(dice.randrange(500)), interrupt.fire(JobCancelledError)))
+            try:
+                interrupt.open()
+                thread.start()
+                for _ in range(200):
+                    with interrupt.shield():
+                        pass
+            except JobCancelledError:
+                pass
+            interrupt.close()
+            thread.join(TIMEOUT)
+            taken: list[bool] = []
+            other = threading.Thread(target=lambda: taken.append(interrupt._lock.acquire(timeout=5)))
+            other.start()
+            other.join()
+            free += taken
+        return free
+
+    assert in_main(body) == [True] * 50
+    assert in_thread(body) == [True] * 50
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_a_greenlet_is_interrupted_where_it_waits(library: str) -> None:
+    """G4: in a process of its own, since the library patches it: see the script."""
+    pytest.importorskip(library)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.greenlet_interrupts", library],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split("\n")[-2:]) == (0, ["all is well", ""]), done.stdout + done.stderr
+
+
+def test_firing_wakes_no_thread_but_the_handlers() -> None:
+    """G4: two handlers in two threads, one of which is told."""
+    results: dict[str, str] = {}
+    opened: dict[str, Interrupt] = {}
+    stop = threading.Event()
+
+    def handler(name: str) -> None:
+        interrupt = interrupt_for("default")
+        try:
+            interrupt.open()
+            opened[name] = interrupt
+            while not stop.is_set():
+                spin(10)
+            results[name] = "ended"
+        except JobCancelledError:
+            results[name] = "interrupted"
+        interrupt.close()
+
+    threads = [threading.Thread(target=handler, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(opened) == 2, "both handlers to run", TIMEOUT)
+    assert opened["a"].fire(JobCancelledError)
+    wait_until(lambda: results, "one to be interrupted", TIMEOUT)
+    stop.set()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert results == {"a": "interrupted", "b": "ended"}
