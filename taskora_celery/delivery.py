@@ -35,13 +35,12 @@ class Delivery(msgspec.Struct, frozen=True):
         properties = request.properties or {}
         tag = properties.get("delivery_tag")
         token, parent, visibility, checked = vars(request).get(STAMP) or (0, 0, None, False)
+        early = not task.acks_late
         if not isinstance(tag, str):
-            return cls(None, parent, None, checked=checked)
+            return cls(None, parent, None, early=early, checked=checked)
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
-        return cls(
-            Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=not task.acks_late, checked=checked
-        )
+        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early, checked=checked)
 
     @staticmethod
     def stamp(token: int, parent: int, visibility: float | None, checked: bool) -> tuple[int, int, float | None, bool]:

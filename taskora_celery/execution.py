@@ -225,8 +225,10 @@ class Execution:
         request = self.runtime.cancel_request(ctx.id)
         reason = request.reason if request is not None else ctx.signal.message
         try:
-            self._stop.open_clean_up()
-            clean_up(task, ctx, *self._arguments)
+            # An interruption of `on_cancel` may come when it has just returned: that is no outcome of the job's.
+            with suppress(JobCancelledError):
+                self._stop.open_clean_up()
+                clean_up(task, ctx, *self._arguments)
         finally:
             self._stop.close()
         with undisturbed():

@@ -62,8 +62,9 @@ class Interrupt:
         with self._lock:
             if not self._open or not self.can:
                 return False
-            self._pending = exc
-            if not self._shields:
+            if self._shields:
+                self._pending = exc
+            else:
                 self._raise(exc)
             return True
 
@@ -71,9 +72,8 @@ class Interrupt:
     def shield(self) -> Iterator[None]:
         """Let nothing interrupt the block; what was to, does behind it."""
         with self._lock:
+            self._let_in()
             self._shields += 1
-            if self._pending is not None:
-                self._take_back()
         try:
             yield
         finally:
@@ -90,6 +90,9 @@ class Interrupt:
 
     def _take_back(self) -> None:
         """Keep what has not arrived yet from arriving. Called under the lock, in the handler's thread."""
+
+    def _let_in(self) -> None:
+        """Let what is on its way arrive now, where it could not be told later from what has arrived. Called likewise."""
 
 
 class _Signals:
@@ -133,8 +136,9 @@ class _MainThreadInterrupt(Interrupt):
         super().close()
         _signals.current = None
 
-    def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - it is pending, and the handler takes it from there
+    def _raise(self, exc: type[BaseException]) -> None:
         assert _SIGNAL is not None
+        self._pending = exc  # the signal's handler takes it from here
         signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
 
 
@@ -153,6 +157,10 @@ class _ThreadInterrupt(Interrupt):
     def _take_back(self) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
 
+    def _let_in(self) -> None:
+        for _ in range(2):  # it is raised at a jump backwards at the latest
+            pass
+
 
 class _GreenletInterrupt(Interrupt):
     """Through the hub: at the handler's next switch. Code that never waits is never reached."""
@@ -170,7 +178,8 @@ class _GreenletInterrupt(Interrupt):
         self._greenlet = greenlet.getcurrent()
         super().open()
 
-    def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - as above
+    def _raise(self, exc: type[BaseException]) -> None:
+        self._pending = exc
         if self._library == "gevent":
             import gevent
 

@@ -218,11 +218,9 @@ class Stopper:
                 if stop.worker == announcement.worker:
                     stop.shut_down()
             return
-        stops = [stop for stop in list(self._running.values()) if stop.ctx.id == announcement.id]
-        for stop in stops:
-            stop.cancel(announcement)
-        if not stops:
-            self._keep(announcement)
+        # First kept, then told: a job that begins between the two finds it kept.
+        self._keep(announcement)
+        self.cancel(announcement)
 
     def cancel(self, request: CancelRequest) -> None:
         """Somebody wants a job of this process to stop, as its record says."""

@@ -57,13 +57,14 @@ class Listener:
                 if announcement is not None:
                     self._hand_on(announcement)
         except StoreUnavailableError as exc:
-            self.ready = False
             if self._stopped:
                 return 0.0
             self._failures += 1
             if self._failures == 1:
                 logger.warning("announcements cannot be heard: %s; a cancel reaches its job with the next flush or renewal", exc)
             return outage_pause(self._failures)
+        finally:
+            self.ready = False  # whatever it was
         return 0.0
 
     def _hand_on(self, announcement: CancelRequest | Shutdown) -> None:

@@ -82,12 +82,16 @@ class MemoryStore:
         """Decide what a request to cancel comes to, and announce it."""
         with self._changed:
             outcome = self._cancel(request, queued)
-            if outcome is CancelOutcome.CANCELLED:
+            if outcome is CancelOutcome.CANCELLED or self._state(request.id) == Outcome.REVOKED:
                 self._cancelled[request.id] = None
             if outcome >= CancelOutcome.CANCELLED:
                 self._tell(request)
                 self._announce(request.id)
             return outcome
+
+    def _state(self, job_id: str) -> str | None:
+        job = self._jobs.get(job_id)
+        return None if job is None else job.fields.get("s")
 
     def cancelled_early(self) -> list[str]:
         """Return the jobs that were cancelled before they began."""
@@ -113,8 +117,9 @@ class MemoryStore:
                 return None
             removed = job.fields.get("i", 0)
             journal = [] if skip is None else job.journal[max(skip - removed, 0) :]
+            fields = {name: value for name, value in job.fields.items() if (name, value) != ("f", 0)}
             return Snapshot(
-                dict(job.fields), removed,
+                fields, removed,
                 tuple(b"%d %d 0 %b" % item for item in journal), tuple(job.attempts) if attempts else (),
             )  # fmt: skip
 
@@ -132,16 +137,10 @@ class MemoryStore:
         if 0 < begin.fence == job.fields["f"]:
             return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
         verdict = _verdict(begin, job.fields)
-        if verdict is Verdict.CANCELLED:
-            job.fields.update(
-                s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=job.fields.get("c", begin.created_ms)
-            )
-            job.fields.setdefault("e", begin.now_ms)
         if verdict is not None:
-            asked = job.fields.get("j") if verdict is Verdict.CANCELLED else None
-            return Begun(
-                verdict, 0, job.fields.get("c", begin.created_ms), stalls=job.fields.get("x", 0), cancel=asked
-            )  # fmt: skip
+            if verdict is Verdict.CANCELLED and job.fields["s"] != Outcome.REVOKED:
+                self._announce(begin.id)
+            return _not_begun(verdict, begin, job.fields)
         if state == Outcome.IGNORED:
             attempt, state = 0, None
         elif state in Outcome.FINAL:
@@ -228,12 +227,15 @@ class MemoryStore:
     def _report(self, report: Report) -> Reply:
         if report.begin is not None:
             fence = self._begin(report.begin).fence
-            if fence == Verdict.CANCELLED:
-                return Reply.SUPERSEDED
+            refused = Reply.SUPERSEDED if fence == Verdict.CANCELLED else Reply.UNKNOWN
             if fence not in {Verdict.SUPERSEDED, report.fence}:
-                return Reply.UNKNOWN
+                self._write(report)  # refused likewise, and counted
+                return refused
+        return self._write(report)
+
+    def _write(self, report: Report) -> Reply:
         job = self._jobs.get(report.id)
-        if job is None:
+        if job is None or not job.fields["f"]:
             return Reply.UNKNOWN
         fields = job.fields
         current = fields["f"] == report.fence
@@ -273,7 +275,7 @@ class MemoryStore:
                 fields[counter] = number + batch.entries
             number += batch.entries
         most = self._log_limit + _OTHER_BATCHES
-        while job.journal and (fields.get("m", 0) > self._log_limit or len(job.journal) > most):
+        while report.batches and job.journal and (fields.get("m", 0) > self._log_limit or len(job.journal) > most):
             logs = _logs_in(job.journal[0][2])
             if fields["m"] - logs < self._log_limit and len(job.journal) <= most:
                 break
@@ -334,6 +336,9 @@ def _not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
     created, stalls = fields.get("c", begin.created_ms), fields.get("x", 0)
     if verdict is not Verdict.CANCELLED:
         return Begun(verdict, 0, created, stalls=stalls)
+    request = unpacked(fields["j"])
+    if fields["s"] != Outcome.REVOKED and isinstance(request, CancelRequest):
+        fields.update(r=request.reason or "", z="JobCancelledError")
     fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=created)
     fields.setdefault("e", begin.now_ms)
     return Begun(verdict, 0, created, stalls=stalls, cancel=fields.get("j"))
@@ -341,7 +346,7 @@ def _not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
 
 def _runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
     """Say whether this is a job that was cancelled as one that had not begun, while it began unregistered."""
-    return "j" in fields and begin.fence > 0 and not fields.get("l")
+    return "j" in fields and begin.fence > 0 and "l" not in fields
 
 
 def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
@@ -354,7 +359,7 @@ def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
     if "j" in fields and state in {Outcome.REVOKED, "STARTED", Outcome.LOST}:
         if _runs_already(begin, fields):
             return None
-        if not (fields.get("l") and fields["l"] != begin.tag and begin.attempt <= attempt):
+        if not ("l" in fields and fields["l"] != begin.tag and begin.attempt <= attempt):
             return Verdict.CANCELLED
     if state in Outcome.FINAL:
         if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:

@@ -112,12 +112,13 @@ class RedisStore:
             packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
         ))]  # fmt: skip
         # First: what was decided is known to every worker that starts later, also where this process ends in between. An entry
-        # for a job that was not cancelled only costs that job a question.
+        # for a job that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
         calls.insert(0, (REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)))
         remembered, answer = self._wire().exchange(calls)
         _sound(remembered)
-        outcome = CancelOutcome(int(_sound(answer)[0]))
-        if outcome is not CancelOutcome.CANCELLED:
+        decided, before = _sound(answer)
+        outcome = CancelOutcome(int(decided))
+        if outcome is not CancelOutcome.CANCELLED and before != b"REVOKED":
             with self._reading() as reader:
                 reader.zrem(self.keys.cancelled, request.id)
         return outcome

@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import redis
 
-from taskora_celery.encoding import unpack
+from taskora_celery.encoding import pack, unpack
+from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.reading import logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
+from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint
+from taskora_celery.store.journal import decode
 from taskora_celery.store.memory import MemoryStore
-from taskora_celery.store.protocol import Begin, Ended, JobStore, Reply, Report, Snapshot
+from taskora_celery.store.protocol import Begin, CancelOutcome, Ended, JobStore, Lost, Reply, Report, Shutdown, Snapshot, Verdict
 from taskora_celery.store.redis import RedisStore
 from taskora_celery.store.wire import Wire
+from tests.support.cancels import CANCEL_MS, OUTCOMES, job_in, loss, request
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from taskora_celery.store.protocol import Announcements
     from tests.support.redis_topologies import RedisCluster, RedisSentinel, TlsRedisServer
 
 LOG_LIMIT = 20
@@ -126,6 +131,18 @@ def messages(store: JobStore, job_id: str = "job-1") -> list[str]:
 
 def dropped(store: JobStore, job_id: str = "job-1") -> int:
     return status_of(job_id, store.read(job_id), LOG_LIMIT).dropped_logs
+
+
+def refused(store: JobStore, job_id: str = "job-1") -> int:
+    return status_of(job_id, store.read(job_id), LOG_LIMIT).refused
+
+
+def unrefused(store: JobStore, job_id: str = "job-1") -> Snapshot:
+    """The snapshot without the count of refused reports."""
+    found = snapshot(store, job_id)
+    return Snapshot(
+        {name: value for name, value in found.fields.items() if name != "y"}, found.removed, found.journal, found.attempts
+    )
 
 
 # --- begin -------------------------------------------------------------------------------------------------------------
@@ -304,7 +321,7 @@ def test_a_registration_that_comes_after_a_later_delivery_is_superseded(store: J
     before = snapshot(store)
     assert store.begin(begin_of(late)).fence == 0
     assert store.report([Report("job-1", late, NOW_MS, begin=begin_of(late), progress=b"\x01")]) == [Reply.SUPERSEDED]
-    assert snapshot(store) == before
+    assert (refused(store), unrefused(store)) == (1, before)
 
 
 def test_a_registration_is_not_superseded_by_a_job_that_had_ended(store: JobStore) -> None:
@@ -341,7 +358,7 @@ def test_a_report_of_an_unknown_job_is_answered_so_and_leaves_nothing(store: Job
 
 
 def test_a_superseded_execution_can_change_nothing(store: JobStore) -> None:
-    """D7: neither progress, logs, checkpoint, sign of life, outcome nor history of a zombie are taken."""
+    """D7: neither progress, logs, checkpoint, sign of life, outcome nor history of a zombie are taken; they are counted."""
     zombie = ScriptedExecution(store)
     current = ScriptedExecution(store, worker="w2@host", now_ms=NOW_MS + 1_000, redelivered=True)
     current.progress(50)
@@ -350,7 +367,7 @@ def test_a_superseded_execution_can_change_nothing(store: JobStore) -> None:
     zombie.now_ms = NOW_MS + 5_000
     replies = [zombie.progress(1), zombie.logs("of the zombie"), zombie.checkpoint(1), zombie.end(), zombie.end_in_retry()]
     assert replies == [Reply.SUPERSEDED] * 5
-    assert snapshot(store) == before
+    assert (refused(store), unrefused(store)) == (5, before)
 
 
 def test_the_end_of_an_attempt_is_stored_with_its_reason(store: JobStore) -> None:
@@ -787,3 +804,458 @@ def test_a_connection_that_the_server_closed_while_idle_is_made_anew(plain_store
     writer._used -= 3_600  # an hour ago
     assert select.select([writer._connection._sock], [], [], 5)[0], "the end of the connection to arrive"
     assert ScriptedExecution(plain_store, redelivered=True).begun.checkpoint is not None
+
+
+# --- cancel --------------------------------------------------------------------------------------------------------------
+
+
+def phases(store: JobStore, job_id: str = "job-1") -> list[str]:
+    return [event.data["phase"] for event in decode(snapshot(store, job_id).journal) if event.kind == "cancel"]
+
+
+def state_of(store: JobStore, job_id: str = "job-1") -> tuple[str, str | None, str | None]:
+    status = status_of(job_id, store.read(job_id), LOG_LIMIT)
+    return status.state, status.error, status.reason
+
+
+CANCELLED = (Outcome.REVOKED, "JobCancelledError", "no longer wanted")
+
+
+def test_a_job_without_a_record_is_unknown(store: JobStore) -> None:
+    """G7: it changes nothing, and says so."""
+    assert store.cancel(request()) is CancelOutcome.UNKNOWN
+    assert (store.read("job-1", 0), store.cancelled_early()) == (None, [])
+
+
+def test_a_job_that_waits_in_its_queue_is_cancelled_at_once(store: JobStore) -> None:
+    """G2: it is known to have been sent; whoever asks reads REVOKED, and workers that start later know of it."""
+    assert store.cancel(request(), queued=True) is CancelOutcome.CANCELLED
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (state_of(store), status.ended_ms) == (CANCELLED, CANCEL_MS)
+    assert store.cancelled_early() == ["job-1"]
+
+
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("state", OUTCOMES)
+def test_what_a_cancel_comes_to_depends_on_the_jobs_state(store: JobStore, state: str, queued: bool) -> None:
+    """G7: what waits is cancelled, what runs is asked, what has ended stays as it is."""
+    job_in(store, state)
+    before = snapshot(store)
+    outcome = store.cancel(request(), queued=queued)
+    assert outcome is OUTCOMES[state]
+    if outcome is CancelOutcome.TOO_LATE:
+        assert snapshot(store) == before
+    else:
+        assert phases(store) == ["requested"]
+        assert state_of(store) == (CANCELLED if outcome is CancelOutcome.CANCELLED else ("STARTED", None, None))
+
+
+def test_the_journal_says_who_wanted_it_and_why(store: JobStore) -> None:
+    """G1: the request is a part of the job's story."""
+    job_in(store, "STARTED")
+    store.cancel(request())
+    (event,) = [event for event in decode(snapshot(store).journal) if event.kind == "cancel"]
+    assert (event.timestamp, event.data["reason"], event.data["by"]) == (CANCEL_MS, "no longer wanted", "ops@desk")
+
+
+def test_of_two_requests_the_first_counts(store: JobStore) -> None:
+    """G7: the second is recorded, and announced, but its reason is not the job's."""
+    execution = job_in(store, "STARTED")
+    assert store.cancel(request()) is CancelOutcome.REQUESTED
+    assert store.cancel(request(reason="another")) is CancelOutcome.REQUESTED
+    assert phases(store) == ["requested", "requested"]
+    execution.end(Outcome.REVOKED, "no longer wanted", "JobCancelledError")
+    assert store.cancel(request(reason="a third")) is CancelOutcome.TOO_LATE
+    assert unpacked(snapshot(store).fields["j"]) == request()
+
+
+def test_to_cancel_twice_what_has_not_begun_forgets_nothing(store: JobStore) -> None:
+    """G2: every worker that hears a revoke remembers it; the second finds it done, and it must stay remembered."""
+    store.cancel(request(), queued=True)
+    assert store.cancel(request(reason="again"), queued=True) is CancelOutcome.TOO_LATE
+    assert (state_of(store), store.cancelled_early()) == (CANCELLED, ["job-1"])
+
+
+@pytest.mark.parametrize("state", [state for state, outcome in OUTCOMES.items() if outcome is not CancelOutcome.CANCELLED])
+def test_only_what_was_cancelled_before_it_began_is_listed(store: JobStore, state: str) -> None:
+    """G2: each entry costs a job a question; for what runs or has ended there is none."""
+    job_in(store, state)
+    store.cancel(request())
+    assert store.cancelled_early() == ([] if state != Outcome.REVOKED else ["job-1"])
+
+
+# --- cancel: what has not begun ------------------------------------------------------------------------------------------
+
+
+def tombstone(store: JobStore) -> None:
+    store.cancel(request(), queued=True)
+
+
+def test_the_message_of_a_cancelled_job_is_dropped(store: JobStore) -> None:
+    """G2: the handler never runs; the record says why, and knows the message from now on."""
+    tombstone(store)
+    begun = ScriptedExecution(store, tag="t1").begun
+    assert begun.fence == Verdict.CANCELLED
+    assert unpacked(begun.cancel or b"") == request()
+    assert (state_of(store), snapshot(store).fields["l"]) == (CANCELLED, "t1")
+
+
+@pytest.mark.parametrize("tag", ["t1", ""])
+@pytest.mark.parametrize(("attempt", "redelivered"), [(1, True), (1, False), (2, False), (3, True)])
+def test_its_redeliveries_and_its_retries_are_dropped_too(store: JobStore, tag: str, attempt: int, redelivered: bool) -> None:
+    """G2, G6: the request holds for the message that was there, however it comes again; some brokers give no tag."""
+    tombstone(store)
+    ScriptedExecution(store, tag=tag)
+    again = ScriptedExecution(store, tag=tag, attempt=attempt, redelivered=redelivered)
+    assert again.begun.fence == Verdict.CANCELLED
+    assert state_of(store) == CANCELLED
+
+
+def test_a_retry_that_waits_is_dropped_when_it_comes(store: JobStore) -> None:
+    """G2: its message is another one, and it is the next attempt of the job that was cancelled."""
+    job_in(store, Outcome.RETRY)
+    store.cancel(request())
+    assert ScriptedExecution(store, attempt=2, tag="t2").begun.fence == Verdict.CANCELLED
+
+
+def test_a_lost_delivery_that_was_cancelled_does_not_come_back(store: JobStore) -> None:
+    """G2: the redelivery of what was lost has not begun."""
+    job_in(store, Outcome.LOST)
+    store.cancel(request())
+    assert ScriptedExecution(store, tag="t1", redelivered=True).begun.fence == Verdict.CANCELLED
+
+
+def test_a_running_job_that_was_asked_to_stop_does_not_begin_again(store: JobStore) -> None:
+    """G2, G6: its worker died before it could; the redelivery ends it, with the reason that was given."""
+    job_in(store, "STARTED")
+    store.cancel(request())
+    assert ScriptedExecution(store, tag="t1", redelivered=True, now_ms=CANCEL_MS + 5).begun.fence == Verdict.CANCELLED
+    assert state_of(store) == CANCELLED
+    assert snapshot(store).fields["e"] == CANCEL_MS + 5
+
+
+def test_that_a_delivery_is_dropped_is_announced_where_the_job_ran(store: JobStore) -> None:
+    """G7: whoever waits for the end of a job that was asked to stop is told of it."""
+    job_in(store, "STARTED")
+    store.cancel(request())
+    with store.watch(["job-1"]) as watch:
+        ScriptedExecution(store, tag="t1", redelivered=True)
+        assert watch.wait(5) is True
+
+
+def test_another_message_under_the_same_id_is_a_job_of_its_own(store: JobStore) -> None:
+    """G2: a user may send an id again after the cancel; the request met its message already."""
+    tombstone(store)
+    ScriptedExecution(store, tag="t1")
+    begun = ScriptedExecution(store, tag="t2").begun
+    assert (begun.fence > 0, begun.cancel) == (True, None)
+    assert (state_of(store), phases(store)) == (("STARTED", None, None), [])
+
+
+# --- cancel: what began in the same moment ---------------------------------------------------------------------------------
+
+
+def test_a_job_that_began_unregistered_in_the_moment_of_the_cancel_is_asked_to_stop(store: JobStore) -> None:
+    """G7: it runs already, though the cancel was told that it had not begun: it must end as cancelled, and does."""
+    tombstone(store)
+    late = ScriptedExecution(store, tag="t1", fence=NOW_MS)
+    assert (late.fence, state_of(store)[0]) == (NOW_MS, "STARTED")
+    assert unpacked(late.begun.cancel or b"") == request()
+    assert late.logs("still there") is Reply.STOPPING
+    assert late.end() is Reply.CANCELLED
+    assert late.end(Outcome.REVOKED, "no longer wanted", "JobCancelledError") is Reply.STOPPING
+    assert (state_of(store), messages(store)) == (CANCELLED, ["still there"])
+
+
+def test_it_learns_so_with_its_first_report(store: JobStore) -> None:
+    """G7: that is how a first delivery registers; a short job ends in it."""
+    tombstone(store)
+    begin = begin_of(NOW_MS, tag="t1")
+    ended = Ended(Outcome.SUCCESS, NOW_MS)
+    assert store.report([Report("job-1", NOW_MS, NOW_MS, begin=begin, ended=ended)]) == [Reply.CANCELLED]
+    assert store.report([Report("job-1", NOW_MS, NOW_MS, begin=begin, ended=ended)]) == [Reply.CANCELLED]
+    assert (state_of(store)[0], snapshot(store).fields["d"]) == ("STARTED", 1)
+
+
+def test_a_report_without_its_beginning_behind_a_tombstone_is_unknown(store: JobStore) -> None:
+    """L1, G7: the record had expired, and the cancel made a new one: the job registers anew, and is then asked to stop."""
+    tombstone(store)
+    assert store.report([Report("job-1", NOW_MS, NOW_MS, progress=b"\x01")]) == [Reply.UNKNOWN]
+    assert state_of(store) == CANCELLED
+
+
+def test_a_registration_whose_message_was_dropped_already_counts_no_more(store: JobStore) -> None:
+    """G2: another delivery of it was dropped; what registers late is superseded, and learns of it."""
+    tombstone(store)
+    ScriptedExecution(store, tag="t1")
+    report = Report("job-1", NOW_MS, NOW_MS, begin=begin_of(NOW_MS, tag="t1"), progress=b"\x01")
+    assert store.report([report]) == [Reply.SUPERSEDED]
+    assert state_of(store) == CANCELLED
+
+
+# --- cancel: the end -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY, Outcome.IGNORED, Outcome.REJECTED])
+def test_once_a_cancel_was_acknowledged_a_job_ends_in_no_other_way(store: JobStore, state: str) -> None:
+    """G7: the end is refused, all else in the same report is written, and the attempt leaves no record of a retry."""
+    execution = job_in(store, "STARTED")
+    store.cancel(request())
+    keep = AttemptRecord(1, 1, "w1@host", NOW_MS, Outcome.RETRY) if state == Outcome.RETRY else None
+    ended = Ended(state, NOW_MS + 2_000, "because", "OSError", keep)
+    report = execution.made("kept", progress=pack((40, NOW_MS, None)), checkpoint=pack(7), ended=ended)
+    assert execution.send(report) is Reply.CANCELLED
+    assert state_of(store) == ("STARTED", None, None)
+    found = snapshot(store)
+    assert (messages(store), progress_of(found)[0], "k" in found.fields, "e" in found.fields) == (["kept"], 40, True, False)
+    assert found.attempts == ()
+
+
+def test_it_ends_as_cancelled(store: JobStore) -> None:
+    """G6: that end is the one that is taken."""
+    execution = job_in(store, "STARTED")
+    store.cancel(request())
+    assert execution.end(Outcome.REVOKED, "no longer wanted", "JobCancelledError") is Reply.STOPPING
+    assert state_of(store) == CANCELLED
+
+
+@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE])
+def test_an_end_that_was_stored_first_stands(store: JobStore, state: str) -> None:
+    """G7: never REVOKED once its success was stored."""
+    execution = job_in(store, "STARTED")
+    assert execution.end(state) is Reply.ACCEPTED
+    assert store.cancel(request()) is CancelOutcome.TOO_LATE
+    assert state_of(store)[0] == state
+
+
+def test_each_report_of_a_job_that_is_to_stop_says_so(store: JobStore) -> None:
+    """G3: where the announcement was missed, the next word of the job brings the news."""
+    execution = job_in(store, "STARTED")
+    assert execution.progress(1) is Reply.ACCEPTED
+    store.cancel(request())
+    assert [execution.progress(2), execution.logs("a"), execution.checkpoint(3)] == [Reply.STOPPING] * 3
+    assert execution.send(Report("job-1", execution.fence, 0)) is Reply.STOPPING
+
+
+def test_late_entries_of_the_attempt_before_are_not_asked_to_stop(store: JobStore) -> None:
+    """G3: that execution is over; its last entries are welcome, and the request is the next attempt's."""
+    before = job_in(store, Outcome.RETRY)
+    now = ScriptedExecution(store, attempt=2, tag="t2")
+    store.cancel(request())
+    assert (before.logs("late"), now.logs("now")) == (Reply.ACCEPTED, Reply.STOPPING)
+
+
+def test_a_superseded_execution_is_told_that_and_no_more(store: JobStore) -> None:
+    """D7: a zombie has no end to be refused."""
+    zombie = job_in(store, "STARTED")
+    ScriptedExecution(store, tag="t1", redelivered=True)
+    store.cancel(request())
+    assert (zombie.progress(1), zombie.end()) == (Reply.SUPERSEDED, Reply.SUPERSEDED)
+
+
+def test_a_look_is_no_sign_of_life(store: JobStore) -> None:
+    """D4, G3: a silent job asks whether it may go on; that must not hide its silence."""
+    execution = job_in(store, "STARTED")
+    assert execution.send(Report("job-1", execution.fence, 0)) is Reply.ACCEPTED
+    assert snapshot(store).fields["h"] == NOW_MS
+    execution.send(Report("job-1", execution.fence, NOW_MS + 7))
+    assert snapshot(store).fields["h"] == NOW_MS + 7
+
+
+def test_the_race_of_a_cancel_and_an_end_has_one_winner(store: JobStore) -> None:
+    """G7: the store decides; both sides are told the same."""
+    for n in range(25):
+        execution = job_in(store, "STARTED", f"job-{n}")
+        start = threading.Barrier(2)
+        told: list[CancelOutcome] = []
+
+        def cancel(job_id: str = f"job-{n}", start: threading.Barrier = start, told: list[CancelOutcome] = told) -> None:
+            start.wait()
+            told.append(store.cancel(request(job_id)))
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        start.wait()
+        reply = execution.end()
+        thread.join(30)
+        assert (told, reply) in (
+            ([CancelOutcome.TOO_LATE], Reply.ACCEPTED), ([CancelOutcome.REQUESTED], Reply.CANCELLED),
+        )  # fmt: skip
+
+
+# --- cancel: what is lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [None, Outcome.FAILURE])
+def test_a_job_that_is_lost_while_it_is_to_stop_has_ended_as_cancelled(store: JobStore, state: str | None) -> None:
+    """G4, G6: its process was ended since it did not stop, or died: whatever the loss says, the request came first."""
+    zombie = job_in(store, "STARTED")
+    store.cancel(request())
+    error = "WorkerLostError" if state else None
+    lost = store.lose(loss(state=state, error=error, limit=0))
+    assert lost == Lost(1, ended=True, cancelled=True)
+    assert state_of(store)[:2] == CANCELLED[:2]
+    assert (snapshot(store).fields["e"], snapshot(store).attempts) == (NOW_MS + 5_000, ())
+    assert zombie.end() is Reply.SUPERSEDED
+
+
+def test_a_job_that_was_lost_before_it_was_registered_has_ended_as_cancelled(store: JobStore) -> None:
+    """G6: it began behind the cancel, and its process died before it could say so."""
+    tombstone(store)
+    assert store.lose(loss(token=NOW_MS * 1000)) == Lost(1, ended=True, cancelled=True)
+    assert state_of(store)[:2] == CANCELLED[:2]
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_a_loss_that_is_not_the_jobs_fault_does_not_count(store: JobStore, limit: int) -> None:
+    """I3, D6: a worker that is shut down takes its jobs with it; no stall of theirs."""
+    job_in(store, "STARTED")
+    assert store.lose(loss(counts=False, limit=limit)) == Lost(0)
+    assert state_of(store)[0] == Outcome.LOST
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).stalls == 0
+    ScriptedExecution(store, tag="t1", redelivered=True, token=2)
+    assert store.lose(loss(token=2, limit=limit)) == Lost(1, ended=limit == 0)
+
+
+def test_a_loss_of_what_was_dropped_changes_nothing(store: JobStore) -> None:
+    """G2: it never ran."""
+    tombstone(store)
+    ScriptedExecution(store, tag="t1")
+    before = snapshot(store)
+    assert store.lose(loss(token=None)) == Lost(None)
+    assert snapshot(store) == before
+
+
+# --- announcements -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heard(store: JobStore) -> Iterator[Announcements]:
+    announcements = store.listen()
+    yield announcements
+    announcements.close()
+
+
+def test_a_request_is_announced_once_it_is_stored(store: JobStore, heard: Announcements) -> None:
+    """G1: whoever hears it and asks the store finds it there."""
+    job_in(store, "STARTED")
+    store.cancel(request(grace=2.5, gently=True))
+    assert heard.next() == request(grace=2.5, gently=True)
+
+
+def test_each_request_that_changes_something_is_announced(store: JobStore, heard: Announcements) -> None:
+    """G1, G7: what is unknown or too late is not: there is nobody to tell."""
+    job_in(store, Outcome.SUCCESS, "over")
+    job_in(store, "STARTED", "runs")
+    for job_id, queued in (("nobody", False), ("over", True), ("runs", False), ("queued", True)):
+        store.cancel(request(job_id), queued=queued)
+    store.shut_down("w1@host")
+    assert [heard.next() for _ in range(3)] == [request("runs"), request("queued"), Shutdown("w1@host")]
+
+
+def test_a_shutdown_is_announced(store: JobStore, heard: Announcements) -> None:
+    """I3: the processes of a pool learn of it so."""
+    store.shut_down("w1@host")
+    assert heard.next() == Shutdown("w1@host")
+
+
+def test_all_who_listen_hear_it(store: JobStore, heard: Announcements) -> None:
+    """G1: each process that runs jobs has its own ear."""
+    other = store.listen()
+    store.shut_down("w1@host")
+    assert (heard.next(), other.next()) == (Shutdown("w1@host"), Shutdown("w1@host"))
+    other.close()
+
+
+def test_closing_ends_a_wait_in_another_thread(store: JobStore) -> None:
+    """A worker that stops must not wait for an announcement."""
+    heard = store.listen()
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            while True:
+                heard.next()
+        except StoreUnavailableError as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    heard.close()
+    thread.join(10)
+    assert len(raised) == 1
+
+
+def test_what_was_announced_before_is_not_heard(store: JobStore) -> None:
+    """G1: it is stored, and that is where a process that starts later looks."""
+    store.shut_down("w1@host")
+    heard = store.listen()
+    store.shut_down("w2@host")
+    assert heard.next() == Shutdown("w2@host")
+    heard.close()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"c", b"s", b"c\xc1", b"c\x93\x01\x02\x03", b"s\x91\xa1\xff", b"z\x91\xa1a", "ünïcode".encode()]
+)
+def test_what_cannot_be_read_is_none(any_redis: RedisStore, data: bytes) -> None:
+    """G1: a newer version's announcement, or a stranger's, ends nobody's listening."""
+    heard = any_redis.listen()
+    any_redis._read_client().publish(any_redis.keys.announcements, data)
+    any_redis.shut_down("w1@host")
+    assert [heard.next(), heard.next()] == [None, Shutdown("w1@host")]
+    heard.close()
+
+
+def test_a_connection_that_is_lost_says_so(any_redis: RedisStore) -> None:
+    """G1: what was announced meanwhile is not repeated, so the listener must know and look in the store."""
+    heard = any_redis.listen()
+    client = any_redis._read_client()
+    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    with pytest.raises(StoreUnavailableError):
+        heard.next()
+    heard.close()
+
+
+# --- what is remembered of jobs that were cancelled early, in Redis alone ------------------------------------------------
+
+
+def test_what_was_cancelled_early_is_remembered_as_long_as_its_record(any_redis: RedisStore) -> None:
+    """L3: the key has a TTL, each cancel renews it, and what is older than that is trimmed."""
+    client = any_redis._read_client()
+    any_redis.cancel(request("old", now_ms=CANCEL_MS), queued=True)
+    key = any_redis.keys.cancelled
+    assert TTL - 30 < client.ttl(key) <= TTL
+    client.expire(key, 60)
+    any_redis.cancel(request("new", now_ms=CANCEL_MS + int(TTL * 1000) + 1), queued=True)
+    assert any_redis.cancelled_early() == ["new"]
+    assert client.ttl(key) > 60
+
+
+def test_the_newest_that_were_cancelled_early_are_remembered(any_redis: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L3: a cap, however many jobs somebody cancels."""
+    monkeypatch.setattr("taskora_celery.store.redis.CANCELLED_KEPT", 3)
+    for n in range(5):
+        any_redis.cancel(request(f"job-{n}", now_ms=CANCEL_MS + n), queued=True)
+    assert any_redis.cancelled_early() == ["job-2", "job-3", "job-4"]
+
+
+def test_every_key_of_a_cancelled_job_has_the_configured_ttl(any_redis: RedisStore) -> None:
+    """L3: also of one that never began."""
+    any_redis.cancel(request(), queued=True)
+    found = admin(any_redis)
+    keys = found.keys_of("job-1")
+    assert len(keys) == 2
+    for key in keys:
+        assert TTL - 30 < found.client.ttl(key) <= TTL
+    ScriptedExecution(any_redis, tag="t1")
+    assert [TTL - 30 < found.client.ttl(key) <= TTL for key in keys] == [True, True]
+
+
+@pytest.mark.parametrize("job_id", ODD_IDS)
+def test_any_text_can_be_the_id_of_a_cancelled_job(plain_store: RedisStore, job_id: str) -> None:
+    """G1: the id travels in an announcement, and is listed."""
+    heard = plain_store.listen()
+    plain_store.cancel(request(job_id), queued=True)
+    assert (heard.next(), plain_store.cancelled_early()) == (request(job_id), [job_id])
+    heard.close()

@@ -12,7 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from taskora_celery.store.protocol import Begin, Begun, Loss, Lost, Reply, Report, Snapshot, Watch
+    from taskora_celery.store.protocol import (
+        Announcements,
+        Begin,
+        Begun,
+        CancelOutcome,
+        CancelRequest,
+        Loss,
+        Lost,
+        Reply,
+        Report,
+        Snapshot,
+        Watch,
+    )
 
 
 class ScriptedStore:
@@ -48,6 +60,24 @@ class ScriptedStore:
         """As the memory store, after the script's say."""
         self._pass()
         return self.memory.lose(loss)
+
+    def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
+        """As the memory store: it is another process that cancels."""
+        return self.memory.cancel(request, queued=queued)
+
+    def cancelled_early(self) -> list[str]:
+        """As the memory store."""
+        return self.memory.cancelled_early()
+
+    def shut_down(self, worker: str) -> None:
+        """As the memory store."""
+        self.memory.shut_down(worker)
+
+    def listen(self) -> Announcements:
+        """As the memory store, unless it is away; it waits at no gate."""
+        if self.away:
+            raise StoreUnavailableError("the script says so")
+        return self.memory.listen()
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """As the memory store: the test itself may always look."""

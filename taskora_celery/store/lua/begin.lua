@@ -30,6 +30,11 @@ if request and (state == 'REVOKED' or state == 'STARTED' or state == 'LOST') the
     -- It runs already: it began in the moment of the request, and was not registered yet. It is asked to stop.
     state = false
   elseif not anew then
+    if state ~= 'REVOKED' then
+      local asked = cmsgpack.unpack(string.sub(request, 2))
+      redis.call('HSET', KEYS[1], 'r', asked[3] or '', 'z', 'JobCancelledError')
+      redis.call('PUBLISH', ARGV[8], 'begin')
+    end
     redis.call('HSET', KEYS[1], 's', 'REVOKED', 'l', ARGV[10], 'a', ARGV[4], 'n', ARGV[3], 'c', created)
     redis.call('HSETNX', KEYS[1], 'e', now)
     return { '-4', 0, created, '', {}, stalls, request }
