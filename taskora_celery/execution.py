@@ -35,6 +35,8 @@ logger = logging.getLogger("taskora_celery.execution")
 
 #: The publisher's stamp: when the job was created, in milliseconds since the epoch.
 CREATED_HEADER = "taskora_created"
+#: On a message that was sent anew for a delivery that was given back: there is a record, and it is to be asked for.
+_AGAIN_HEADER = "taskora_again"
 #: Where a running request keeps its execution; requests are Celery's place for what belongs to one delivery.
 _ATTRIBUTE = "taskora_execution"
 #: Marks a request whose body has run.
@@ -244,7 +246,9 @@ class Execution:
         self.finish(self._ended(Outcome.REJECTED, reason))
         if not self._delivery.early:
             raise GivenBack(reason, requeue=True) from exc
-        self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0).apply_async()
+        headers = {**(self.request.headers or {}), _AGAIN_HEADER: True}
+        again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0, headers=headers)
+        again.apply_async()
         raise Ignore(reason) from exc
 
     def _retry(self, error: RetryError) -> NoReturn:
@@ -339,6 +343,7 @@ class Execution:
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
         # Where the parent cannot say that it was not cancelled before, the store is asked.
         again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery or not delivery.checked
+        again = again or getattr(request, _AGAIN_HEADER, False)
         begun = self._reporter.begin(self.ctx, begin, wait=again)
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)

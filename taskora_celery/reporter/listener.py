@@ -52,7 +52,8 @@ class Listener:
             self._on_ready()
             self.ready, self._failures = True, 0
             while not self._stopped:
-                announcement = heard.next()
+                with self._thread.waiting():
+                    announcement = heard.next()
                 if announcement is not None:
                     self._hand_on(announcement)
         except StoreUnavailableError as exc:

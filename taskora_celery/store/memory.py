@@ -183,6 +183,8 @@ class MemoryStore:
         fields.setdefault("j", packed(request))
         if state == "STARTED":
             return CancelOutcome.REQUESTED
+        if state == Outcome.REJECTED:  # given back behind an early acknowledgement: it comes as another message
+            fields.pop("l", None)
         fields.update(s=Outcome.REVOKED, r=request.reason or "", z="JobCancelledError", e=request.now_ms)
         return CancelOutcome.CANCELLED
 

@@ -39,6 +39,13 @@ def stop_at(job_id: str, name: str = "gate", timeout: float = TIMEOUT) -> None:
             raise AssertionError(f"gate {name!r} was not opened within {timeout:g} s")
 
 
+def arrive(job_id: str, name: str = "gate") -> None:
+    """In a handler: say that it has come here, and go on."""
+    with gate_client() as client:
+        client.rpush(_key(job_id, name, "arrived"), "1")
+        client.expire(_key(job_id, name, "arrived"), _TTL)
+
+
 def wait_at(job_id: str, name: str = "gate", timeout: float = TIMEOUT) -> None:
     """In a test: wait until the handler has come to the gate."""
     with gate_client() as client:

@@ -17,6 +17,8 @@ redis.call('HSETNX', KEYS[1], 'j', ARGV[5])
 local outcome = 3
 if state ~= 'STARTED' then
   outcome = 2
+  -- What was given back behind an early acknowledgement comes as another message: the request holds for that one, too.
+  if state == 'REJECTED' then redis.call('HDEL', KEYS[1], 'l') end
   redis.call('HSET', KEYS[1], 's', 'REVOKED', 'r', ARGV[6], 'z', 'JobCancelledError', 'e', ARGV[1])
 end
 for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ARGV[2]) end

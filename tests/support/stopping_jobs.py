@@ -1,0 +1,155 @@
+"""Tasks that are stopped: cooperative, deaf, shielded, and short ones to race with."""
+
+# mypy: allow-untyped-decorators, allow-subclassing-any
+# Celery itself carries no types.
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import redis
+
+from taskora_celery import Context, JobCancelledError
+from tests.support import gates
+from tests.support.jobs import app
+
+_clients = threading.local()
+
+
+def client() -> redis.Redis:
+    """A client of the gates' database that stays open: a short job has no time for a new connection each time."""
+    found: redis.Redis | None = getattr(_clients, "client", None)
+    if found is None or _clients.pid != os.getpid():
+        url = os.environ.get("GATE_URL") or app.conf.broker_url
+        found = _clients.client = redis.Redis.from_url(url)
+        _clients.pid = os.getpid()
+    return found
+
+
+def tell(job_id: str, what: str) -> None:
+    """In a handler: write a line into the job's story."""
+    with client().pipeline(transaction=False) as pipeline:
+        pipeline.rpush(f"story:{job_id}", f"{what} {time.time():.6f}")
+        pipeline.expire(f"story:{job_id}", 600)
+        pipeline.execute()
+
+
+def story(job_id: str) -> list[str]:
+    """In a test: what the job's handler and its hooks have told, in order, without the times."""
+    return [line.rpartition(" ")[0] for line in _lines(job_id)]
+
+
+def told_at(job_id: str, what: str) -> list[float]:
+    """In a test: the instants at which something was told, in seconds since the epoch."""
+    return [float(line.rpartition(" ")[2]) for line in _lines(job_id) if line.rpartition(" ")[0] == what]
+
+
+def _lines(job_id: str) -> list[str]:
+    with gates.gate_client() as connection:
+        return [line.decode() for line in connection.lrange(f"story:{job_id}", 0, -1)]  # type: ignore[union-attr]
+
+
+# --- races -------------------------------------------------------------------------------------------------------------
+
+KINDS = ["silent", "reporting", "failing", "sleeping", "retrying", "self-retrying", "auto-retrying", "requeuing"]
+
+
+def tell_cleaned(ctx: Context, *args: Any) -> None:
+    """Clean up behind a cancel: only say so."""
+    tell(ctx.id, "cleaned")
+
+
+@app.task(bind=True, max_retries=5, default_retry_delay=0, autoretry_for=(LookupError,), on_cancel=tell_cleaned, cancel_grace=5)
+def race(self: Any, kind: str, ms: int, ctx: Context) -> str:
+    """Be over in a moment, in one of several ways."""
+    tell(ctx.id, "started")
+    if kind == "reporting":
+        ctx.progress(1, total=2)
+        ctx.log.info("half", kind=kind)
+    if kind == "sleeping":
+        ctx.sleep(ms / 1000)
+    else:
+        time.sleep(ms / 1000)
+    if kind == "reporting":
+        ctx.progress(2, total=2)
+    if kind == "failing":
+        raise ValueError("as it should")
+    if ctx.attempt <= 2:
+        if kind == "retrying":
+            raise ctx.retry(delay=0, reason="again")
+        if kind == "self-retrying":
+            raise self.retry(countdown=0)
+        if kind == "auto-retrying":
+            raise KeyError("again")
+    if kind == "requeuing" and ctx.delivery == 1:
+        raise ctx.requeue()
+    return kind
+
+
+# --- handlers that obey --------------------------------------------------------------------------------------------------
+
+
+@app.task(max_retries=3)
+def obey(how: str, ctx: Context) -> str:
+    """Run for ten minutes, unless the signal fires; end in one of several ways."""
+    tell(ctx.id, "started")
+    woken = threading.Event()
+    ctx.signal.add_listener(lambda _: woken.set())
+    ctx.log.info("runs")
+    gates.arrive(ctx.id)
+    if how == "sleep":
+        ctx.sleep(600)
+    elif how == "look":
+        while not ctx.signal.wait(0.01):
+            ctx.signal.raise_if_aborted()
+        ctx.signal.raise_if_aborted()
+    elif how == "listen":
+        woken.wait(600)
+        return "listened"
+    else:
+        ctx.signal.wait(600)
+    tell(ctx.id, f"woken {ctx.signal.reason}")
+    if how == "raise":
+        raise ValueError("interrupted in the middle")
+    if how == "retry":
+        raise ctx.retry(delay=0)
+    return "a result"
+
+
+# --- handlers that do not --------------------------------------------------------------------------------------------------
+
+
+@app.task(cancel_grace=0.5, soft_time_limit=None)
+def deaf(how: str, seconds: float, ctx: Context) -> str:
+    """Take no notice of the signal for some seconds."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    until = time.monotonic() + seconds
+    try:
+        if how == "sleep":
+            time.sleep(seconds)
+        while time.monotonic() < until:
+            if how == "swallow":
+                try:
+                    while time.monotonic() < until:
+                        time.sleep(0.01)
+                except Exception:
+                    tell(ctx.id, "swallowed")
+            elif how == "lock":
+                hold_the_interpreter(until - time.monotonic())
+    except JobCancelledError:
+        tell(ctx.id, "interrupted")
+        raise
+    finally:
+        tell(ctx.id, "left")
+    return "a result"
+
+
+def hold_the_interpreter(seconds: float) -> None:
+    """Stay in C code with the interpreter's lock held."""
+    import ctypes
+
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
