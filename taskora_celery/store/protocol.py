@@ -26,6 +26,7 @@ class Begin(msgspec.Struct, frozen=True):
     name: str
     attempt: int
     worker: str
+    #: The publisher's stamp, the same for each message of a job; 0 where there is none: then the first receipt counts.
     created_ms: int
     now_ms: int
     #: The broker says that it delivered this message before.
@@ -86,6 +87,8 @@ class Loss(msgspec.Struct, frozen=True):
     error: str | None = None
     #: How many losses are allowed: one more ends the job as FAILURE; None: any number.
     limit: int | None = None
+    #: The publisher's stamp, 0 where there is none: it tells a job that was sent anew under the id of one that had ended.
+    created_ms: int = 0
 
 
 class Lost(msgspec.Struct, frozen=True):

@@ -80,6 +80,7 @@ class RedisStore:
             *self.keys.of(loss.id), loss.now_ms, self._ttl_ms, self.keys.channel(loss.id), loss.tag,
             "" if loss.token is None else loss.token, loss.name, loss.attempt, loss.worker, loss.reason, loss.state or "",
             loss.error or "", "" if loss.limit is None else loss.limit, encode_loss(loss), STALLED,
+            loss.created_ms, self._log_limit,
         )  # fmt: skip
         stalls, ended = _sound(self._wire().exchange([call])[0])
         return Lost(None if int(stalls) < 0 else int(stalls), bool(ended))

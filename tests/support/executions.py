@@ -30,6 +30,7 @@ class ScriptedExecution:
         now_ms: int = NOW_MS,
         redelivered: bool = False,
         created_ms: int = NOW_MS - 500,
+        **more: Any,
     ) -> None:
         self.store = store
         self.id = job_id
@@ -37,7 +38,7 @@ class ScriptedExecution:
         self.worker = worker
         self.now_ms = now_ms
         self.number = 0
-        begin = Begin(job_id, "shop.work", attempt, worker, created_ms, now_ms, redelivered=redelivered)
+        begin = Begin(job_id, "shop.work", attempt, worker, created_ms, now_ms, redelivered=redelivered, **more)
         self.begun: Begun = store.begin(begin)
 
     @property

@@ -61,7 +61,7 @@ end
 if current then
   put('h', ARGV[2])
   if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
-  if ARGV[7] ~= '' then put('k', ARGV[7]) end
+  if ARGV[7] ~= '' and ARGV[8] ~= 'SUCCESS' then put('k', ARGV[7]) end
 end
 if ARGV[8] ~= '' and current then
   put('s', ARGV[8])
