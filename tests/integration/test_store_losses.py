@@ -71,7 +71,7 @@ def test_a_lost_delivery_has_its_place_in_the_journal(store: JobStore) -> None:
     started(store, token=LATE, redelivered=True).logs("after")
     before, lost, after = decode(snapshot(store).journal)
     assert (before.data.message, after.data.message) == ("before", "after")
-    assert (lost.kind, lost.seq, lost.timestamp) == ("state", 1, NOW_MS + 3_000)
+    assert (lost.kind, lost.seq, lost.timestamp, after.seq) == ("state", 1, NOW_MS + 3_000, 2)
     assert lost.data == {"attempt": 1, "state": Outcome.LOST, "reason": "signal 9 (SIGKILL)", "error": None, "worker": "w1@host"}
 
 
@@ -261,7 +261,8 @@ def test_a_message_that_is_delivered_once_more_behind_its_end_is_not_lost(store:
     started(store).end(state)
     before = snapshot(store)
     for created_ms in (0, NOW_MS - 500):
-        assert store.lose(loss(token=LATE, worker="w2@host", limit=0, created_ms=created_ms)) == NOTHING
+        for tag in ("tag-1", "tag of an attempt before"):
+            assert store.lose(loss(tag=tag, token=LATE, worker="w2@host", limit=0, created_ms=created_ms)) == NOTHING
     assert snapshot(store) == before
 
 
@@ -453,6 +454,14 @@ def test_an_id_that_is_sent_anew_is_known_by_its_stamp_even_behind_a_retry(store
     second = started(store, tag="tag-3", token=LATE, redelivered=True, created_ms=NOW_MS + 500)
     assert second.fence > 0
     assert (second.begun.created_ms, second.begun.attempts, status(store).attempt) == (NOW_MS + 500, (), 1)
+
+
+def test_a_replaced_task_is_not_taken_for_one_whose_retry_has_begun(store: JobStore) -> None:
+    """F2, A6: the first stage was replaced in its second attempt; the next stage counts from one again."""
+    started(store).end_in_retry()
+    started(store, tag="tag-2", attempt=2).end(Outcome.IGNORED)
+    begun = started(store, tag="tag-3", token=LATE, redelivered=True).begun
+    assert (begun.fence > 0, begun.delivery, [record.number for record in begun.attempts]) == (True, 2, [1])
 
 
 def test_a_clock_that_lags_behind_is_told_so_for_a_task_that_was_replaced(store: JobStore) -> None:
