@@ -121,15 +121,28 @@ def test_it_survives_any_error_and_tells_it(
     assert [str(record.exc_info[1]) for record in told if record.exc_info] == ["first", "second"]
 
 
-def test_after_an_error_it_pauses(turns: Turns, make: Callable[..., Background], caplog: pytest.LogCaptureFixture) -> None:
+class RecordingEvent(threading.Event):
+    """Remembers for how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timeouts: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.timeouts.append(timeout)
+        return super().wait(timeout)
+
+
+def test_after_an_error_it_pauses(turns: Turns, make: Callable[..., Background]) -> None:
     """Thread contract: what fails at once would otherwise keep a core busy and fill the log."""
     turns.errors = [RuntimeError("once")]
     thread = make(pause=3_600.0)
+    thread._wake = wake = RecordingEvent()
     thread.start()
-    wait_until(lambda: caplog.records, "the failure")
+    wait_until(lambda: wake.timeouts, "the pause")
     thread.wake()
-    turns.wait_for(2)
-    assert turns.taken == 2
+    wait_until(lambda: len(wake.timeouts) == 2, "the sleep behind the next turn")
+    assert (wake.timeouts, turns.taken) == ([3_600.0, None], 2)
 
 
 def test_stop_ends_a_thread_that_sleeps(turns: Turns, make: Callable[..., Background]) -> None:
