@@ -204,6 +204,8 @@ class Execution:
         """
         limit = self._task.max_retries if max_retries is None else max_retries
         if (limit is None or self.request.retries < limit) and not self._announce(exc, countdown, eta):
+            if self._handler_ended:
+                self.finish(None)
             raise self._refused()
         try:
             result = do()

@@ -10,7 +10,7 @@ import pytest
 
 from taskora_celery.context import Context
 from taskora_celery.encoding import unpack
-from taskora_celery.lease.protocol import Held, Hold, Renewal
+from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.reading import history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
 from taskora_celery.redaction import Redactor
@@ -19,11 +19,12 @@ from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.protocol import Begin, Begun, Ended
 from tests.support.manual_clock import ManualClock
+from tests.support.scripted_lease import ScriptedLease
 from tests.support.scripted_store import ScriptedStore
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 #: So long that the test would fail before the reporter's own time comes.
 NEVER = 3_600.0
@@ -40,35 +41,6 @@ class RecordingEvent(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self.timeouts.append(timeout)
         return super().wait(timeout)
-
-
-class ScriptedLease:
-    """A lease that counts, fails and loses messages."""
-
-    visibility_timeout: float | None = 60.0
-
-    def __init__(self) -> None:
-        self.renewed: list[list[str]] = []
-        self.fails = False
-        self.stands: dict[str, Held] = {}
-        self.holds: list[Hold] = []
-        self.closed = False
-
-    def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
-        self.renewed.append([hold.tag for hold in holds])
-        self.holds = list(holds)
-        if self.fails:
-            raise ConnectionError("no broker")
-        return Renewal(tuple(self.stands.get(hold.tag, Held.HELD) for hold in holds))
-
-    def claim(self, hold: Hold) -> None:
-        raise AssertionError("only the worker's parent claims")
-
-    def put_back(self, tag: str, queue: str | None = None) -> None:
-        raise AssertionError("only the worker's parent puts back")
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class ListSink:
