@@ -78,13 +78,15 @@ class Rig:
         attempt: int = 1,
         timeout: float | None = None,
         early: bool = False,
+        wait: bool = True,
     ) -> Context:
         ctx = Context(
             job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
             hold=None if tag is None else Hold(tag, 1, timeout), early=early, visibility=ScriptedLease.visibility_timeout,
         )  # fmt: skip
         ctx.sink = sink
-        self.begun = self.reporter.begin(ctx, Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000)))
+        begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
+        self.begun = self.reporter.begin(ctx, begin, wait=wait)
         return ctx
 
     def end(self, ctx: Context, state: str = Outcome.SUCCESS) -> None:
@@ -217,13 +219,16 @@ def test_the_final_flush_waits_for_a_value_that_is_just_being_read(rig: Rig) -> 
     assert rig.progress() == {"a": 1}
 
 
-def test_a_job_that_said_nothing_does_not_wait_for_the_store(rig: Rig) -> None:
-    """P15: its end goes out with the next flush, and costs its path no round trip."""
-    ctx = rig.begin()
+def test_a_job_that_said_nothing_does_not_wait_for_the_store(make_rig: Callable[..., Rig]) -> None:
+    """P15: beginning and end go out together with the next flush, and cost its path no round trip."""
+    rig = make_rig(flush_interval=NEVER)
     rig.store.gate.clear()
+    ctx = rig.begin(wait=False)
     rig.end(ctx)
+    assert not rig.store.waiting.is_set()
     rig.store.gate.set()
-    wait_until(lambda: rig.state() == Outcome.SUCCESS, "the end of the silent job")
+    rig.reporter.close()
+    assert rig.state() == Outcome.SUCCESS
 
 
 def test_an_end_that_another_attempt_follows_is_written_before_the_call_returns(make_rig: Callable[..., Rig]) -> None:
@@ -642,6 +647,17 @@ def test_a_message_that_was_delivered_again_ends_its_execution(rig: Rig) -> None
     ctx.progress(1)
     wait_until(lambda: not ctx.dirty, "a turn of the reporter")
     assert rig.progress() is None
+    assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1))
+
+
+def test_the_outcome_of_a_silent_job_is_refused_too_once_its_message_was_delivered_again(make_rig: Callable[..., Rig]) -> None:
+    """D7: it need not ask the store, which may be away, or not know of it yet."""
+    rig = make_rig(flush_interval=NEVER)
+    rig.store.away = True
+    ctx = rig.begin(tag="tag-1", wait=False)
+    rig.lease.stands["tag-1"] = Held.TAKEN
+    ctx.heartbeat()
+    assert ctx.signal.wait(10)
     assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1))
 
 
