@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, pools
 
 from taskora_celery.lease.protocol import Due, Hold
 from taskora_celery.lease.redis import RedisLease
@@ -74,11 +74,11 @@ def app_at(url: str, *, visibility: float | None = VISIBILITY, **conf: Any) -> I
     if visibility is not None:
         conf["broker_transport_options"] = {"visibility_timeout": visibility, **conf.get("broker_transport_options", {})}
     app.conf.update(conf)
-    app.task(work, name="shop.work")
+    app.task(work, name="shop.work", shared=False)
     try:
         yield app
     finally:
-        app.pool.force_close_all()
+        pools.reset()  # they are those of all apps with the same URL: one that is closed would be found by the next
 
 
 @contextlib.contextmanager
