@@ -45,7 +45,7 @@ class Delivery(msgspec.Struct, frozen=True):
         return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early, checked=checked)
 
     @staticmethod
-    def stamp(token: int, parent: int, visibility: float | None, checked: bool) -> tuple[int, int, float | None, bool]:
+    def stamp(token: int, parent: int, visibility: float | None, checked: bool = False) -> tuple[int, int, float | None, bool]:
         """Return what the worker's parent puts on the request."""
         return token, parent, visibility, checked
 

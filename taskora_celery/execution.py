@@ -29,7 +29,7 @@ from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
-__all__ = ["CREATED_HEADER", "Execution", "execution_of"]
+__all__ = ["CREATED_HEADER", "Execution", "execution_of", "stamp_of"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -332,12 +332,12 @@ class Execution:
             if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
                 raise self._refused("its message was put back, or delivered again, before it began")
         now_ms = int(self._started * 1000)
-        created = _stamped(request)
+        created = stamp_of(getattr(request, CREATED_HEADER, None))
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
         ran = hasattr(request, _RAN)
         redelivered = bool((request.delivery_info or {}).get("redelivered")) or ran
         begin = Begin(
-            self.ctx.id, task.name, self.ctx.attempt, self._worker, created or now_ms, now_ms, redelivered=redelivered,
+            self.ctx.id, task.name, self.ctx.attempt, self._worker, created, now_ms, redelivered=redelivered,
             tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
         )  # fmt: skip
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
@@ -348,7 +348,7 @@ class Execution:
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
         if begun is None:
-            begun = Begun(self.ctx.fence, 1, begin.created_ms)
+            begun = Begun(self.ctx.fence, 1, now_ms)
         if begun.fence == Verdict.CANCELLED:
             cancel = unpacked(begun.cancel or b"")
             reason = cancel.reason if isinstance(cancel, CancelRequest) else None
@@ -397,7 +397,6 @@ def execution_of(request: Any) -> Execution | None:
     return execution
 
 
-def _stamped(request: Any) -> int:
+def stamp_of(created: Any) -> int:
     """Return the publisher's stamp, 0 where there is none that makes sense."""
-    created = getattr(request, CREATED_HEADER, None)
     return created if type(created) is int and 0 < created < _LAST_MS else 0

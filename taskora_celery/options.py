@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from celery.app.annotations import resolve_all
+
 from taskora_celery.clock import seconds
+from taskora_celery.errors import SettingsError
 from taskora_celery.runtime import lookup_setting
+from taskora_celery.settings import PREFIX, Settings
 
-__all__ = ["BY_SETTING", "check_options", "complete_options"]
+__all__ = ["BY_SETTING", "check_options", "complete_options", "is_left_alone", "unset_options"]
 
+#: What ``heartbeat_timeout`` turns on.
+_LATE = ("acks_late", "reject_on_worker_lost")
+#: Where a bound class keeps which of them it was not given.
+_FILLED = "_taskora_filled"
 #: A sign of life cannot be asked for more often than it is looked for.
 HEARTBEAT_TIMEOUT_MIN = 0.5
 
@@ -58,15 +66,48 @@ def check_options(cls: Any) -> None:
             raise ValueError(f"task {cls.__name__}: max_stalls={stalls!r} is negative: 0 fails at the first loss, None never")
 
 
-def complete_options(cls: Any, app: Any, *, late_is_set: bool, lost_is_set: bool) -> None:
-    """Fill in what the task leaves to the app's settings, and what follows from ``heartbeat_timeout``."""
-    for name, default in (("heartbeat_timeout", None), ("max_stalls", 1)):
+def is_left_alone(cls: Any, app: Any) -> bool:
+    """Say whether a task is not tracked: by its own word, or because ``taskora_track`` leaves out what takes no context."""
+    return not cls.tracked or (cls.taskora_parameter is None and lookup_setting(app, "track", "all") == "context")
+
+
+def unset_options(cls: Any) -> frozenset[str]:
+    """Return which of ``acks_late`` and ``reject_on_worker_lost`` nobody has set; called before Celery fills them in.
+
+    What Celery has filled in on a class that is bound already, and from which this one is derived, is not set by anybody.
+    """
+    found = ((name, next(vars(base) for base in cls.__mro__ if name in vars(base))) for name in _LATE)
+    return frozenset(name for name, options in found if options[name] is None or name in options.get(_FILLED, ()))
+
+
+def complete_options(cls: Any, app: Any, unset: frozenset[str]) -> None:
+    """Fill in what the task leaves to the app's settings, and what follows from ``heartbeat_timeout``; Celery has bound the task.
+
+    :raises ValueError: ``heartbeat_timeout`` is set on a task that is not tracked: nobody would see its signs of life.
+    """
+    alone = is_left_alone(cls, app)
+    if alone and cls.heartbeat_timeout not in (None, BY_SETTING):
+        raise ValueError(
+            f"task {cls.__name__}: heartbeat_timeout={cls.heartbeat_timeout!r} asks for signs of life, but the task is not "
+            "tracked; drop it, or track the task (tracked, taskora_track)"
+        )
+    for name in ("heartbeat_timeout", "max_stalls"):
         if getattr(cls, name) is BY_SETTING:
-            setattr(cls, name, lookup_setting(app, name, default))
+            setattr(cls, name, _by_setting(app, name))
     check_options(cls)
+    if alone:
+        cls.heartbeat_timeout = None
+    annotated = {name for options in resolve_all(app.annotations, cls) for name in options}
+    setattr(cls, _FILLED, unset - annotated)
     if cls.heartbeat_timeout is not None:
         # A message that is acknowledged before the job ends could not be delivered again (rule D8).
-        if not late_is_set:
-            cls.acks_late = True
-        if not lost_is_set:
-            cls.reject_on_worker_lost = True
+        for name in unset - annotated:
+            setattr(cls, name, True)
+
+
+def _by_setting(app: Any, name: str) -> Any:
+    default = getattr(Settings(), name)
+    try:
+        return getattr(Settings.from_conf({PREFIX + name: lookup_setting(app, name, default)}), name)
+    except SettingsError:
+        return default  # the worker's start says so, in the setting's own name, and there is no worker then

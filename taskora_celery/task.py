@@ -20,7 +20,7 @@ from taskora_celery.execution import CREATED_HEADER, execution_of
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
-from taskora_celery.options import BY_SETTING, check_options, complete_options
+from taskora_celery.options import BY_SETTING, check_options, complete_options, is_left_alone, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
 
 __all__ = ["ContextTask"]
@@ -72,9 +72,9 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
     @classmethod
     def bind(cls, app: Any) -> Any:
         """Bind the task to an app as Celery does; what it leaves to the app's settings is filled in."""
-        late, lost = cls.acks_late is not None, cls.reject_on_worker_lost is not None
+        unset = unset_options(cls)
         bound = super().bind(app)
-        complete_options(cls, app, late_is_set=late, lost_is_set=lost)
+        complete_options(cls, app, unset)
         return bound
 
     @classmethod
@@ -84,7 +84,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         _check_tracked(cls)  # the configuration's task_annotations have been applied by now
         if cls.name in _CELERY_OWN:
             cls.tracked = False
-        if not cls.tracked:
+        if is_left_alone(cls, app):
             cls.Request = Task.Request
         app.steps["worker"].update(_WORKER_STEPS)
         app.steps["consumer"].add(_CONSUMER_STEP)

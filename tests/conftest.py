@@ -5,6 +5,7 @@ from __future__ import annotations
 pytest_plugins = [
     "tests.support.reports",
     "tests.support.redis_fixtures",
+    "tests.support.store_fixtures",
     "tests.support.worker_fixtures",
     "tests.support.tuned_worker",
     "tests.support.sqs",

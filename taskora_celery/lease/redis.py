@@ -19,6 +19,7 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from kombu.exceptions import InconsistencyError
 from redis.exceptions import RedisError
 
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
@@ -78,7 +79,9 @@ class RedisLease:
         self._keys = _Keys(channel)
         self._renew = _script(self._client, "renew")
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
-        self._told_undeliverable = False
+        #: How many due messages lead nowhere and are left alone; who looks has to look past them.
+        self._stuck = 0
+        self._told_stuck = False
 
     def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
         """Renew these deliveries, in one round trip for each thousand; with ``look`` say also what is due.
@@ -92,11 +95,11 @@ class RedisLease:
             for at in range(0, len(holds), HOLDS_AT_ONCE) or (0,):
                 part = holds[at : at + HOLDS_AT_ONCE]
                 last = at + HOLDS_AT_ONCE >= len(holds)
-                codes, found, following = self._run(part, DUE_AT_ONCE if look and last else 0)
+                codes, found, following = self._run(part, DUE_AT_ONCE + self._stuck if look and last else 0)
                 held += [Held(code) for code in codes]
                 due += found
                 next_due = float(following) if following else None
-            messages = self._messages(due)
+            messages = self._messages(due) if look else ()
         return Renewal(tuple(held), messages, next_due)
 
     def _run(self, holds: Sequence[Hold], look: int) -> Any:
@@ -109,17 +112,20 @@ class RedisLease:
         return self._renew(keys=[self._keys.index, *(self._keys.claim(hold.tag) for hold in holds)], args=arguments)
 
     def _messages(self, found: list[bytes]) -> tuple[Due, ...]:
-        """Return what is known of due messages; one whose copy is gone or unreadable is kombu's business."""
-        if not found:
-            return ()
+        """Return what is known of due messages, less those that lead nowhere: they cannot be put back."""
         tags = found[::2]
-        copies: list[bytes | None] = self._client.hmget(self._keys.unacked, tags)
-        due = []
+        copies: list[bytes | None] = self._client.hmget(self._keys.unacked, tags) if tags else []
+        due: list[Due] = []
+        known: dict[Any, bool] = {}
         for tag, late, copy in zip(tags, found[1::2], copies, strict=True):
+            if not self._leads_somewhere(tag.decode(), copy, known):
+                continue
             headers = _headers(copy)
             retries = headers.get("retries")
             attempt = retries + 1 if isinstance(retries, int) else 1
             due.append(Due(tag.decode(), str(headers.get("id", "")), str(headers.get("task", "")), attempt, float(late)))
+        self._stuck = len(tags) - len(due)
+        self._told_stuck = self._stuck > 0
         return tuple(due)
 
     def claim(self, hold: Hold) -> None:
@@ -136,31 +142,31 @@ class RedisLease:
         :raises ConnectionError: the broker did not answer.
         """
         with _Answering():
-            if self._leads_somewhere(tag):
+            copy: bytes | None = self._client.hget(self._keys.unacked, tag)
+            if self._leads_somewhere(tag, copy, {}):
                 self._channel.qos.restore_by_tag(tag)
 
-    def _leads_somewhere(self, tag: str) -> bool:
-        """Say whether kombu would find a queue for the message: where it finds none, it drops it."""
-        copy: bytes | None = self._client.hget(self._keys.unacked, tag)
+    def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
+        """Say whether kombu would find a queue for the message; where it finds none, it drops it. ``known`` is what was asked."""
         if copy is None:
             return True  # only its score is left, which kombu then removes
+        route = _route(copy)
+        if route not in known:
+            known[route] = route is not None and (not route[0] or self._has_queue(*route))
+        found = known[route]
+        if not found and not self._told_stuck:
+            self._told_stuck = True
+            logger.warning("message %s is due, but its route %r leads to no queue known here; it is left alone", tag, route)
+        return found
+
+    def _has_queue(self, exchange: str, routing_key: str) -> bool:
+        channel, declared = self._channel, self._channel.connection.state.exchanges
+        for name, as_declared in self._exchanges().items():
+            declared.setdefault(name, as_declared)
         try:
-            _, exchange, routing_key = json.loads(copy)
-        except ValueError:
+            return bool(channel.typeof(exchange).lookup(channel.get_table(exchange), exchange, routing_key, None))
+        except (LookupError, InconsistencyError):  # a type of exchange that kombu does not know; no table, before kombu 5.4
             return False
-        if not exchange:
-            return True
-        channel, known = self._channel, self._channel.connection.state.exchanges
-        for name, declared in self._exchanges().items():
-            known.setdefault(name, declared)
-        try:
-            found = channel.typeof(exchange).lookup(channel.get_table(exchange), exchange, routing_key, None)
-        except Exception:  # noqa: BLE001 - kombu says in many ways that an exchange has no queue
-            found = None
-        if not found and not self._told_undeliverable:
-            self._told_undeliverable = True
-            logger.warning("message %s is due, but its exchange %r leads to no queue known here; it is left alone", tag, exchange)
-        return bool(found)
 
     def close(self) -> None:
         """Give up the connection."""
@@ -176,6 +182,15 @@ class _Answering:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, RedisError | OSError) and not isinstance(exc, ConnectionError):
             raise ConnectionError(str(exc) or type(exc).__name__) from exc
+
+
+def _route(copy: bytes) -> tuple[str, str] | None:
+    """Return a copy's exchange and routing key, None where it cannot be read."""
+    try:
+        _, exchange, routing_key = json.loads(copy)
+    except (ValueError, TypeError):
+        return None
+    return exchange, routing_key
 
 
 def _headers(copy: bytes | None) -> dict[str, Any]:

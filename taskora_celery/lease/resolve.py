@@ -16,7 +16,9 @@ TIMEOUT = 5.0
 
 
 def lease_for(app: Any) -> Lease:
-    """Open a broker connection of its own, as messages are read with, and return its lease.
+    """Open a broker connection of its own, as messages are read with, and return its lease; blocks for ``TIMEOUT`` at most.
+
+    Where the app names several brokers to fail over between, for each of them.
 
     :raises Exception: whatever the transport raises when the broker cannot be reached.
     """
@@ -32,7 +34,8 @@ def lease_for(app: Any) -> Lease:
             from taskora_celery.lease.sqs import bound_timeouts
 
             bound_timeouts(connection)
-        connection.connect()  # once: asking for the channel would try again for as long as the broker is away
+        # Each of its URLs once, without a pause: asking for the channel would try again for as long as the broker is away.
+        connection.ensure_connection(max_retries=max(len(connection.alt), 1) - 1, reraise_as_library_errors=False)
         lease = _lease_on(connection, connection.default_channel, driver, app)
     except BaseException:
         connection.close()

@@ -135,7 +135,8 @@ class MemoryStore:
         job = self._jobs.setdefault(begin.id, _Job())
         state, attempt = job.fields.get("s"), job.fields.get("a", 0)
         if 0 < begin.fence == job.fields["f"]:
-            return Begun(begin.fence, job.fields["d"], job.fields["c"])  # the same begin again: its answer was lost on the way
+            # The same begin again: its answer was lost on the way.
+            return Begun(begin.fence, job.fields["d"], job.fields["c"], stalls=job.fields.get("x", 0))
         verdict = _verdict(begin, job.fields)
         if verdict is not None:
             if verdict is Verdict.CANCELLED and job.fields["s"] != Outcome.REVOKED:
@@ -144,7 +145,7 @@ class MemoryStore:
         if state == Outcome.IGNORED:
             attempt, state = 0, None
         elif state in Outcome.FINAL:
-            if not (begin.redelivered or begin.attempt > attempt or _runs_already(begin, job.fields)):
+            if not _runs_already(begin, job.fields) and _is_anew(begin, job.fields):
                 job = self._jobs[begin.id] = _Job(job.fields["f"])
                 attempt = 0
             state = None
@@ -160,7 +161,7 @@ class MemoryStore:
             fields.pop(name, None)
         fields.update(
             s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
-            c=fields.get("c", begin.created_ms), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
+            c=fields.get("c", _created(begin)), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
         )  # fmt: skip
         self._announce(begin.id)
         return Begun(
@@ -193,36 +194,32 @@ class MemoryStore:
             listener.put(packed(announcement))
 
     def _lose(self, loss: Loss) -> Lost:
-        job = self._jobs.get(loss.id) or _Job()
-        fields = job.fields
-        if fields.get("l") == loss.tag and loss.token in {None, fields.get("o")}:
-            if fields.get("s") != "STARTED":
-                return Lost(None)
-        elif loss.token is None or fields["f"] >= loss.token:
+        job = _losing(loss, self._jobs.get(loss.id) or _Job())
+        if job is None:
             return Lost(None)
-        else:  # it died before it was registered
-            fields.update(a=loss.attempt, d=1, w=loss.worker, b=loss.token // 1000)
         self._jobs[loss.id] = job
+        fields = job.fields
         stalls, seq = fields.get("x", 0) + loss.counts, fields.get("q", 0)
         cancelled = "j" in fields
         over = loss.state is None and loss.limit is not None and stalls > loss.limit and not cancelled
         state = Outcome.REVOKED if cancelled else Outcome.FAILURE if over else loss.state
-        for name in "gvz":
+        for name in "egvz":
             fields.pop(name, None)
         fields.update(
-            s=state or Outcome.LOST, n=loss.name, c=fields.get("c", fields["b"]), h=fields.get("h", fields["b"]), x=stalls,
-            f=max(fields["f"] + 1, int(self._clock.time() * 1_000_000)), l=loss.tag, q=seq + 1, r=loss.reason, u=0,
-            o=fields.get("o", 0) if loss.token is None else loss.token,
+            s=state or Outcome.LOST, n=loss.name, c=fields.get("c", loss.created_ms or fields["b"]),
+            h=fields.get("h", fields["b"]), x=stalls, f=max(fields["f"] + 1, int(self._clock.time() * 1_000_000)),
+            l=loss.tag, q=seq + 1, r=loss.reason, u=0, o=fields.get("o", 0) if loss.token is None else loss.token,
         )  # fmt: skip
         if over or loss.error or cancelled:
             fields["z"] = "JobCancelledError" if cancelled else STALLED if over else loss.error
         job.journal.append((seq, 1, encode_loss(loss)))
+        if len(job.journal) > self._log_limit + _OTHER_BATCHES:
+            _drop_oldest(job)
         if state is not None:
             fields["e"] = loss.now_ms
         else:
-            job.attempts = [*job.attempts, msgspec.structs.replace(_lost(fields, loss.now_ms), reason=loss.reason)][
-                -_ATTEMPTS_KEPT:
-            ]
+            lost = msgspec.structs.replace(_lost(fields, loss.now_ms), reason=loss.reason)
+            job.attempts = [*job.attempts, lost][-_ATTEMPTS_KEPT:]
         self._announce(loss.id)
         return Lost(stalls, state is not None, cancelled)
 
@@ -281,9 +278,7 @@ class MemoryStore:
             logs = _logs_in(job.journal[0][2])
             if fields["m"] - logs < self._log_limit and len(job.journal) <= most:
                 break
-            job.journal.pop(0)
-            fields["m"] -= logs
-            fields["i"] = fields.get("i", 0) + 1
+            _drop_oldest(job)
 
     def _end(self, job: _Job, report: Report) -> None:
         ended, fields = report.ended, job.fields
@@ -335,7 +330,7 @@ class _MemoryAnnouncements:
 
 
 def _not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
-    created, stalls = fields.get("c", begin.created_ms), fields.get("x", 0)
+    created, stalls = fields.get("c", _created(begin)), fields.get("x", 0)
     if verdict is not Verdict.CANCELLED:
         return Begun(verdict, 0, created, stalls=stalls)
     request = unpacked(fields["j"])
@@ -351,12 +346,17 @@ def _runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
     return "j" in fields and begin.fence > 0 and "l" not in fields
 
 
+def _created(begin: Begin) -> int:
+    return begin.created_ms or begin.now_ms
+
+
 def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
     """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
     state, attempt = fields.get("s"), fields.get("a", 0)
     if state == Outcome.IGNORED:
-        return None
-    if begin.redelivered and attempt > begin.attempt:
+        return Verdict.FENCE_TAKEN if 0 < begin.fence <= fields["f"] else None
+    anew = state in Outcome.FINAL and _is_anew(begin, fields)
+    if begin.redelivered and not anew and attempt > begin.attempt:
         return Verdict.RETRIED
     if "j" in fields and state in {Outcome.REVOKED, "STARTED", Outcome.LOST}:
         if _runs_already(begin, fields):
@@ -366,9 +366,44 @@ def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
     if state in Outcome.FINAL:
         if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:
             return Verdict.ENDED if begin.redelivered else Verdict.SUPERSEDED
-        anew = not begin.redelivered and begin.attempt <= attempt
         return Verdict.FENCE_TAKEN if anew and 0 < begin.fence <= fields["f"] else None
     return Verdict.SUPERSEDED if 0 < begin.fence < fields["f"] else None
+
+
+def _is_anew(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether a delivery is of another job than the one that has ended under its id."""
+    if begin.created_ms > fields.get("c", 0):
+        return True
+    if begin.attempt == fields.get("a") and begin.tag and fields.get("l") and begin.tag != fields["l"]:
+        return True
+    return not begin.redelivered and begin.attempt <= fields.get("a", 0)
+
+
+def _losing(loss: Loss, job: _Job) -> _Job | None:
+    """Return the record that a loss is written to; None where that delivery is over or superseded. See ``lose.lua``."""
+    fields, state, same = job.fields, job.fields.get("s"), job.fields.get("l") == loss.tag
+    if same and loss.token in {None, fields.get("o")}:
+        return job if state == "STARTED" else None
+    if loss.token is None or fields["f"] >= loss.token:
+        return None
+    attempt = fields.get("a", 0)
+    if state == Outcome.IGNORED:
+        attempt = 0
+    elif state in Outcome.FINAL and not ("j" in fields and not fields.get("l")):
+        if same or loss.created_ms <= fields.get("c", 0):
+            return None
+        job, attempt = _Job(fields["f"]), 0
+    elif attempt > loss.attempt:
+        return None
+    delivery = fields["d"] + 1 if attempt == loss.attempt else 1
+    job.fields.update(a=loss.attempt, d=delivery, w=loss.worker, b=loss.token // 1000)
+    return job
+
+
+def _drop_oldest(job: _Job) -> None:
+    logs = _logs_in(job.journal.pop(0)[2])
+    job.fields["m"] = job.fields.get("m", 0) - logs
+    job.fields["i"] = job.fields.get("i", 0) + 1
 
 
 def _lost(fields: dict[str, Any], now_ms: int) -> AttemptRecord:

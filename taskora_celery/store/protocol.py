@@ -30,6 +30,7 @@ class Begin(msgspec.Struct, frozen=True):
     name: str
     attempt: int
     worker: str
+    #: The publisher's stamp, the same for each message of a job; 0 where there is none: then the first receipt counts.
     created_ms: int
     now_ms: int
     #: The broker says that it delivered this message before.
@@ -96,6 +97,8 @@ class Loss(msgspec.Struct, frozen=True):
     limit: int | None = None
     #: Whether it counts as a loss: a worker that shuts down is not the job's fault.
     counts: bool = True
+    #: The publisher's stamp, 0 where there is none: it tells a job that was sent anew under the id of one that had ended.
+    created_ms: int = 0
 
 
 class Lost(msgspec.Struct, frozen=True):

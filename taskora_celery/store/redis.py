@@ -100,7 +100,7 @@ class RedisStore:
             *self.keys.of(loss.id), loss.now_ms, self._ttl_ms, self.keys.channel(loss.id), loss.tag,
             "" if loss.token is None else loss.token, loss.name, loss.attempt, loss.worker, loss.reason, loss.state or "",
             loss.error or "", "" if loss.limit is None else loss.limit, encode_loss(loss), STALLED,
-            "1" if not loss.counts else "",
+            loss.created_ms, self._log_limit, "1" if not loss.counts else "",
         )  # fmt: skip
         stalls, ended = _sound(self._wire().exchange([call])[0])
         return Lost(None if int(stalls) < 0 else int(stalls), bool(ended), cancelled=ended == b"2")

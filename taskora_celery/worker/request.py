@@ -16,6 +16,7 @@ from celery.worker.request import Request
 
 from taskora_celery.delivery import STAMP, Delivery
 from taskora_celery.errors import JobStalledError, StoreUnavailableError
+from taskora_celery.execution import CREATED_HEADER, stamp_of
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.outcomes import Cancelled, revoke
@@ -146,7 +147,7 @@ class JobRequest(Request):  # type: ignore[misc]
         loss = Loss(
             str(self.id), self._task.name, attempt, self._hostname, self.hold.tag, self.hold.token, int(time.time() * 1000),
             reason, ends_as, error if ends_as else None, self._task.max_stalls if ends_as is None else None,
-            counts,
+            counts, stamp_of(self._request_dict.get(CREATED_HEADER)),
         )  # fmt: skip
         try:
             return runtime.store.lose(loss)

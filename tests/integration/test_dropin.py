@@ -137,7 +137,8 @@ def test_a_job_that_is_ignored_or_rejected_has_no_result(celery: Running) -> Non
     ignored, rejected = celery.leave.delay("ignore"), celery.leave.delay("reject")
     assert [signal[0] for signal in celery.signals(ignored.id, 2)] == ["task_prerun", "task_postrun"]
     assert [signal[2] for signal in celery.signals(rejected.id, 2)] == [None, "REJECTED"]
-    assert (ignored.state, rejected.state) == ("PENDING", "PENDING")
+    # Since Celery 5.7 the worker's parent stores a failure for what is rejected for good, a moment behind the signal.
+    assert (ignored.state, rejected.state in {"PENDING", "FAILURE"}) == ("PENDING", True)
 
 
 def test_a_job_that_is_rejected_may_come_back(celery: Running) -> None:

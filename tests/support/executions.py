@@ -30,9 +30,7 @@ class ScriptedExecution:
         now_ms: int = NOW_MS,
         redelivered: bool = False,
         created_ms: int = NOW_MS - 500,
-        fence: int = 0,
-        tag: str = "",
-        token: int = 0,
+        **more: Any,
     ) -> None:
         self.store = store
         self.id = job_id
@@ -40,9 +38,7 @@ class ScriptedExecution:
         self.worker = worker
         self.now_ms = now_ms
         self.number = 0
-        begin = Begin(
-            job_id, "shop.work", attempt, worker, created_ms, now_ms, redelivered=redelivered, fence=fence, tag=tag, token=token
-        )  # fmt: skip
+        begin = Begin(job_id, "shop.work", attempt, worker, created_ms, now_ms, redelivered=redelivered, **more)
         self.begun: Begun = store.begin(begin)
 
     @property

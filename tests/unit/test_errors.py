@@ -124,3 +124,23 @@ def test_the_text_of_a_retry_says_when(backend: Any) -> None:
 def test_the_default_text_names_the_way_out() -> None:
     """L2: the setting is in the message."""
     assert "taskora_redis_url" in str(StoreNotConfiguredError())
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (JobStalledError("job-1", 1), "job job-1 was lost or stalled once (max_stalls=None)"),
+        (
+            JobStalledError("job-1", 2, 1, "w1@host", "signal 9 (SIGKILL)", {"percent": 48.0}, ("info: started", "warn: slow")),
+            (
+                "job job-1 was lost or stalled 2 times (max_stalls=1), last on w1@host: signal 9 (SIGKILL); "
+                "last progress: {'percent': 48.0}; last log entries: info: started | warn: slow"
+            ),
+        ),
+        (JobStalledError("job-1", 1, 0, progress=0), "job job-1 was lost or stalled once (max_stalls=0); last progress: 0"),
+        (JobStalledError("job-1", 1, 0, "w1@host"), "job job-1 was lost or stalled once (max_stalls=0), last on w1@host"),
+    ],
+)
+def test_the_text_of_a_stalled_job_says_how_often_where_and_how_far(error: JobStalledError, text: str) -> None:
+    """D6: the count, the last worker and what became of it there, the last progress and the last words."""
+    assert str(error) == text

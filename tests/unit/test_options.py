@@ -1,92 +1,267 @@
-"""The options of a task that concern its end from outside."""
+"""Task options of this library: what they may be, what they default to, and what follows from them."""
+
+# mypy: allow-untyped-decorators, allow-subclassing-any
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import Celery, Task
 
 from taskora_celery import Context, ContextTask
-from tests.support.eager_apps import eager_app, tasks_of_their_own
+from taskora_celery.options import BY_SETTING
+from tests.support.eager_apps import tasks_of_their_own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-def task_with(**options: Any) -> Any:
-    """A task as `@app.task(**options)` makes it."""
+@pytest.fixture(autouse=True)
+def _own_tasks() -> Iterator[None]:
     with tasks_of_their_own():
-
-        def work(ctx: Context) -> None:
-            """Do nothing."""
-
-        return eager_app().task(name="work", **options)(work)
+        yield
 
 
-@pytest.mark.parametrize(("given", "expected"), [(3, 3.0), (0, 0.0), (2.5, 2.5), (timedelta(minutes=1), 60.0)])
-def test_a_grace_is_a_duration_in_seconds(given: Any, expected: float) -> None:
-    """G4: the units are those of every duration."""
-    assert task_with(cancel_grace=given).cancel_grace == expected
+def app_with(**conf: Any) -> Celery:
+    app = Celery("shop", broker="memory://", set_as_current=False, task_cls=ContextTask)
+    app.conf.update(conf)
+    return app
 
 
-def test_the_grace_is_ten_seconds_where_nothing_is_said() -> None:
-    """G4: the default."""
-    assert task_with().cancel_grace == 10.0
+def bound(app: Celery | None = None, **options: Any) -> Any:
+    """A task with these options."""
+
+    def work(ctx: Context) -> None:
+        """Do nothing."""
+
+    app = app or app_with()
+    return app.task(work, name="shop.work", **options)._get_current_object()
 
 
-@pytest.mark.parametrize("given", ["5", None, True, [5]])
-def test_a_grace_of_a_wrong_type_is_a_type_error(given: Any) -> None:
-    """L4: named with its task, when it is defined."""
-    with pytest.raises(TypeError, match=r"task work: cancel_grace=.* is not a duration"):
-        task_with(cancel_grace=given)
+def late(task: Any) -> tuple[Any, Any]:
+    return task.acks_late, task.reject_on_worker_lost
 
 
-@pytest.mark.parametrize("given", [-1, float("nan"), float("inf")])
-def test_a_grace_that_makes_no_sense_is_a_value_error(given: Any) -> None:
-    """L4: as above."""
-    with pytest.raises(ValueError, match=r"task work: cancel_grace=.* is not a duration"):
-        task_with(cancel_grace=given)
+# --- what they may be ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", ["clean", 5, True, ["clean"]])
-def test_a_hook_that_cannot_be_called_is_a_type_error(given: Any) -> None:
-    """L4, G5: found when the task is defined, not when somebody cancels."""
-    with pytest.raises(TypeError, match=r"task work: on_cancel=.* is not a function \(ctx, \*args, \*\*kwargs\)"):
-        task_with(on_cancel=given)
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("heartbeat_timeout", "30", "heartbeat_timeout='30' is not a duration: give seconds or a timedelta"),
+        ("heartbeat_timeout", True, "heartbeat_timeout=True is not a duration: give seconds or a timedelta"),
+        ("heartbeat_timeout", -1, "heartbeat_timeout=-1.0 is not a duration: give 0 or more seconds"),
+        ("heartbeat_timeout", float("nan"), "heartbeat_timeout=nan is not a duration: give 0 or more seconds"),
+        ("heartbeat_timeout", 0, "heartbeat_timeout=0 is too short: at least 0.5 seconds, or None for never"),
+        ("heartbeat_timeout", timedelta(milliseconds=400), "is too short: at least 0.5 seconds, or None for never"),
+        ("max_stalls", "1", "max_stalls='1' is not a whole number, or None for no limit"),
+        ("max_stalls", 1.5, "max_stalls=1.5 is not a whole number, or None for no limit"),
+        ("max_stalls", True, "max_stalls=True is not a whole number, or None for no limit"),
+        ("max_stalls", -1, "max_stalls=-1 is negative: 0 fails at the first loss, None never"),
+    ],
+)
+def test_a_wrong_option_is_refused_where_the_task_is_defined(option: str, value: Any, words: str) -> None:
+    """L4: by the task's name, with the value and what to give instead; not in the first job that hangs."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        bound(**{option: value})
+    assert str(caught.value).startswith("task work: ")
+    assert words in str(caught.value)
 
 
-def test_a_class_is_checked_as_a_function_is() -> None:
-    """L4: class-based tasks, too."""
-    with pytest.raises(ValueError, match="task Work: cancel_grace"):
+def test_a_wrong_option_of_a_class_is_refused_where_it_is_written() -> None:
+    """L4: class-based tasks are looked at before they are bound to an app."""
+    with pytest.raises(ValueError, match="task Import: max_stalls=-1 is negative"):
 
-        class Work(ContextTask):
-            cancel_grace = -1
+        class Import(ContextTask):
+            name = "shop.import"
+            max_stalls = -1
 
             def run(self) -> None:
                 """Do nothing."""
 
 
-def test_an_option_is_inherited_and_can_be_taken_back() -> None:
-    """G5: as every option of Celery's."""
+@pytest.mark.parametrize(("value", "expected"), [(0.5, 0.5), (30, 30.0), (timedelta(minutes=1), 60.0), (None, None)])
+def test_a_heartbeat_timeout_is_a_duration_or_none(value: Any, expected: float | None) -> None:
+    """D4: a `timedelta` is accepted wherever a duration is."""
+    found = bound(heartbeat_timeout=value).heartbeat_timeout
+    assert (found, type(found)) == (expected, type(expected))
 
-    def clean(ctx: Context) -> None:
+
+@pytest.mark.parametrize("value", [0, 1, 5, None])
+def test_max_stalls_is_a_number_or_none(value: int | None) -> None:
+    """D6: 0 fails at the first loss, None never."""
+    assert bound(max_stalls=value).max_stalls == value
+
+
+# --- what they default to ------------------------------------------------------------------------------------------------
+
+
+def test_without_a_word_a_job_need_not_show_life_and_may_be_lost_once() -> None:
+    """D3, D6: the defaults."""
+    task = bound()
+    assert (task.heartbeat_timeout, task.max_stalls) == (None, 1)
+
+
+@pytest.mark.parametrize("value", [30, 30.0, timedelta(seconds=30)])
+def test_the_app_decides_for_tasks_that_do_not_say(value: Any) -> None:
+    """D4, D6: `taskora_heartbeat_timeout` and `taskora_max_stalls`."""
+    app = app_with(taskora_heartbeat_timeout=value, taskora_max_stalls=None)
+    task = bound(app)
+    assert (task.heartbeat_timeout, type(task.heartbeat_timeout), task.max_stalls) == (30.0, float, None)
+    assert late(task) == (True, True)
+
+
+@pytest.mark.parametrize("conf", [{"taskora_heartbeat_timeout": None, "taskora_max_stalls": None}])
+def test_the_app_may_leave_both_off(conf: dict[str, Any]) -> None:
+    """D4, D6: None is a value, and not the lack of one."""
+    task = bound(app_with(**conf))
+    assert (task.heartbeat_timeout, task.max_stalls) == (None, None)
+
+
+def test_the_word_of_the_task_counts_before_that_of_the_app() -> None:
+    """D4, D6: also where it is None."""
+    app = app_with(taskora_heartbeat_timeout=30, taskora_max_stalls=5)
+    task = bound(app, heartbeat_timeout=None, max_stalls=0)
+    assert (task.heartbeat_timeout, task.max_stalls) == (None, 0)
+
+
+def test_upper_case_settings_are_understood() -> None:
+    """L4: `CELERY_TASKORA_HEARTBEAT_TIMEOUT` in a Django settings module."""
+    app = Celery("shop", set_as_current=False, task_cls=ContextTask)
+
+    class Module:
+        CELERY_BROKER_URL = "memory://"
+        CELERY_TASKORA_HEARTBEAT_TIMEOUT = 12
+        CELERY_TASKORA_MAX_STALLS = 3
+
+    app.config_from_object(Module, namespace="CELERY")
+    task = bound(app)
+    assert (task.heartbeat_timeout, task.max_stalls) == (12.0, 3)
+
+
+@pytest.mark.parametrize("conf", [{"taskora_heartbeat_timeout": "soon"}, {"taskora_max_stalls": -1}])
+def test_a_wrong_setting_is_told_by_the_worker_and_not_by_the_first_task(conf: dict[str, Any]) -> None:
+    """L4: in its own name; a task that is bound before the worker looks at its settings takes the default."""
+    task = bound(app_with(**conf))
+    assert (task.heartbeat_timeout, task.max_stalls) == (None, 1)
+
+
+def test_annotations_set_options_like_the_task_itself() -> None:
+    """A4: `task_annotations` is Celery's way to set options from the configuration; they are checked, too."""
+    app = app_with(task_annotations={"shop.work": {"heartbeat_timeout": timedelta(seconds=9), "max_stalls": 4}})
+    task = bound(app)
+    assert (task.heartbeat_timeout, task.max_stalls, late(task)) == (9.0, 4, (True, True))
+    with pytest.raises(ValueError, match="task work: max_stalls=-4 is negative"):
+        bound(app_with(task_annotations={"*": {"max_stalls": -4}}))
+
+
+def test_a_mark_of_what_is_not_set_says_what_it_is() -> None:
+    """Habit 11: it is the value that people see on a class which no app has."""
+    assert repr(BY_SETTING) == "BY_SETTING"
+    assert ContextTask.heartbeat_timeout is BY_SETTING
+    assert ContextTask.max_stalls is BY_SETTING
+
+
+# --- what follows --------------------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_timeout_turns_late_acknowledgement_on() -> None:
+    """D8: a message that is acknowledged before the job ends could not be delivered again."""
+    assert late(bound(heartbeat_timeout=5)) == (True, True)
+
+
+def test_without_one_celerys_defaults_stand() -> None:
+    """A6: nothing changes for a task that does not ask for it."""
+    task, plain = bound(), Celery("plain", broker="memory://", set_as_current=False).task(bound, name="plain")
+    assert late(task) == (plain.acks_late, plain.reject_on_worker_lost)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"acks_late": False}, (False, True)),
+        ({"reject_on_worker_lost": False}, (True, False)),
+        ({"acks_late": False, "reject_on_worker_lost": False}, (False, False)),
+        ({"acks_late": True, "reject_on_worker_lost": True}, (True, True)),
+    ],
+)
+@pytest.mark.parametrize("where", ["task", "annotations"])
+def test_what_is_set_stays_as_it_is(options: dict[str, Any], expected: tuple[bool, bool], where: str) -> None:
+    """D8: on unless set, by the task or by the configuration's annotations."""
+    if where == "task":
+        task = bound(heartbeat_timeout=5, **options)
+    else:
+        task = bound(app_with(task_annotations={"shop.work": options}), heartbeat_timeout=5)
+    assert late(task) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"acks_late": False, "reject_on_worker_lost": False}])
+def test_what_celery_fills_in_on_a_parent_is_not_set_by_anybody(options: dict[str, Any]) -> None:
+    """D8: a task may derive from one that is bound; what its class says counts, what `bind` left there does not."""
+    app = app_with()
+
+    class Parent(ContextTask):
+        name = "shop.parent"
+
+        def run(self) -> None:
+            """Do nothing."""
+
+    for name, value in options.items():
+        setattr(Parent, name, value)
+    app.register_task(Parent())
+
+    class Child(Parent):
+        name = "shop.child"
+        heartbeat_timeout = 5
+
+    app.register_task(Child())
+    assert late(app.tasks["shop.parent"]) == (False, options.get("reject_on_worker_lost"))
+    assert late(app.tasks["shop.child"]) == ((False, False) if options else (True, True))
+
+
+def test_binding_twice_changes_nothing() -> None:
+    """A4: Celery binds a task again when it is asked for its app."""
+    task = bound(heartbeat_timeout=5)
+    type(task).bind(task.app)
+    assert (task.heartbeat_timeout, late(task)) == (5.0, (True, True))
+
+
+# --- tasks that are left alone -------------------------------------------------------------------------------------------
+
+
+def untracked(app: Celery, **options: Any) -> Any:
+    def work() -> None:
         """Do nothing."""
 
-    class Base(ContextTask):
-        abstract = True
-        cancel_grace = 2
-        on_cancel: Any = clean
+    return app.task(work, name="shop.untracked", **options)._get_current_object()
 
-    class Tidy(Base):
-        name = "tidy"
 
-        def run(self) -> None:
-            """Do nothing."""
+@pytest.mark.parametrize(("conf", "options"), [({}, {"tracked": False}), ({"taskora_track": "context"}, {})])
+def test_a_task_that_is_left_alone_has_celerys_options_and_celerys_request(conf: dict[str, Any], options: dict[str, Any]) -> None:
+    """A7, D4: nobody would see its signs of life, so none are asked for; without a fence."""
+    task = untracked(app_with(taskora_heartbeat_timeout=30, **conf), **options)
+    assert (task.heartbeat_timeout, late(task)) == (None, (False, None))
+    assert task.Request == Task.Request
 
-    class Untidy(Base):
-        name = "untidy"
-        on_cancel = None
 
-        def run(self) -> None:
-            """Do nothing."""
+def test_celerys_own_tasks_are_left_alone() -> None:
+    """A7: they are nobody's jobs; a chord's unlocking that is acknowledged late would be counted twice."""
+    app = app_with(taskora_heartbeat_timeout=30)
+    app.finalize()
+    task = app.tasks["celery.chord_unlock"]
+    assert (task.heartbeat_timeout, late(task), task.Request) == (None, (False, None), Task.Request)
 
-    assert (Tidy().on_cancel, Untidy().on_cancel) == (clean, None)
-    assert (Tidy.cancel_grace, Untidy.cancel_grace) == (2.0, 2.0)
+
+@pytest.mark.parametrize(("conf", "options"), [({}, {"tracked": False}), ({"taskora_track": "context"}, {})])
+def test_a_heartbeat_timeout_on_a_task_that_is_left_alone_is_refused(conf: dict[str, Any], options: dict[str, Any]) -> None:
+    """A7, L4: never a silent no-op."""
+    with pytest.raises(ValueError, match=r"task work: heartbeat_timeout=5.* not tracked; drop it, or track the task"):
+        untracked(app_with(**conf), heartbeat_timeout=5, **options)
+
+
+def test_a_task_that_takes_a_context_is_tracked_in_either_case() -> None:
+    """A7: `taskora_track="context"` is about the others."""
+    task = bound(app_with(taskora_track="context", taskora_heartbeat_timeout=30))
+    assert (task.heartbeat_timeout, task.Request) == (30.0, "taskora_celery.worker.request:JobRequest")

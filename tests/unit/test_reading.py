@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taskora_celery.encoding import pack
 from taskora_celery.errors import JobNotFoundError
-from taskora_celery.reading import Follower, history_of, logs_of, progress_of, status_of
+from taskora_celery.reading import Follower, history_of, last_words, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Event, LogEntry, Outcome
 from taskora_celery.store.journal import BATCH_ENTRIES, STATE, decode, decode_logs, encode
 from taskora_celery.store.memory import MemoryStore
@@ -325,3 +325,37 @@ def test_unreadable_progress_is_said_to_be_so() -> None:
     """Fault 22: and not shown as something it is not."""
     assert progress_of(Snapshot({"p": b"\xc1"}, 0)) == (None, None, "unreadable")
     assert progress_of(Snapshot({"p": pack(5)}, 0)) == (None, None, "unreadable")
+
+
+# --- last words ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_job_has_no_last_words() -> None:
+    """D6: its record may have expired."""
+    assert last_words(None) == (None, ())
+
+
+def test_last_words_are_the_last_progress_and_the_newest_entries_oldest_first() -> None:
+    """D6: what is told of a job that was lost too often, all its attempts counted."""
+    store = MemoryStore()
+    first = ScriptedExecution(store)
+    first.progress(40)
+    first.logs(*[f"m{n}" for n in range(4)])
+    first.end_in_retry()
+    second = ScriptedExecution(store, attempt=2)
+    second.send(second.stated(state="RETRY"))
+    second.logs("m4", "m5")
+    assert last_words(store.read("job-1", 0)) == (40, ("info: m1", "info: m2", "info: m3", "info: m4", "info: m5"))
+    assert last_words(store.read("job-1", 0), 1) == (40, ("info: m5",))
+
+
+def test_last_words_that_cannot_be_read_are_none() -> None:
+    """D6, fault 22: a record of another version must not be the reason why a job's end is not told."""
+    assert last_words(Snapshot({"p": b"\xc1"}, 0, (b"not a batch",))) == (None, ())
+
+
+def test_a_status_says_how_often_a_job_was_lost_and_how_much_came_too_late() -> None:
+    """D6, D7: both are 0 for almost every job."""
+    assert (status_of("job-1", Snapshot({"s": "STARTED"}, 0), 1).stalls, status_of("job-1", Snapshot({}, 0), 1).refused) == (0, 0)
+    status = status_of("job-1", Snapshot({"s": Outcome.LOST, "x": 2, "y": 7}, 0), 1)
+    assert (status.state, status.stalls, status.refused) == (Outcome.LOST, 2, 7)

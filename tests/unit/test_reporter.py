@@ -10,7 +10,7 @@ import pytest
 
 from taskora_celery.context import Context
 from taskora_celery.encoding import unpack
-from taskora_celery.lease.protocol import Held, Hold, Renewal
+from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.reading import history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
 from taskora_celery.redaction import Redactor
@@ -19,11 +19,12 @@ from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.protocol import Begin, Begun, Ended
 from tests.support.manual_clock import ManualClock
+from tests.support.scripted_lease import ScriptedLease
 from tests.support.scripted_store import ScriptedStore
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 #: So long that the test would fail before the reporter's own time comes.
 NEVER = 3_600.0
@@ -40,35 +41,6 @@ class RecordingEvent(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self.timeouts.append(timeout)
         return super().wait(timeout)
-
-
-class ScriptedLease:
-    """A lease that counts, fails and loses messages."""
-
-    visibility_timeout: float | None = 60.0
-
-    def __init__(self) -> None:
-        self.renewed: list[list[str]] = []
-        self.fails = False
-        self.stands: dict[str, Held] = {}
-        self.holds: list[Hold] = []
-        self.closed = False
-
-    def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
-        self.renewed.append([hold.tag for hold in holds])
-        self.holds = list(holds)
-        if self.fails:
-            raise ConnectionError("no broker")
-        return Renewal(tuple(self.stands.get(hold.tag, Held.HELD) for hold in holds))
-
-    def claim(self, hold: Hold) -> None:
-        raise AssertionError("only the worker's parent claims")
-
-    def put_back(self, tag: str, queue: str | None = None) -> None:
-        raise AssertionError("only the worker's parent puts back")
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class ListSink:
@@ -106,13 +78,15 @@ class Rig:
         attempt: int = 1,
         timeout: float | None = None,
         early: bool = False,
+        wait: bool = True,
     ) -> Context:
         ctx = Context(
             job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
             hold=None if tag is None else Hold(tag, 1, timeout), early=early, visibility=ScriptedLease.visibility_timeout,
         )  # fmt: skip
         ctx.sink = sink
-        self.begun = self.reporter.begin(ctx, Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000)))
+        begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
+        self.begun = self.reporter.begin(ctx, begin, wait=wait)
         return ctx
 
     def end(self, ctx: Context, state: str = Outcome.SUCCESS) -> None:
@@ -245,13 +219,13 @@ def test_the_final_flush_waits_for_a_value_that_is_just_being_read(rig: Rig) -> 
     assert rig.progress() == {"a": 1}
 
 
-def test_a_job_that_said_nothing_does_not_wait_for_the_store(rig: Rig) -> None:
-    """P15: its end goes out with the next flush, and costs its path no round trip."""
-    ctx = rig.begin()
-    rig.store.gate.clear()
+def test_a_job_that_said_nothing_ends_in_one_round_trip(make_rig: Callable[..., Rig]) -> None:
+    """P15, G7: its beginning and its end go out together, and the store decides whether it had been cancelled."""
+    rig = make_rig(flush_interval=NEVER)
+    ctx = rig.begin(wait=False)
     rig.end(ctx)
-    rig.store.gate.set()
-    wait_until(lambda: rig.state() == Outcome.SUCCESS, "the end of the silent job")
+    assert rig.state() == Outcome.SUCCESS
+    assert [len(flush) for flush in rig.store.flushes] == [1]
 
 
 def test_an_end_that_another_attempt_follows_is_written_before_the_call_returns(make_rig: Callable[..., Rig]) -> None:
@@ -612,7 +586,7 @@ def test_a_job_is_kept_without_a_word_of_its_handler(rig: Rig) -> None:
     rig.begin(tag="tag-1")
     for n in range(1, 4):
         rig.pass_time(20)
-        wait_until(lambda n=n: len(rig.lease.renewed) == n, "the next renewal")
+        wait_until(lambda n=n: len(rig.lease.renewed) == n, "the next renewal")  # type: ignore[misc]
 
 
 def test_a_job_that_must_show_life_is_renewed_from_its_last_sign_of_life(rig: Rig) -> None:
@@ -648,10 +622,13 @@ def test_a_handler_that_falls_silent_is_not_renewed_and_its_signal_fires(rig: Ri
 def test_every_report_is_a_sign_of_life(rig: Rig, what: str) -> None:
     """D4: any of heartbeat, progress, checkpoint and log counts."""
     ctx = rig.begin(tag="tag-1", timeout=10.0)
+    says: dict[str, Callable[[], None]] = {
+        "heartbeat": ctx.heartbeat, "progress": lambda: ctx.progress(1), "checkpoint": lambda: ctx.checkpoint(1),
+        "log": lambda: ctx.log.info("x"),
+    }  # fmt: skip
     for _ in range(4):
         rig.clock.advance(8)
-        {"heartbeat": ctx.heartbeat, "progress": lambda: ctx.progress(1), "checkpoint": lambda: ctx.checkpoint(1),
-         "log": lambda: ctx.log.info("x")}[what]()  # fmt: skip
+        says[what]()
         rig.reporter._touched()
         wait_until(lambda: not (ctx.dirty or ctx.beating or ctx.logs), "the report to be taken")
     assert not ctx.signal.aborted
@@ -667,6 +644,17 @@ def test_a_message_that_was_delivered_again_ends_its_execution(rig: Rig) -> None
     ctx.progress(1)
     wait_until(lambda: not ctx.dirty, "a turn of the reporter")
     assert rig.progress() is None
+    assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1))
+
+
+def test_the_outcome_of_a_silent_job_is_refused_too_once_its_message_was_delivered_again(make_rig: Callable[..., Rig]) -> None:
+    """D7: it need not ask the store, which may be away, or not know of it yet."""
+    rig = make_rig(flush_interval=NEVER)
+    rig.store.away = True
+    ctx = rig.begin(tag="tag-1", wait=False)
+    rig.lease.stands["tag-1"] = Held.TAKEN
+    ctx.heartbeat()
+    assert ctx.signal.wait(10)
     assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1))
 
 

@@ -57,6 +57,8 @@ def test_settings_of_others_are_ignored() -> None:
         ("key_prefix", ""), ("key_prefix", "a{b}"), ("key_prefix", 1), ("record_ttl", 0), ("record_ttl", "1h"),
         ("record_ttl", True),
         ("flush_interval", 0), ("flush_interval", -1), ("flush_interval", float("nan")), ("flush_interval", None),
+        ("heartbeat_timeout", 0), ("heartbeat_timeout", 0.4), ("heartbeat_timeout", "soon"), ("heartbeat_timeout", True),
+        ("max_stalls", -1), ("max_stalls", 1.5), ("max_stalls", True), ("max_stalls", "1"),
         ("backend_interval", 0.01), ("lease_interval", 0), ("log_limit", 0), ("log_limit", 1.5), ("log_limit", True),
         ("log_limit", "10"),
         ("log_entry_bytes", 1), ("value_bytes", None), ("checkpoint_bytes", -1), ("buffer_limit", 0), ("final_flush_timeout", 0),
@@ -80,7 +82,8 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
         ("capture_logging", "root", "root"),
         ("capture_logging", False, False), ("redact_keys", ["iban"], ("iban",)), ("redact_keys", ("a", "b"), ("a", "b")),
         ("redact", "shop.privacy.hide", "shop.privacy.hide"), ("redact", len, len), ("track", "context", "context"),
-        ("redis_url", None, None),
+        ("redis_url", None, None), ("heartbeat_timeout", timedelta(minutes=1), 60.0), ("heartbeat_timeout", 0.5, 0.5),
+        ("heartbeat_timeout", None, None), ("max_stalls", 0, 0), ("max_stalls", 7, 7), ("max_stalls", None, None),
     ],
 )  # fmt: skip
 def test_right_values_are_taken(name: str, value: Any, expected: Any) -> None:
@@ -176,6 +179,8 @@ def test_the_table_has_a_row_for_every_setting() -> None:
         ({"taskora_log_limt": 1}, "taskora_log_limit"),
         ({"taskora_flush_interval": "fast"}, "taskora_flush_interval='fast'"),
         ({"taskora_lease_interval": 30, "broker_transport_options": {"visibility_timeout": 30}}, "taskora_lease_interval=30"),
+        ({"taskora_heartbeat_timeout": 0.1}, "taskora_heartbeat_timeout=0.1 is wrong: at least 0.5 seconds"),
+        ({"taskora_max_stalls": -1}, "taskora_max_stalls=-1 is wrong: at least 0"),
         ({"taskora_redact": "no.such.module.hide"}, "taskora_redact"),
         ({"taskora_redis_url": "sentinel://h:26379/0"}, "master_name"),
     ],

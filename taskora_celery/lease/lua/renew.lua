@@ -2,7 +2,8 @@
 --
 -- KEYS  1 unacked_index  2… the claim of each delivery
 -- ARGV  1 this worker's clock (s)  2 visibility timeout (s)  3 how many due messages to return, 0 for none
---       then for each delivery: tag, token, and seconds from now on which its score is set, or "" to look only
+--       then for each delivery: tag, token (0: not known, its claim is not looked at), and seconds from now on which its score
+--       is set, or "" to look only
 -- Returns { { how each stands }, { due tag, seconds it is late, … }, seconds until the next is due or "" }
 --       1 held, 0 gone: acknowledged or put back, -1 taken by another delivery, -2 looked at, and due
 local clock = redis.call('TIME')
@@ -14,11 +15,11 @@ local held = {}
 for n = 2, #KEYS do
   local at = 3 * n - 2
   local tag, token, shift = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local claim = redis.call('GET', KEYS[n])
+  local claim = token ~= '0' and redis.call('GET', KEYS[n])
   if claim and claim ~= token then
     held[n - 1] = -1
   else
-    if claim then redis.call('EXPIRE', KEYS[n], 86400) end
+    if claim and shift ~= '' then redis.call('EXPIRE', KEYS[n], 86400) end
     local score = redis.call('ZSCORE', KEYS[1], tag)
     if not score then
       held[n - 1] = 0

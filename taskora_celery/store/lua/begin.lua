@@ -1,16 +1,18 @@
 -- A delivery of a job begins: count it, take the fence, and return what the context needs.
 --
 -- KEYS  1 record  2 journal  3 attempts
--- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  7 created (ms)  8 channel
+-- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  8 channel
+--       7 when the publisher created the job (ms), or 0 where it did not say
 --       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
 --       12 "1": run it also where its outcome is recorded
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }
--- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has begun; in all four nothing was changed;
--- -4: it is cancelled, and does not begin
+-- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
+-- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
 local now = ARGV[1]
 local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u', 'l', 'x', 'j')
-local state, attempt, delivery, fence = old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
-local created, wanted, stalls = old[6] or ARGV[7], tonumber(ARGV[9]), tonumber(old[11] or '0')
+local known, state, attempt, delivery, fence = old[1], old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
+local stamp, wanted, stalls = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(old[11] or '0')
+local created = old[6] or (stamp > 0 and ARGV[7] or now)
 local request = old[12]
 local same = ARGV[10] ~= '' and old[10] == ARGV[10] and attempt == ARGV[4]
 
@@ -18,18 +20,14 @@ if wanted > 0 and fence == wanted then
   return { old[4], delivery, created, '', {}, stalls, '' } -- the same begin again: its answer was lost on the way
 end
 
-if ARGV[5] ~= '' and attempt and tonumber(attempt) > tonumber(ARGV[4]) and state ~= 'IGNORED' then
-  return { '-3', 0, created, '', {}, stalls, '' }
-end
-
 if request and (state == 'REVOKED' or state == 'STARTED' or state == 'LOST') then
   -- A request holds for the first message that comes of a job that had none, for every delivery of that message, and for its
   -- retries. Another message under the same id was sent anew.
-  local anew = old[10] and old[10] ~= ARGV[10] and tonumber(ARGV[4]) <= tonumber(attempt or '0')
+  local other = old[10] and old[10] ~= ARGV[10] and tonumber(ARGV[4]) <= tonumber(attempt or '0')
   if wanted > 0 and not old[10] then
     -- It runs already: it began in the moment of the request, and was not registered yet. It is asked to stop.
     state = false
-  elseif not anew then
+  elseif not other then
     if state ~= 'REVOKED' then
       local asked = cmsgpack.unpack(string.sub(request, 2))
       redis.call('HSET', KEYS[1], 'r', asked[3] or '', 'z', 'JobCancelledError')
@@ -41,23 +39,36 @@ if request and (state == 'REVOKED' or state == 'STARTED' or state == 'LOST') the
   end
 end
 
-if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' then
+local final = state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED'
+-- The job whose outcome is recorded was created before this one, or a message with the same number had another tag.
+local anew = final and (stamp > tonumber(old[6] or '0')
+  or attempt == ARGV[4] and ARGV[10] ~= '' and old[10] ~= '' and old[10] ~= ARGV[10]
+  or ARGV[5] == '' and tonumber(ARGV[4]) <= tonumber(attempt or '0'))
+
+if ARGV[5] ~= '' and not anew and attempt and tonumber(attempt) > tonumber(ARGV[4]) and state ~= 'IGNORED' then
+  return { '-3', 0, created, '', {}, stalls, '' }
+end
+
+if final then
   if same and ARGV[12] == '' then
     -- The message of the outcome: an earlier delivery of it that registers late, or it was delivered once more.
     return { ARGV[5] == '' and '0' or '-2', 0, created, '', {}, stalls, '' }
   end
-  if ARGV[5] == '' and tonumber(ARGV[4]) <= tonumber(attempt) then
+  if anew then
     if wanted > 0 and wanted <= fence then
       return { '-1', 0, created, '', {}, stalls, '' } -- a clock that lags behind: to be asked again without a fence of its own
     end
     -- The same id was sent anew: a job of its own, only the fence goes on growing.
     redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
     request = false
-    old[8], attempt, created, stalls = false, false, ARGV[7], 0
+    old[8], attempt, created, stalls = false, false, stamp > 0 and ARGV[7] or now, 0
   end
   state = false
 elseif state == 'IGNORED' then
   -- The task was replaced by another under its id: the job goes on, and so does its log.
+  if wanted > 0 and wanted <= fence then
+    return { '-1', 0, created, '', {}, stalls, '' }
+  end
   state, attempt = false, false
 elseif wanted > 0 and fence > wanted then
   return { '0', 0, created, '', {}, stalls, '' }
@@ -106,7 +117,7 @@ redis.call('HDEL', KEYS[1], 'e', 'r', 'z')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 
 local attempts = {}
-if delivery > 1 or ARGV[4] ~= '1' then
+if known then
   attempts = redis.call('LRANGE', KEYS[3], 0, -1)
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
   redis.call('PEXPIRE', KEYS[3], ARGV[2])

@@ -4,24 +4,36 @@
 -- ARGV  1 now (ms)  2 ttl (ms)  3 channel  4 delivery tag  5 token, or "" where only the tag is known  6 task name
 --       7 attempt  8 worker  9 reason  10 state that ends the job, or "": it will be delivered again  11 error class
 --       12 how many losses are allowed, or ""  13 packed journal entry  14 class of the error where there were more
---       15 "1": the loss is not the job's fault, and does not count
--- Returns { losses so far, "1" where the job has ended, "2" where it has ended as cancelled, else "" }; losses -1: this delivery is over or superseded, nothing was changed
-local now = tonumber(ARGV[1])
+--       15 when the publisher created the job (ms), or 0 where it did not say  16 newest log entries to keep
+--       17 "1": the loss is not the job's fault, and does not count
+-- Returns { losses so far, "1" where the job has ended, "2" where it has ended as cancelled, else "" }; losses -1: this delivery is
+-- over or superseded, and nothing was changed
+local now, token, stamp = tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[15])
 local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'b', 'l', 'o', 'x', 'q', 'c', 'j')
-local fence, token = tonumber(old[4] or '0'), tonumber(ARGV[5])
-local attempt, delivery, worker, started = old[2], old[3], old[5], tonumber(old[6] or now)
-local state = old[1]
+local state, attempt, delivery, worker, started = old[1], old[2], old[3], old[5], tonumber(old[6] or now)
+local fence, same = tonumber(old[4] or '0'), old[7] == ARGV[4]
 
-if old[7] == ARGV[4] and (ARGV[5] == '' or old[8] == ARGV[5]) then
+if same and (ARGV[5] == '' or old[8] == ARGV[5]) then
   if state ~= 'STARTED' then return { -1, '' } end
-elseif not token or fence >= token then
-  return { -1, '' } -- another delivery has begun since
 else
+  if not token or fence >= token then return { -1, '' } end -- another delivery has begun since
+  local early = old[12] and not old[7] -- cancelled as one that had not begun, while it began unregistered
+  if (state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED') and not early then
+    if same or stamp <= tonumber(old[11] or '0') then return { -1, '' } end -- delivered once more behind its end
+    -- The same id was sent anew: a job of its own.
+    redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+    old, attempt = {}, false
+  elseif state == 'IGNORED' then
+    attempt = false -- replaced by another task under its id
+  elseif attempt and tonumber(attempt) > tonumber(ARGV[7]) then
+    return { -1, '' } -- its retry has begun
+  end
   -- It died before it was registered: nobody has told of it yet.
-  attempt, delivery, worker, started = ARGV[7], '1', ARGV[8], math.floor(token / 1000)
+  delivery = attempt == ARGV[7] and tonumber(delivery) + 1 or 1
+  attempt, worker, started = ARGV[7], ARGV[8], math.floor(token / 1000)
 end
 
-local stalls = tonumber(old[9] or '0') + (ARGV[15] == '' and 1 or 0)
+local stalls = tonumber(old[9] or '0') + (ARGV[17] == '' and 1 or 0)
 local ended, class = ARGV[10], ARGV[11]
 if old[12] then ended, class = 'REVOKED', 'JobCancelledError' end
 if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
@@ -29,13 +41,18 @@ if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
 end
 local clock = redis.call('TIME')
 local taken = math.max(fence + 1, tonumber(clock[1]) * 1000000 + tonumber(clock[2]))
+local created = old[11] or (stamp > 0 and ARGV[15] or started)
 local seq = tonumber(old[10] or '0')
-redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[13])
 redis.call('HSET', KEYS[1], 's', ended ~= '' and ended or 'LOST', 'n', ARGV[6], 'a', attempt, 'd', delivery, 'w', worker,
-  'b', started, 'c', old[11] or started, 'f', string.format('%.0f', taken), 'l', ARGV[4], 'o', ARGV[5] ~= '' and ARGV[5] or old[8],
+  'b', started, 'c', created, 'f', string.format('%.0f', taken), 'l', ARGV[4], 'o', ARGV[5] ~= '' and ARGV[5] or old[8],
   'x', stalls, 'q', seq + 1, 'r', ARGV[9], 'u', '0')
+if redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[13]) > tonumber(ARGV[16]) + 1000 then
+  local logs = string.match(redis.call('LPOP', KEYS[2]), '^%d+ %d+ (%d+) ')
+  redis.call('HINCRBY', KEYS[1], 'm', 0 - tonumber(logs or '0')) -- 0 less 0: minus 0 is no integer to Redis
+  redis.call('HINCRBY', KEYS[1], 'i', 1)
+end
 redis.call('HSETNX', KEYS[1], 'h', started)
-redis.call('HDEL', KEYS[1], 'g', 'v', 'z')
+redis.call('HDEL', KEYS[1], 'e', 'g', 'v', 'z')
 if ended ~= '' then redis.call('HSET', KEYS[1], 'e', ARGV[1]) end
 if class ~= '' then redis.call('HSET', KEYS[1], 'z', class) end
 if ended == '' then

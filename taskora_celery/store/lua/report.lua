@@ -62,7 +62,7 @@ end
 if current then
   if ARGV[2] ~= '0' then put('h', ARGV[2]) end
   if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
-  if ARGV[7] ~= '' then put('k', ARGV[7]) end
+  if ARGV[7] ~= '' and ARGV[8] ~= 'SUCCESS' then put('k', ARGV[7]) end
 end
 local answer = 1
 if held[9] and current then answer = 2 end

@@ -1,0 +1,216 @@
+"""The fence of the worker's parent: an earlier delivery cannot take the message from a later one, whatever it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from taskora_celery.lease.protocol import Held, Hold
+from taskora_celery.lease.redis import FencedChannel, RedisFence
+from tests.support.brokers import Broker, app_at, broker_at, claim_of, copies, hold_of, queued, scores
+from tests.support.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import redis
+
+EARLIER, LATER = 7, 8  # tokens
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    with broker_at(redis_url) as found:
+        yield found
+
+
+def fenced(message: Any, token: int = EARLIER) -> FencedChannel:
+    """Let the message be acknowledged as the worker's parent does."""
+    channel = message.channel
+    message.channel = fenced = FencedChannel(channel, RedisFence(channel), hold_of(message, token=token))
+    return fenced
+
+
+def superseded(broker: Broker, **options: Any) -> Any:
+    """A message that has been delivered again since it was taken."""
+    message = broker.taken(**options)
+    channel = fenced(message)
+    channel._fence.claim(Hold(message.delivery_tag, LATER))
+    return message
+
+
+def is_counted(message: Any) -> bool:
+    """Whether kombu holds a slot of the prefetch count for the message, and would put it back when the channel is closed."""
+    qos = message.channel.qos
+    return message.delivery_tag in qos._delivered and message.delivery_tag not in qos._dirty
+
+
+ENDS: list[Callable[[Any], None]] = [
+    lambda message: message.ack(),
+    lambda message: message.reject(requeue=False),
+    lambda message: message.reject(requeue=True),
+]
+END_IDS = ["ack", "reject", "requeue"]
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+@pytest.mark.parametrize("end", ENDS[:2], ids=END_IDS[:2])
+def test_the_delivery_that_counts_removes_all_of_its_message(
+    broker: Broker, redis_client: redis.Redis, end: Callable[[Any], None], claimed: bool
+) -> None:
+    """D7: copy, score and, where it was delivered again, claim; nothing of it stays, and its slot is free."""
+    message = broker.taken()
+    channel = fenced(message)
+    if claimed:
+        channel._fence.claim(channel.hold)
+    end(message)
+    assert (copies(redis_client), scores(redis_client), queued(redis_client)) == ([], {}, [])
+    assert redis_client.exists(claim_of(message)) == 0
+    assert (is_counted(message), channel.settled) == (False, True)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=END_IDS)
+def test_an_earlier_delivery_leaves_the_message_to_the_later_one(
+    broker: Broker, redis_client: redis.Redis, end: Callable[[Any], None]
+) -> None:
+    """D7: both have one tag and one copy; without it the later delivery's job would be lost with its worker."""
+    message = superseded(broker)
+    before = scores(redis_client)
+    end(message)
+    assert (copies(redis_client), scores(redis_client), queued(redis_client)) == ([message.delivery_tag], before, [])
+    assert redis_client.get(claim_of(message)) == b"%d" % LATER
+    assert not is_counted(message), "its slot of the prefetch count is free all the same"
+
+
+def test_a_refused_acknowledgement_is_told(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """D7: refused, and logged."""
+    message = superseded(broker)
+    message.ack()
+    told = [record.message for record in caplog.records if record.name == "taskora_celery.lease"]
+    assert told == [f"message {message.delivery_tag} was delivered again: the earlier delivery's acknowledgement is refused"]
+
+
+def test_what_was_acknowledged_by_the_later_delivery_stays_so(broker: Broker, redis_client: redis.Redis) -> None:
+    """D7: nothing is left to be removed, and nothing comes back."""
+    message = superseded(broker)
+    assert message.channel._fence.acknowledge(Hold(message.delivery_tag, LATER)) is Held.HELD
+    assert message.channel._fence.acknowledge(Hold(message.delivery_tag, EARLIER)) is Held.GONE
+    message.ack()
+    assert (copies(redis_client), scores(redis_client), queued(redis_client)) == ([], {}, [])
+
+
+def test_the_delivery_that_counts_may_put_its_message_back(broker: Broker, redis_client: redis.Redis) -> None:
+    """D7, I3: a requeue is kombu's own, for who still has the message."""
+    message = broker.taken(task_id="job-1")
+    channel = fenced(message)
+    channel._fence.claim(channel.hold)
+    message.reject(requeue=True)
+    assert (copies(redis_client), scores(redis_client), queued(redis_client)) == ([], {}, ["job-1"])
+    assert (is_counted(message), channel.settled) == (False, True)
+    assert redis_client.ttl(claim_of(message)) > 0
+
+
+def test_what_is_settled_is_left_alone(broker: Broker, redis_client: redis.Redis) -> None:
+    """D7: a job that was given up, or has acknowledged, does not touch the message of whoever runs it next."""
+    message = broker.taken(task_id="job-1")
+    channel = fenced(message)
+    broker.lease.put_back(message.delivery_tag)
+    channel.give_up()
+    again = broker.take()
+    assert again.delivery_tag == message.delivery_tag
+    assert not channel.is_mine(), "nobody has claimed it, and it is given up all the same"
+    channel.basic_ack(message.delivery_tag)
+    channel.basic_reject(message.delivery_tag, requeue=True)
+    assert (copies(redis_client), queued(redis_client)) == ([message.delivery_tag], [])
+
+
+def test_what_was_given_up_is_not_put_back_when_the_channel_is_closed(redis_url: str, redis_client: redis.Redis) -> None:
+    """D4: kombu puts back what its channel holds at a shutdown; this is on its way to another delivery already."""
+    with app_at(redis_url) as app, app.connection_for_read() as connection:
+        app.tasks["shop.work"].apply_async(task_id="job-1")
+        broker = Broker(app, connection.default_channel, None)  # type: ignore[arg-type]
+        message = broker.take()
+        fenced(message).give_up()
+        connection.default_channel.close()
+    assert (copies(redis_client), queued(redis_client)) == ([message.delivery_tag], [])
+
+
+def test_who_claims_the_message_has_it(broker: Broker) -> None:
+    """D7: asked of Redis, at each time."""
+    message = broker.taken()
+    channel = fenced(message)
+    assert channel.is_mine(), "a first delivery needs no claim"
+    channel._fence.claim(channel.hold)
+    assert channel.is_mine()
+    channel._fence.claim(Hold(message.delivery_tag, LATER))
+    assert not channel.is_mine()
+
+
+def test_a_message_that_came_back_to_its_own_worker_is_acknowledged_on_its_new_channel(
+    broker: Broker, redis_client: redis.Redis
+) -> None:
+    """D3: after a lost connection the running job goes on under the delivery that its own worker received."""
+    message = broker.taken()
+    channel = fenced(message)
+    with broker.app.connection_for_read() as connection:
+        other = connection.default_channel
+        broker.lease.put_back(message.delivery_tag)
+        again = Broker(broker.app, other, broker.lease).take()
+        channel.move(other, RedisFence(other))
+        assert is_counted(again)
+        channel.basic_ack(message.delivery_tag)
+        assert not is_counted(again)
+    assert (copies(redis_client), scores(redis_client), queued(redis_client)) == ([], {}, [])
+
+
+def test_an_acknowledgement_outlives_the_channel(broker: Broker, redis_client: redis.Redis) -> None:
+    """D7: a job that runs while its consumer's connection is lost still removes the message when it has ended."""
+    with broker.app.connection_for_read() as connection:
+        message = Broker(broker.app, connection.default_channel, broker.lease)
+        taken = message.taken()
+        channel = fenced(taken)
+        channel.qos._delivered.clear()  # the connection is lost: nothing is put back by it
+    channel.basic_ack(taken.delivery_tag)
+    assert (copies(redis_client), scores(redis_client)) == ([], {})
+
+
+def test_an_error_is_one_that_kombu_knows() -> None:
+    """D7: Celery's consumer handles what kombu's own acknowledgement raises when its Redis is away."""
+    with RedisServer() as server, broker_at(server.url()) as broker:
+        message = broker.taken()
+        fenced(message)
+        server.kill()
+        with pytest.raises(RedisError) as caught:
+            message.ack()
+        assert isinstance(caught.value, broker.app.connection_for_read().connection_errors)
+        server.start()
+
+
+def test_all_else_is_the_channels_own(broker: Broker) -> None:
+    """A6: who asks the message's channel for anything finds it."""
+    message = broker.taken()
+    fenced(message)
+    assert message.channel.visibility_timeout == broker.channel.visibility_timeout
+    assert message.channel.connection is broker.channel.connection
+    assert message.payload == [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"),
+    [({"global_keyprefix": "tenant_a:"}, "tenant_a:"), ({"unacked_index_key": "my_index", "unacked_key": "my_unacked"}, "")],
+    ids=["prefix", "keys"],
+)
+def test_the_fence_stands_under_the_names_of_the_transport(
+    redis_url: str, redis_client: redis.Redis, options: dict[str, Any], prefix: str
+) -> None:
+    """D2, D7: the lease and the fence, which have two connections, mean the same keys."""
+    with broker_at(redis_url, broker_transport_options=options) as broker:
+        message = superseded(broker)
+        assert list(redis_client.scan_iter("*claim*")) == [f"{prefix}{claim_of(message)}".encode()]
+        assert broker.lease.renew([hold_of(message, token=EARLIER)]).held == (Held.TAKEN,)
+        message.ack()
+        assert broker.lease.renew([hold_of(message, token=LATER)]).held == (Held.HELD,)
+        message.channel._fence.acknowledge(Hold(message.delivery_tag, LATER))
+        assert list(redis_client.scan_iter("*unacked*")) + list(redis_client.scan_iter("*my_*")) == []
