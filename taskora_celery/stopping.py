@@ -161,7 +161,7 @@ class JobStop:
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
-        if self._closed or part != self._part:
+        if part != self._part:
             return
         if last and self._in_child:
             logger.error("job %s does not stop: its process is ended", self.ctx.id)

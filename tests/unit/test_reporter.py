@@ -612,7 +612,7 @@ def test_a_job_is_kept_without_a_word_of_its_handler(rig: Rig) -> None:
     rig.begin(tag="tag-1")
     for n in range(1, 4):
         rig.pass_time(20)
-        wait_until(lambda n=n: len(rig.lease.renewed) == n, "the next renewal")
+        wait_until(lambda n=n: len(rig.lease.renewed) == n, "the next renewal")  # type: ignore[misc]
 
 
 def test_a_job_that_must_show_life_is_renewed_from_its_last_sign_of_life(rig: Rig) -> None:
@@ -650,8 +650,11 @@ def test_every_report_is_a_sign_of_life(rig: Rig, what: str) -> None:
     ctx = rig.begin(tag="tag-1", timeout=10.0)
     for _ in range(4):
         rig.clock.advance(8)
-        {"heartbeat": ctx.heartbeat, "progress": lambda: ctx.progress(1), "checkpoint": lambda: ctx.checkpoint(1),
-         "log": lambda: ctx.log.info("x")}[what]()  # fmt: skip
+        reports: dict[str, Callable[[], None]] = {
+            "heartbeat": ctx.heartbeat, "progress": lambda: ctx.progress(1), "checkpoint": lambda: ctx.checkpoint(1),
+            "log": lambda: ctx.log.info("x"),
+        }  # fmt: skip
+        reports[what]()
         rig.reporter._touched()
         wait_until(lambda: not (ctx.dirty or ctx.beating or ctx.logs), "the report to be taken")
     assert not ctx.signal.aborted

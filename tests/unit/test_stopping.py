@@ -223,6 +223,20 @@ def test_cleaning_up_that_has_ended_is_left_alone(
     assert (raised(stop), kills) == ([], [])
 
 
+def test_cleaning_up_behind_the_handlers_road_is_limited_as_well(
+    stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
+) -> None:
+    """G5: autoretry has asked for a retry, which was refused: the job was let go of by then, and is cleaned up all the same."""
+    stop = running(stopper, clock, in_child=True)
+    stop.close()
+    stop.close_for_good()
+    stop.open_clean_up()
+    after(stopper, clock, GRACE + 0.01)
+    assert raised(stop) == ["JobCancelledError"]
+    after(stopper, clock, GRACE + 0.01)
+    assert len(kills) == 1
+
+
 def test_a_cancel_behind_the_end_does_nothing(stopper: ManualStopper, clock: ManualClock) -> None:
     """G7: the store says that it is too late; the job is not told of it."""
     stop = running(stopper, clock)
@@ -280,9 +294,11 @@ def test_an_announcement_is_not_for_a_job_that_was_created_later(stopper: Manual
 
 def test_announcements_are_not_kept_for_ever(stopper: ManualStopper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runtime: by time, and by number."""
-    monkeypatch.setattr(stopping, "KEPT", 3)
     stopper.announced(request(clock, "old"))
     clock.advance(stopping.KEPT_FOR + 1)
+    stopper.announced(request(clock, "new"))
+    assert list(stopper._recent) == ["new"]
+    monkeypatch.setattr(stopping, "KEPT", 3)
     for n in range(5):
         stopper.announced(request(clock, f"job-{n}"))
     assert list(stopper._recent) == ["job-2", "job-3", "job-4"]
@@ -338,7 +354,7 @@ def test_an_extended_deadline_moves_the_limit(stopper: ManualStopper, clock: Man
     """H3: from where it is, again and again."""
     stop = running(stopper, clock, deadline=clock.time() + 5)
     now = clock.time()
-    assert (stop.extend(2) - now, stop.extend(1) - now) == (pytest.approx(7), pytest.approx(8))
+    assert [stop.extend(2) - now, stop.extend(1) - now] == pytest.approx([7, 8])
     after(stopper, clock, 7.5)
     assert not stop.ctx.signal.aborted
     after(stopper, clock, 0.6)
@@ -488,11 +504,9 @@ def test_the_exception_is_raised_in_the_handler_of_this_thread(threaded: Stopper
     ]
     for stop, begin, expected in trials:
         threaded.watch(stop)
+        stop.open()
+        begin()
         with pytest.raises(expected):
-            try:
-                stop.open()
-                begin()
-                threading.Event().wait(TIMEOUT)
-            finally:
-                stop.close()
+            threading.Event().wait(TIMEOUT)
+        stop.close()
         stop.close_for_good()
