@@ -33,6 +33,8 @@ class Interrupt:
     """
 
     can = False
+    #: Whether what was fired may arrive late, so that it has to be pressed for.
+    may_be_late = False
 
     def __init__(self) -> None:
         # Reentrant: an exception of ours may land in a `with` of it in the handler's thread.
@@ -67,6 +69,14 @@ class Interrupt:
             else:
                 self._raise(exc)
             return True
+
+    def press(self) -> bool:
+        """Send once more what has not arrived yet; say whether there is such a thing."""
+        with self._lock:
+            pending = self._pending if self._open and not self._shields else None
+            if pending is not None:
+                self._raise(pending)
+            return pending is not None
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -124,9 +134,13 @@ _signals = _Signals()
 
 
 class _MainThreadInterrupt(Interrupt):
-    """By a signal: it ends sleep, recv and locks at once, and a long call into C when that returns."""
+    """By a signal: it ends sleep, recv and locks at once, and a long call into C when that returns.
+
+    One that comes in the moment before a call begins to wait does not end it: the next one does.
+    """
 
     can = True
+    may_be_late = True
 
     def open(self) -> None:
         _signals.current = self

@@ -36,6 +36,10 @@ logger = logging.getLogger("taskora_celery.stopping")
 KEPT_FOR = 60.0
 #: And so many of them.
 KEPT = 10_000
+#: So many seconds behind an interruption, and then twice as many each time, is one that has not arrived sent again.
+PRESS_AFTER = 0.05
+#: A handler whose time was over before it began is interrupted so many seconds later.
+NOT_YET = 0.01
 
 
 class JobStop:
@@ -154,7 +158,26 @@ class JobStop:
             return
         # Once: each instant that the deadline has had is due some time, and a late thread finds several to be.
         if self.ctx.signal.abort("timeout", "soft_time_limit"):
-            self.interrupt.fire(SoftTimeLimitExceeded)
+            self._interrupt_at_limit(self._part)
+
+    def _interrupt_at_limit(self, part: int) -> None:
+        if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
+            self._stopper.at(time.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
+
+    def _interrupt(self, exc: type[Exception]) -> bool:
+        """Raise an exception in the handler; say whether that can be done here, and now."""
+        if not self.interrupt.fire(exc):
+            return False
+        if self.interrupt.may_be_late:
+            self._press_in(PRESS_AFTER, self._part)
+        return True
+
+    def _press_in(self, pause: float, part: int) -> None:
+        self._stopper.at(time.time() + pause, lambda: self._press(pause, part))
+
+    def _press(self, pause: float, part: int) -> None:
+        if part == self._part and self.interrupt.press():
+            self._press_in(2 * pause, part)
 
     def _insist_at(self, grace: float, *, last: bool) -> None:
         part = self._part
@@ -162,17 +185,19 @@ class JobStop:
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
-        if self._closed or part != self._part:
+        if part != self._part:
             return
         if last and self._in_child:
             logger.error("job %s does not stop: its process is ended", self.ctx.id)
             self.note("killed")
             self._stopper.before_kill(self.ctx)
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.interrupt.fire(JobCancelledError) and not self._interrupted:
+        fired = self._interrupt(JobCancelledError)
+        if fired and not self._interrupted:
             self._interrupted = True
             self.note("interrupted")
-        self._insist_at(max(grace, 0.1), last=True)
+        # Not fired where it could be: the handler is just about to begin.
+        self._insist_at(max(grace, 0.1), last=fired or not self.interrupt.can)
 
     def note(self, phase: str, at: float | None = None) -> None:
         """Write a step of the cancel into the job's journal."""

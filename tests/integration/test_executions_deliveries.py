@@ -191,7 +191,7 @@ def test_the_outcome_of_a_superseded_execution_is_refused(
         elsewhere(store)
         return end(self, ctx)
 
-    assert deliver(work)[0] == "IGNORED"
+    assert deliver(work)[0] == "REJECTED"
     assert (work.sent, work.told, app.backend.get_state("job-1")) == ([], [], states.PENDING)
     found = status(store)
     assert (found.state, found.worker, found.logs, found.refused > 0) == ("STARTED", "w2@host", 0, True)
@@ -228,7 +228,7 @@ def test_an_execution_that_is_given_up_can_schedule_nothing(app: Celery, store: 
         store.memory.lose(Loss("job-1", "traced", 1, "w1@host", "tag-1", token, 2, "no sign of life"))
         raise ctx.retry(delay=0)
 
-    assert deliver(work)[0] == "IGNORED"
+    assert deliver(work)[0] == "REJECTED"
     assert (work.sent, status(store).state, status(store).stalls) == ([], Outcome.LOST, 1)
 
 
@@ -253,7 +253,7 @@ def test_a_silent_job_that_took_long_asks_whether_it_counts(app: Celery, store: 
         elsewhere(store)
         return "done"
 
-    assert deliver(work, ago=VISIBILITY / 2 + 1)[0] == "IGNORED"
+    assert deliver(work, ago=VISIBILITY / 2 + 1)[0] == "REJECTED"
     assert (work.told, status(store).state) == ([], "STARTED")
 
 
@@ -287,7 +287,7 @@ def test_a_doubtful_delivery_whose_message_is_not_its_own_does_not_run(
 ) -> None:
     """D7: it has waited long in its worker, was put back meanwhile, and somebody else runs it, or will."""
     lease.stands["tag-1"] = stands
-    assert deliver(work, ago=VISIBILITY / 2 + 1)[0] == "IGNORED"
+    assert deliver(work, ago=VISIBILITY / 2 + 1)[0] == "REJECTED"
     assert (work.runs, store.begins, store.flushes) == ([], [], []), "and nothing of it is written"
     assert [hold.watched for hold in lease.holds] == [True], "nor renewed"
     assert at_rest(app)

@@ -84,7 +84,7 @@ def method(self: Any, ctx: Any, *args: Any) -> tuple[Any, ...]:
     return type(self).__name__, ctx, *args
 
 
-class Callable_:
+class AnObject:
     def __call__(self, ctx: Any, *args: Any) -> tuple[Any, ...]:
         return ctx, *args
 
@@ -96,7 +96,7 @@ class Callable_:
         (method, ("Hooked", "ctx", 1)),
         (staticmethod(plain), ("ctx", 1)),
         (functools.partial(plain), ("ctx", 1)),
-        (Callable_(), ("ctx", 1)),
+        (AnObject(), ("ctx", 1)),
         (lambda ctx, *args: (ctx, *args), ("ctx", 1)),
         (lambda *args: args, ("ctx", 1)),
     ],

@@ -223,6 +223,20 @@ def test_cleaning_up_that_has_ended_is_left_alone(
     assert (raised(stop), kills) == ([], [])
 
 
+def test_cleaning_up_behind_the_handlers_road_is_limited_as_well(
+    stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
+) -> None:
+    """G5: autoretry has asked for a retry, which was refused: the job was let go of by then, and is cleaned up all the same."""
+    stop = running(stopper, clock, in_child=True)
+    stop.close()
+    stop.close_for_good()
+    stop.open_clean_up()
+    after(stopper, clock, GRACE + 0.01)
+    assert raised(stop) == ["JobCancelledError"]
+    after(stopper, clock, GRACE + 0.01)
+    assert len(kills) == 1
+
+
 def test_a_cancel_behind_the_end_does_nothing(stopper: ManualStopper, clock: ManualClock) -> None:
     """G7: the store says that it is too late; the job is not told of it."""
     stop = running(stopper, clock)
@@ -280,9 +294,11 @@ def test_an_announcement_is_not_for_a_job_that_was_created_later(stopper: Manual
 
 def test_announcements_are_not_kept_for_ever(stopper: ManualStopper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runtime: by time, and by number."""
-    monkeypatch.setattr(stopping, "KEPT", 3)
     stopper.announced(request(clock, "old"))
     clock.advance(stopping.KEPT_FOR + 1)
+    stopper.announced(request(clock, "new"))
+    assert list(stopper._recent) == ["new"]
+    monkeypatch.setattr(stopping, "KEPT", 3)
     for n in range(5):
         stopper.announced(request(clock, f"job-{n}"))
     assert list(stopper._recent) == ["job-2", "job-3", "job-4"]
@@ -338,7 +354,7 @@ def test_an_extended_deadline_moves_the_limit(stopper: ManualStopper, clock: Man
     """H3: from where it is, again and again."""
     stop = running(stopper, clock, deadline=clock.time() + 5)
     now = clock.time()
-    assert (stop.extend(2) - now, stop.extend(1) - now) == (pytest.approx(7), pytest.approx(8))
+    assert [stop.extend(2) - now, stop.extend(1) - now] == pytest.approx([7, 8])
     after(stopper, clock, 7.5)
     assert not stop.ctx.signal.aborted
     after(stopper, clock, 0.6)
@@ -480,19 +496,100 @@ def test_the_exception_is_raised_in_the_handler_of_this_thread(threaded: Stopper
     """G4, H1: the whole road, with a thread and a handler that wait."""
     import time
 
-    cancelled = JobStop(threaded, Context("job-1", "work"), worker=WORKER, grace=0.02, in_child=False)
-    limited = JobStop(threaded, Context("job-2", "work"), worker=WORKER, grace=60, in_child=False, deadline=time.time() + 0.02)
-    trials: list[tuple[JobStop, Callable[[], None], type[Exception]]] = [
-        (cancelled, lambda: cancelled.cancel(CancelRequest("job-1", 0)), JobCancelledError),
-        (limited, lambda: None, SoftTimeLimitExceeded),
-    ]
-    for stop, begin, expected in trials:
-        threaded.watch(stop)
-        with pytest.raises(expected):
-            try:
-                stop.open()
-                begin()
-                threading.Event().wait(TIMEOUT)
-            finally:
-                stop.close()
+    def job(**options: Any) -> JobStop:
+        return JobStop(threaded, Context("job-1", "work"), **{"worker": WORKER, "grace": 60, "in_child": False, **options})
+
+    for stop, cancels, expected in (
+        (job(grace=0.02), True, JobCancelledError),
+        (job(grace=0.0), True, JobCancelledError),
+        (job(deadline=time.time() + 0.05), False, SoftTimeLimitExceeded),
+        (job(deadline=time.time() - 1), False, SoftTimeLimitExceeded),
+    ):
+        begun = time.monotonic()
+        raised = stopped_while_it_waits(threaded, stop, cancels=cancels)
+        assert (raised, time.monotonic() - begun < TIMEOUT / 2) == (expected, True)
+
+
+def stopped_while_it_waits(stopper: Stopper, stop: JobStop, *, cancels: bool) -> type[Exception] | None:
+    """Be a handler that waits; return what ends it."""
+    stopper.watch(stop)
+    try:
+        try:
+            stop.open()
+            if cancels:
+                with stop.shield():
+                    stop.cancel(CancelRequest("job-1", 0))
+            threading.Event().wait(TIMEOUT)
+        finally:
+            stop.close()
+    except (JobCancelledError, SoftTimeLimitExceeded) as exc:
+        return type(exc)
+    finally:
         stop.close_for_good()
+    return None
+
+
+class LateInterrupt(RecordedInterrupt):
+    """Takes each exception for as good as sent, and none arrives."""
+
+    may_be_late = True
+
+    def _raise(self, exc: type[BaseException]) -> None:
+        super()._raise(exc)
+        self._pending = exc
+
+
+def test_an_interruption_that_does_not_arrive_is_sent_again(stopper: ManualStopper, clock: ManualClock) -> None:
+    """G4: a signal in the moment before a call begins to wait does not end the call; less and less often, until it arrives."""
+    stop = stop_of(stopper, clock, deadline=clock.time() + 1)
+    stop.interrupt = LateInterrupt()
+    stopper.watch(stop)
+    stop.open()
+    after(stopper, clock, 1)
+    for pause, times in ((0.05, 2), (0.05, 2), (0.05, 3), (0.2, 4)):
+        after(stopper, clock, pause + 0.001)
+        assert len(raised(stop)) == times
+    stop.interrupt._pending = None  # it has arrived
+    after(stopper, clock, 60)
+    assert (len(raised(stop)), stopper.due_in(clock)) == (4, [])
+
+
+def test_what_has_not_arrived_at_the_handlers_end_is_not_sent_again(stopper: ManualStopper, clock: ManualClock) -> None:
+    """G4: nobody is there any more."""
+    stop = stop_of(stopper, clock, deadline=clock.time() + 1)
+    stop.interrupt = LateInterrupt()
+    stopper.watch(stop)
+    stop.open()
+    after(stopper, clock, 1)
+    stop.close()
+    after(stopper, clock, 60)
+    assert (raised(stop), stopper.due_in(clock)) == (["SoftTimeLimitExceeded"], [])
+
+
+def test_a_limit_that_was_over_before_the_handler_began_is_kept(stopper: ManualStopper, clock: ManualClock) -> None:
+    """H1: the beginning has taken a round trip to a store that is slow."""
+    stop = stop_of(stopper, clock, deadline=clock.time() + 1)
+    stopper.watch(stop)
+    stopper.at(clock.time() + 1, stop._at_deadline)
+    after(stopper, clock, 2)
+    assert (stop.ctx.signal.reason, raised(stop)) == ("timeout", [])
+    stop.open()
+    after(stopper, clock, 0.02)
+    assert raised(stop) == ["SoftTimeLimitExceeded"]
+    after(stopper, clock, 60)
+    assert (raised(stop), stopper.due_in(clock)) == (["SoftTimeLimitExceeded"], [])
+
+
+def test_a_child_is_not_ended_before_its_handler_was_interrupted(
+    stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
+) -> None:
+    """G4: without a grace, the cancel comes between the beginning and the handler."""
+    stop = stop_of(stopper, clock, in_child=True, grace=0.0)
+    stopper.announced(request(clock))
+    stopper.watch(stop)
+    stopper._turn()
+    stop.open()
+    after(stopper, clock, 0.11)
+    assert (raised(stop), kills) == (["JobCancelledError"], [])
+    after(stopper, clock, 0.11)
+    assert len(kills) == 1
