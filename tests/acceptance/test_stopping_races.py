@@ -41,7 +41,7 @@ def test_a_retry_that_is_stored_late_does_not_hide_the_cancel(
         pytest.skip("its next attempt begins behind the end of the one before")
     backend = f"tests.support.late_backend:LateRetries+{redis_url}"
     start_worker(pool=pool, env={"RESULT_BACKEND": backend})
-    handle = stopping_jobs.race.delay("auto-retrying", 0)
+    handle = stopping_jobs.race.delay("later", 0)
     recorded(handle, "RETRY")
     assert handle.cancel("enough").outcome == "cancelled"
     gates.wait_at(handle.id, "retry")
