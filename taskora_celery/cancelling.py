@@ -12,13 +12,14 @@ from typing import Any
 from celery import states
 
 from taskora_celery.clock import seconds
-from taskora_celery.errors import JobCancelledError, JobNotFoundError
+from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnavailableError
 from taskora_celery.reading import JobReader
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
+from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelOutcome, CancelRequest
 
-__all__ = ["cancel_job", "request_of"]
+__all__ = ["cancel_job", "mend_revoked", "request_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -79,6 +80,20 @@ def _store_revoked(app: Any, request: CancelRequest) -> None:
             backend.store_result(request.id, JobCancelledError(request.id, request.reason), states.REVOKED)
     except Exception as exc:  # noqa: BLE001 - any backend's, or none: the worker that drops the message stores it, too
         logger.debug("job %s: REVOKED cannot be stored here: %s", request.id, exc)
+
+
+def mend_revoked(app: Any, job_id: str) -> None:
+    """Say REVOKED in the result backend where the record does, and something else was written over it; never raises."""
+    store = Runtime.of(app).store
+    try:
+        found = None if store is None else store.read(job_id)
+    except StoreUnavailableError:
+        return
+    if found is None or found.fields.get("s") != Outcome.REVOKED:
+        return
+    request = unpacked(found.fields.get("j", b""))
+    if isinstance(request, CancelRequest):
+        _store_revoked(app, request)
 
 
 def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:

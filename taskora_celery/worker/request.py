@@ -14,6 +14,7 @@ from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
 
+from taskora_celery.cancelling import mend_revoked
 from taskora_celery.delivery import STAMP, Delivery
 from taskora_celery.errors import JobStalledError, StoreUnavailableError
 from taskora_celery.execution import CREATED_HEADER, stamp_of
@@ -129,6 +130,12 @@ class JobRequest(Request):  # type: ignore[misc]
                 self._end_cancelled()
                 return None
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Handle an attempt that ended in a retry: its tracer has stored RETRY, perhaps over the REVOKED of the next attempt."""
+        super().on_retry(exc_info)
+        if self._keeper is not None and not self._keeper.cancels.excludes(str(self.id)):
+            mend_revoked(self._app, str(self.id))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Handle a time limit that Celery's pool has enforced; the hard one ends the process, which can say nothing of it."""

@@ -80,6 +80,8 @@ def race(self: Any, kind: str, ms: int, ctx: Context) -> str:
     if ctx.attempt <= 2:
         if kind == "retrying":
             raise ctx.retry(delay=0, reason="again")
+        if kind == "later":
+            raise ctx.retry(delay=1)
         if kind == "self-retrying":
             raise self.retry(countdown=0)
         if kind == "auto-retrying":
