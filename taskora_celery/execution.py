@@ -18,13 +18,12 @@ from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import Cancelled, GivenBack, check_stalls, clean_up, outcome_is_stored, requeues, revoke
+from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_is_stored, reason_in, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
-from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
@@ -237,8 +236,7 @@ class Execution:
             self._release()
         if reply is Reply.SUPERSEDED:
             raise self._refused() from exc
-        revoke(task, self.request, reason)
-        raise Cancelled(reason) from exc
+        raise revoke(task, self.request, reason) from exc
 
     def _requeue(self, exc: BaseException) -> NoReturn:
         """Give the message back, no attempt used; where it was acknowledged early, send it anew."""
@@ -299,6 +297,8 @@ class Execution:
         if reply is Reply.CANCELLED:
             self._end_cancelled()
         if reply is Reply.SUPERSEDED:
+            if not self._inside:
+                self._release()
             raise self._refused()
 
     def _failure(self, exc: BaseException) -> Ended:
@@ -350,10 +350,7 @@ class Execution:
         if begun is None:
             begun = Begun(self.ctx.fence, 1, now_ms)
         if begun.fence == Verdict.CANCELLED:
-            cancel = unpacked(begun.cancel or b"")
-            reason = cancel.reason if isinstance(cancel, CancelRequest) else None
-            revoke(task, request, reason)
-            raise Cancelled(reason)
+            raise revoke(task, request, reason_in(begun.cancel))
         if begun.fence <= 0:
             verdict = Verdict(begun.fence)
             if verdict is not Verdict.SUPERSEDED:

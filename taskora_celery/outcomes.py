@@ -13,9 +13,12 @@ from celery.exceptions import Ignore, Reject
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
 from taskora_celery.reading import last_words
-from taskora_celery.store.protocol import Begun, JobStore
+from taskora_celery.store.announcements import unpacked
+from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
 
-__all__ = ["Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "outcome_is_stored", "requeues", "revoke"]
+__all__ = [
+    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "outcome_is_stored", "reason_in", "requeues", "revoke",
+]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -32,8 +35,14 @@ class GivenBack(Reject):  # type: ignore[misc]
     """The message goes back into its queue, as far as it is still this delivery's. Not to be retried by ``autoretry_for``."""
 
 
-def revoke(task: Any, request: Any, reason: str | None) -> None:
-    """Store a job's end as REVOKED, so that chords and ``link_error`` see a failure; never raises.
+def reason_in(cancel: bytes | None) -> str | None:
+    """Return the reason of a request to cancel, packed as the store has it."""
+    request = unpacked(cancel or b"")
+    return request.reason if isinstance(request, CancelRequest) else None
+
+
+def revoke(task: Any, request: Any, reason: str | None) -> Cancelled:
+    """Store a job's end as REVOKED, so that chords and ``link_error`` see a failure; return what the tracer is to see of it.
 
     ``mark_as_revoked`` would call no ``link_error``.
     """
@@ -47,6 +56,7 @@ def revoke(task: Any, request: Any, reason: str | None) -> None:
         )  # fmt: skip
     except Exception:  # any backend's error: the record says it, and the message must be acknowledged
         logger.exception("job %s was cancelled, but its result could not be stored", request.id)
+    return Cancelled(reason)
 
 
 def check_stalls(task: Any, job_id: str, begun: Begun, store: JobStore | None) -> None:

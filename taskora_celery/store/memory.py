@@ -84,6 +84,8 @@ class MemoryStore:
             outcome = self._cancel(request, queued)
             if outcome is CancelOutcome.CANCELLED or self._state(request.id) == Outcome.REVOKED:
                 self._cancelled[request.id] = None
+            else:
+                self._cancelled.pop(request.id, None)
             if outcome >= CancelOutcome.CANCELLED:
                 self._tell(request)
                 self._announce(request.id)
@@ -360,7 +362,7 @@ def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
         return Verdict.RETRIED
     if "j" in fields and state in {Outcome.REVOKED, "STARTED", Outcome.LOST}:
         if _runs_already(begin, fields):
-            return None
+            return Verdict.SUPERSEDED if begin.fence < fields["f"] else None
         if not ("l" in fields and fields["l"] != begin.tag and begin.attempt <= attempt):
             return Verdict.CANCELLED
     if state in Outcome.FINAL:

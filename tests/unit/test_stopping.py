@@ -20,7 +20,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 TIMEOUT = 10.0  # seconds
 GRACE = 4.0
