@@ -18,7 +18,7 @@ GRACE = 0.2  # seconds
 def test_the_parent_ends_the_process_of_a_deaf_job_that_was_acknowledged_early(
     start_worker: StartWorker, jobs_app: Celery
 ) -> None:
-    """G4: in prefork, also for Celery's default `acks_late=False`; and its end is seen at once, not by Celery's look every 5 s."""
+    """G4: in prefork, also for Celery's default `acks_late=False`; and its end is seen at once, not 5 s later."""
     worker = start_worker(concurrency=1)
     handle = jobs.hold_the_interpreter.delay()
     gates.wait_at(handle.id)
