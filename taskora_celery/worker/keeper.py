@@ -280,7 +280,8 @@ class Keeper:
         logger.warning("job %s (%s): %s; its message is put back into its queue", due.job_id or "?", due.name or "?", UNHEARD)
 
     def _running(self, job_id: str) -> JobRequest | None:
-        found = [request for request in list(self._requests.values()) if request.id == job_id and request.is_running]
+        # Not `is_running`: a job that was acknowledged early (Celery's default) hangs no less.
+        found = [request for request in list(self._requests.values()) if request.id == job_id and request.has_process]
         return found[0] if found else None
 
     def _grace_of(self, job_id: str) -> float | None:

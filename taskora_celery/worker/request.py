@@ -98,7 +98,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """Handle that the pool has begun with it."""
-        if self._keeper is not None and self.task.acks_late:
+        if self._keeper is not None:  # also of a job that was acknowledged early: a cancel may end its process
             self._keeper.exits.watch(pid)
         super().on_accepted(pid, time_accepted)
 

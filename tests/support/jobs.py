@@ -74,6 +74,13 @@ def sleep_for(seconds: float) -> float:
     return seconds
 
 
+@app.task
+def hold_the_interpreter(ctx: Context) -> int:
+    """Stop at a gate, then run C code that holds the GIL for minutes."""
+    gates.stop_at(ctx.id)
+    return sum(range(20_000_000_000))
+
+
 # --- the context and its forms -----------------------------------------------------------------------------------------
 
 
