@@ -342,8 +342,8 @@ class Execution:
         )  # fmt: skip
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
         # Where the parent cannot say that it was not cancelled before, the store is asked.
-        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery or not delivery.checked
-        again = again or getattr(request, _AGAIN_HEADER, False)
+        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
+        again = again or getattr(request, _AGAIN_HEADER, False) or self.runtime.may_be_cancelled(self.ctx.id, delivery.checked_at)
         begun = self._reporter.begin(self.ctx, begin, wait=again)
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)

@@ -28,7 +28,7 @@ from taskora_celery.interrupts import Interrupt, interrupt_for
 from taskora_celery.store.journal import CANCEL
 from taskora_celery.store.protocol import CancelRequest, Shutdown
 
-__all__ = ["JobStop", "Stopper"]
+__all__ = ["KEPT_FOR", "JobStop", "Stopper"]
 
 logger = logging.getLogger("taskora_celery.stopping")
 
@@ -232,6 +232,10 @@ class Stopper:
                 found = self._recent.get(stop.ctx.id)
             if found is not None and found[1].now_ms >= stop.ctx.timestamp:
                 stop.cancel(found[1])
+
+    def has_heard(self, job_id: str) -> bool:
+        """Say whether somebody wanted this job to stop, in the last ``KEPT_FOR`` seconds."""
+        return bool(self._recent) and job_id in self._recent
 
     def forget(self, stop: JobStop) -> None:
         """Let go of a job that has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from taskora_celery.background import Background
@@ -33,7 +34,13 @@ class Listener:
         self._failures = 0
         self._stopped = False
         self._thread = Background("taskora-listener", self._turn)
-        self.ready = False
+        #: Since when announcements are heard without a gap, in seconds since the epoch; None while they are not.
+        self.ready_since: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether announcements are heard."""
+        return self.ready_since is not None
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -49,8 +56,9 @@ class Listener:
     def _turn(self) -> float:
         try:
             self._heard = heard = self._store.listen()
+            since = time.time()
             self._on_ready()
-            self.ready, self._failures = True, 0
+            self.ready_since, self._failures = since, 0
             while not self._stopped:
                 with self._thread.waiting():
                     announcement = heard.next()
@@ -64,7 +72,7 @@ class Listener:
                 logger.warning("announcements cannot be heard: %s; a cancel reaches its job with the next flush or renewal", exc)
             return outage_pause(self._failures)
         finally:
-            self.ready = False  # whatever it was
+            self.ready_since = None  # whatever it was
         return 0.0
 
     def _hand_on(self, announcement: CancelRequest | Shutdown) -> None:

@@ -54,14 +54,14 @@ class JobRequest(Request):  # type: ignore[misc]
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
-        self._stamp(checked=False)
+        self._stamp(checked_at=0.0)
         if not self._adopted:
             self._keeper.received(self)
 
-    def _stamp(self, *, checked: bool) -> None:
+    def _stamp(self, *, checked_at: float) -> None:
         assert self._keeper is not None
         visibility = self._keeper.visibility_of(self._message)
-        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility, checked)
+        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility, checked_at)
 
     @property
     def is_running(self) -> bool:
@@ -83,7 +83,8 @@ class JobRequest(Request):  # type: ignore[misc]
             return True
         if self._keeper is not None:
             # As late as can be: what is announced from here on meets the job in its process.
-            self._stamp(checked=self._keeper.cancels.excludes(str(self.id)))
+            now = time.time()
+            self._stamp(checked_at=now if self._keeper.cancels.excludes(str(self.id)) else 0.0)
         return False
 
     def _is_lost_before_start(self) -> bool:

@@ -155,3 +155,36 @@ def hold_the_interpreter(seconds: float) -> None:
     import ctypes
 
     ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+
+
+@app.task
+def hold(ctx: Context) -> None:
+    """Keep a place in the pool until the gate is opened."""
+    gates.stop_at(ctx.id)
+
+
+@app.task(max_retries=3)
+def mark(ctx: Context) -> str:
+    """Say that it ran: what was cancelled before must not."""
+    tell(ctx.id, "started")
+    return "ran"
+
+
+@app.task(max_retries=3)
+def retry_later(ctx: Context) -> None:
+    """Run once, then wait for a retry."""
+    tell(ctx.id, "started")
+    raise ctx.retry(delay=2, reason="later")
+
+
+@app.task(acks_late=True)
+def talk(silent: bool, ctx: Context) -> str:
+    """Go on for long: with a word at every step, or without."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not ctx.signal.aborted:
+        if not silent:
+            ctx.progress(until - time.monotonic())
+        time.sleep(0.01)
+    return "a result"
