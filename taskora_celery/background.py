@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
+from weakref import WeakSet
 
 __all__ = ["Background"]
 
@@ -12,6 +14,8 @@ logger = logging.getLogger("taskora_celery")
 
 #: How long :meth:`Background.stop` waits for the thread, in seconds.
 JOIN_TIMEOUT = 5.0
+#: How long a fork waits for the end of a turn, in seconds: longer than a driver waits for an answer.
+FORK_TIMEOUT = 10.0
 
 
 class Background:
@@ -20,6 +24,9 @@ class Background:
     Thread contract: started by :meth:`start`, and not again after :meth:`stop`; asleep between two turns until :meth:`wake`; it
     survives any error of a turn, which is logged, and takes the next one after ``pause`` seconds. :meth:`stop` wakes it and
     joins it for at most ``JOIN_TIMEOUT`` seconds, with a warning that names it. Not to be used over a fork: make a new one there.
+
+    No process is forked in the middle of a turn (a fork waits for its end for at most ``FORK_TIMEOUT`` seconds): the locks that a
+    turn holds, those of a driver's connection pool say, would be held in the child for ever.
     """
 
     def __init__(self, name: str, turn: Callable[[], float | None], *, pause: float = 1.0) -> None:
@@ -29,6 +36,9 @@ class Background:
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
+        #: Held during a turn, and by whoever forks.
+        self._turning = threading.RLock()
+        _all.add(self)
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -55,9 +65,34 @@ class Background:
         while not self._stopping:
             self._wake.clear()
             try:
-                pause = self._turn()
+                with self._turning:
+                    pause = self._turn()
             except Exception:  # the thread's outer edge: it must outlive whatever a driver does
                 logger.exception("thread %s failed in one turn; it goes on", self.name)
                 pause = self._pause
             if not self._stopping:
                 self._wake.wait(pause)
+
+    def rest(self) -> bool:
+        """Wait for the end of the turn, and let none begin until :meth:`go_on`; False where it took too long."""
+        return self._turning.acquire(timeout=FORK_TIMEOUT)
+
+    def go_on(self) -> None:
+        """Undo :meth:`rest`."""
+        self._turning.release()
+
+
+_all: WeakSet[Background] = WeakSet()
+_resting: list[Background] = []
+
+
+def _before_fork() -> None:
+    _resting[:] = [background for background in list(_all) if background.rest()]
+
+
+def _after_fork() -> None:
+    while _resting:
+        _resting.pop().go_on()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
