@@ -233,10 +233,11 @@ class FencedChannel:
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's signature
         """Acknowledge the message if it is still this delivery's: one round trip, as kombu's own."""
-        if not self.settled:
-            self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
-            if self._fence.acknowledge(self.hold) is Held.TAKEN:
-                logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
+        if self.settled:
+            return
+        self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
+        if self._fence.acknowledge(self.hold) is Held.TAKEN:
+            logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
         self._forget()
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -251,8 +252,9 @@ class FencedChannel:
 
     def give_up(self) -> None:
         """Note that the message is no longer this delivery's: kombu neither counts nor puts it back from now on."""
-        self.settled = True
-        self._forget()
+        if not self.settled:
+            self.settled = True
+            self._forget()
 
     def move(self, channel: Any, fence: RedisFence) -> None:
         """Go on with another channel, on which the same message has come back after a lost connection."""
@@ -263,5 +265,6 @@ class FencedChannel:
         return not self.settled and not self._fence.is_taken(self.hold)
 
     def _forget(self) -> None:
-        # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free.
+        # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free. Once only: the message may
+        # have come back to this very channel since, under the same tag.
         self.channel.qos._quick_ack(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it

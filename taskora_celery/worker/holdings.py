@@ -40,7 +40,7 @@ def holdings(consumer: Any, requests: Mapping[str, JobRequest], *, draining: boo
 
 
 def _hold_of(request: JobRequest) -> Hold:
-    watched = request.hold.timeout is not None and request.is_running
+    watched = request.hold.timeout is not None and request.is_running and not request.regained
     return msgspec.structs.replace(request.hold, watched=watched, queue=_queue_of(request.message))
 
 

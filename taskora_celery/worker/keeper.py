@@ -105,9 +105,16 @@ class Keeper:
         After a lost connection kombu puts back what runs, and may well receive it again itself: no reason to run it twice.
         """
         running = self._requests.get(str(message.delivery_tag))
-        if running is None or not running.is_running or running.fenced is None or not running.fenced.is_mine():
+        if running is None or not running.is_running or running.fenced is None:
+            return False
+        if running.hold.timeout is not None and not running.fenced.channel.closed:
+            return False  # the connection is the same: it came back because nobody renewed it, so the job shows no life
+        if not running.fenced.is_mine():
             return False
         running.fenced.move(message.channel.channel, self._fence_of(message.channel.channel))
+        if running.hold.timeout is not None:
+            running.regained = True
+            self._thread.wake()
         logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
         return True
 
@@ -169,6 +176,8 @@ class Keeper:
         for (hold, request), held in zip(kept, renewal.held, strict=True):
             if held is Held.HELD:
                 self._held_at[hold.tag] = now
+                if request is not None and not hold.watched:
+                    request.regained = False
             elif request is not None and not (request.fenced is None or request.fenced.settled):
                 self._lost(lease, request, held, now - held_before.get(hold.tag, now))
         for due in renewal.due:
@@ -188,8 +197,12 @@ class Keeper:
     def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float) -> None:
         """Deal with a delivery of ours that is due, was put back, or was delivered again."""
         assert request.fenced is not None
+        cut_off = request.fenced.channel.closed
+        if held is Held.GONE and cut_off:
+            return  # kombu put it back when the connection was lost: it comes back here, or another worker takes it
         timeout = lease.visibility_timeout or 0.0
-        if held is not Held.DUE and request.hold.timeout is None and 0 < since < timeout / 2 and not self._told_swept:
+        swept = held is not Held.DUE and not cut_off and request.hold.timeout is None and 0 < since < timeout / 2
+        if swept and not self._told_swept:
             self._told_swept = True
             logger.warning(
                 "job %s: its message was put back %.1f s after its lease was renewed for %g s: another worker on this Redis "
