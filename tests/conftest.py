@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.support.redis_fixtures",
     "tests.support.worker_fixtures",
     "tests.support.tuned_worker",
+    "tests.support.relay",
 ]

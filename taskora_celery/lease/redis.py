@@ -31,6 +31,8 @@ logger = logging.getLogger("taskora_celery.lease")
 CLAIM_TTL = 86_400
 #: So many due messages are put back in one turn; the next turn follows at once while there are more.
 DUE_AT_ONCE = 50
+#: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
+PUT_BACK_WITHIN = 5.0
 #: So many deliveries are renewed by one script: it keeps Redis for well under a millisecond.
 HOLDS_AT_ONCE = 1_000
 
@@ -77,6 +79,9 @@ class RedisLease:
         self._client = redis.Redis(connection_pool=channel.pool)
         self._keys = _Keys(channel)
         self._renew = _script(self._client, "renew")
+        self._take = _script(self._client, "take")
+        #: The tags that were due at the last look.
+        self._due: set[str] = set()
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
         self._told_undeliverable = False
 
@@ -97,6 +102,9 @@ class RedisLease:
                 due += found
                 next_due = float(following) if following else None
             messages = self._messages(due)
+        if look:
+            own = {hold.tag for hold, stands in zip(holds, held, strict=True) if stands is Held.DUE}
+            self._due = own | {message.tag for message in messages}
         return Renewal(tuple(held), messages, next_due)
 
     def _run(self, holds: Sequence[Hold], look: int) -> Any:
@@ -133,11 +141,20 @@ class RedisLease:
     def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
 
+        One that was due at the last look, and is not any more, is left alone: it was renewed, or somebody else has put it back,
+        and it may be in a worker's hands again.
+
         :raises ConnectionError: the broker did not answer.
         """
         with _Answering():
+            if tag in self._due and not self._is_still_due(tag):
+                return
             if self._leads_somewhere(tag):
                 self._channel.qos.restore_by_tag(tag)
+
+    def _is_still_due(self, tag: str) -> bool:
+        self._due.discard(tag)
+        return bool(self._take(keys=[self._keys.index], args=[tag, self.visibility_timeout or 0.0, PUT_BACK_WITHIN]))
 
     def _leads_somewhere(self, tag: str) -> bool:
         """Say whether kombu would find a queue for the message: where it finds none, it drops it."""

@@ -37,8 +37,6 @@ SPREAD = 0.05
 #: Why a job is delivered again whose worker is not there to say it.
 UNHEARD = "its worker was not heard of in time"
 
-Kept = tuple[Hold, "JobRequest | None"]
-
 
 class Keeper:
     """Renews every delivery that one worker holds, and puts back what nobody renews any more, be it another worker's.
@@ -171,14 +169,18 @@ class Keeper:
 
     def _keep(self, lease: Lease, now: float) -> float:
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
-        renewal = lease.renew([hold for hold, _ in kept], look=True)
+        renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
-        for (hold, request), held in zip(kept, renewal.held, strict=True):
+        for (hold, request, fenced), held in zip(kept, renewal.held, strict=True):
             if held is Held.HELD:
                 self._held_at[hold.tag] = now
                 if request is not None and not hold.watched:
                     request.regained = False
-            elif request is not None and not (request.fenced is None or request.fenced.settled):
+            elif fenced is None or fenced.settled:
+                continue
+            elif request is None:
+                fenced.give_up()  # Celery has dropped it, but kombu would put it back at the end, whoever has it by then
+            else:
                 self._lost(lease, request, held, now - held_before.get(hold.tag, now))
         for due in renewal.due:
             self._recover(lease, due)
@@ -262,10 +264,11 @@ class Keeper:
 class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the keeper with the worker, and lets it go on through a warm shutdown.
 
-    Steps that do not require one another stop in no certain order, so it is the pool's end that ends the thread.
+    It requires the pool, so it is told to stop before the pool is, which then takes as long as its jobs do; the pool's end ends
+    the thread.
     """
 
-    requires: Sequence[str] = ("celery.worker.components:Timer",)
+    requires: Sequence[str] = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
