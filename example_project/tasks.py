@@ -18,11 +18,15 @@ from taskora_celery import Context
 
 #: A checkpoint after this many files: at most so many are read twice when a worker is lost.
 CHECKPOINT_EVERY = 25
+#: A pause after this many files: under gevent and eventlet nothing else runs until this job waits for something, and what
+#: keeps its lease alive takes a few turns.
+PAUSE_EVERY = 5
 #: Seconds to wait for a page.
 FETCH_TIMEOUT = 10.0
 
 
-@app.task(acks_late=True)
+# Silent for 3 seconds, it counts as lost, and another worker goes on from its checkpoint; each progress is a sign of life.
+@app.task(heartbeat_timeout=3)
 def index_sources(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """Read every Python file below ``data["root"]`` (default: the standard library) and return what was counted."""
     root = Path(data.get("root") or default_root())
@@ -30,13 +34,19 @@ def index_sources(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     saved = ctx.last_checkpoint or {"path": None, "statistics": None}
     statistics = Statistics.load(saved["statistics"])
     todo = remaining(paths, saved["path"])
-    ctx.log.info("indexing", root=str(root), files=len(paths), already_done=len(paths) - len(todo))
-    for n, path in enumerate(todo, len(paths) - len(todo) + 1):
+    done = len(paths) - len(todo)
+    if done:
+        ctx.log.info("going on from the checkpoint", path=saved["path"], files=done, of=len(paths))
+    else:
+        ctx.log.info("indexing", root=str(root), files=len(paths))
+    for n, path in enumerate(todo, done + 1):
         index_file(root, path, statistics, ctx)
         ctx.progress(n, total=len(paths), message=path)
         if n % CHECKPOINT_EVERY == 0:
             ctx.checkpoint({"path": path, "statistics": statistics.dump()})
-            time.sleep(0.001)  # under gevent and eventlet nothing else runs until this job waits for something
+            ctx.log.debug("checkpoint", path=path, files=n, of=len(paths))
+        if n % PAUSE_EVERY == 0:
+            time.sleep(0.001)
     ctx.log.info("indexed", files=statistics.files, unparsable=statistics.unparsable)
     return statistics.report(root)
 

@@ -8,4 +8,6 @@ pytest_plugins = [
     "tests.support.worker_fixtures",
     "tests.support.tuned_worker",
     "tests.support.relay",
+    "tests.support.sqs",
+    "tests.support.rabbitmq",
 ]

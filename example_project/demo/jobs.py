@@ -9,13 +9,16 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from taskora_celery import JobHandle
     from taskora_celery.records import Event
 
-__all__ = ["Feed", "JobView"]
+__all__ = ["CHECKPOINT", "GOES_ON", "Feed", "JobView"]
 
-#: Ends of a job as Celery calls them.
-ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+#: What ``index_sources`` logs, at DEBUG, with each checkpoint, and where it goes on from one.
+CHECKPOINT = "checkpoint"
+GOES_ON = "going on from the checkpoint"
 
 
 @dataclass(slots=True)
@@ -24,11 +27,16 @@ class JobView:
 
     title: str
     handle: JobHandle
-    #: A state of Celery; PENDING until the job is heard of.
+    #: A state of Celery, or LOST; PENDING until the job is heard of.
     state: str = "PENDING"
     attempt: int = 1
+    delivery: int = 1
+    #: The worker that has it, or had it last.
+    worker: str = ""
     #: The last progress that was reported, None before.
     progress: Any = None
+    #: What the job logged of its last checkpoint, None before.
+    checkpoint: Mapping[str, Any] | None = None
     #: Why the last attempt was not the last.
     reason: str | None = None
     #: When the next attempt begins, in seconds since the epoch; None where none waits.
@@ -47,9 +55,13 @@ class JobView:
             self.progress = event.data
         elif event.kind == "log":
             self._runs(event.data.attempt)
+            if event.data.message == CHECKPOINT:
+                self.checkpoint = event.data.meta
         elif event.kind == "state":
             self.state = event.data["state"]
             self.attempt = event.data.get("attempt") or self.attempt
+            self.delivery = event.data.get("delivery") or self.delivery
+            self.worker = event.data.get("worker") or self.worker
             self.reason = event.data.get("reason")
             next_ms = event.data.get("next_ms")
             self.next_at = next_ms / 1000 if next_ms else None
@@ -59,7 +71,7 @@ class JobView:
         self.state, self.ended_at, self.next_at = state, time.time(), None
 
     def _runs(self, attempt: int) -> None:
-        if self.state == "PENDING" or attempt > self.attempt:
+        if self.state in {"PENDING", "LOST"} or attempt > self.attempt:
             self.state, self.attempt, self.next_at = "STARTED", attempt, None
 
 

@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from example_project.demo.terminal import Screen
     from taskora_celery.records import Event, LogEntry
 
-__all__ = ["brief", "event_line", "number", "rows"]
+__all__ = ["brief", "event_line", "line", "number", "rows"]
 
 TITLE = 14
 BAR = 28
 ROOM_FOR_BAR = 30
 CLOCK = len("00:00:00  ")
-INDENT = CLOCK + TITLE + len(" INFO   ")
+MARK = len("INFO   ")
+INDENT = CLOCK + TITLE + 1 + MARK
 _LEVELS = {
     "debug": ("DEBUG", "dim"),
-    "info": ("INFO ", "green"),
-    "warn": ("WARN ", "yellow"),
+    "info": ("INFO", "green"),
+    "warn": ("WARN", "yellow"),
     "error": ("ERROR", "red"),
 }
 _MARKS = {"SUCCESS": ("ok", "green"), "FAILURE": ("failed", "red"), "REVOKED": ("revoked", "red")}
@@ -39,31 +40,45 @@ def number(value: float) -> str:
 def event_line(screen: Screen, view: JobView, event: Event) -> str | None:
     """Return the line for an event; None where the panel says it already."""
     if event.kind == "log":
-        return _log_line(screen, view, event.data)
-    if event.kind == "state" and event.data["state"] == "RETRY":
+        return None if event.data.level == "debug" else _log_line(screen, view, event.data)
+    if event.kind == "gap":
+        return line(screen, view, event.timestamp, "", f"({event.data['count']} entries are not kept any more)")
+    state = event.data["state"] if event.kind == "state" else None
+    if state == "RETRY":
         delay = event.data.get("delay") or 0
         text = f"{clean(event.data.get('reason') or event.data.get('error'))}: attempt {view.attempt + 1} in {delay:.1f} s"
-        return _line(screen, view, event.timestamp, screen.style("RETRY", "yellow", "bold"), screen.style(text, "yellow"))
-    if event.kind == "gap":
-        return _line(screen, view, event.timestamp, "     ", f"({event.data['count']} entries are not kept any more)")
+        return line(screen, view, event.timestamp, "RETRY", text, "yellow")
+    if state == "LOST":
+        text = f"{clean(event.data.get('reason'))}: it waits for a worker again"
+        return line(screen, view, event.timestamp, "LOST", text, "yellow")
     return None
 
 
+def line(screen: Screen, view: JobView, timestamp_ms: int, mark: str, text: str, *styles: str) -> str:
+    """Return a line about a job with a mark of up to five letters; what is too wide for a terminal goes on below."""
+    below = f"\n{' ' * INDENT}"
+    shown = below.join(screen.style(part, *styles) for part in _wrapped(screen, text))
+    return _begin(screen, view, timestamp_ms) + screen.style(mark.ljust(MARK), *styles, "bold") + shown
+
+
 def _log_line(screen: Screen, view: JobView, entry: LogEntry) -> str:
-    name, color = _LEVELS.get(entry.level, ("     ", "dim"))
+    name, color = _LEVELS.get(entry.level, ("", "dim"))
     message, meta = clean(entry.message), (f"{clean(key)}={clean(value)}" for key, value in (entry.meta or {}).items())
-    text = "  ".join((message, *meta))
+    first, *rest = _wrapped(screen, "  ".join((message, *meta)))
+    shown = first[: len(message)] + screen.style(first[len(message) :], "dim")
+    below = (f"\n{' ' * INDENT}{screen.style(part, 'dim')}" for part in rest)
+    return _begin(screen, view, entry.timestamp) + screen.style(name.ljust(MARK), color) + shown + "".join(below)
+
+
+def _wrapped(screen: Screen, text: str) -> list[str]:
     # A pipe gets one line for each entry; on a terminal what is too wide goes on below, out of the way of the clock.
     room = max(screen.columns - INDENT, 20) if screen.live else len(text) + 1
-    first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-    shown = first[: len(message)] + screen.style(first[len(message) :], "dim")
-    below = (f"\n{' ' * INDENT}{screen.style(line, 'dim')}" for line in rest)
-    return _line(screen, view, entry.timestamp, screen.style(name, color), shown + "".join(below))
+    return textwrap.wrap(text, room, break_on_hyphens=False) or [""]
 
 
-def _line(screen: Screen, view: JobView, timestamp_ms: int, mark: str, text: str) -> str:
+def _begin(screen: Screen, view: JobView, timestamp_ms: int) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(timestamp_ms / 1000))
-    return f"{screen.style(clock, 'dim')}  {screen.style(pad(view.title, TITLE), 'cyan')} {mark}  {text}"
+    return f"{screen.style(clock, 'dim')}  {screen.style(pad(view.title, TITLE), 'cyan')} "
 
 
 def rows(screen: Screen, views: Iterable[JobView], now: float) -> list[str]:
@@ -75,7 +90,7 @@ def _row(screen: Screen, view: JobView, now: float) -> str:
     title = screen.style(pad(view.title, TITLE), "bold")
     room = screen.columns - TITLE - 4
     share, text = _share(view.progress), _text(view, now)
-    mark, color = _MARKS.get(view.state, ("", "yellow" if view.next_at else "cyan"))
+    mark, color = _MARKS.get(view.state, ("", "yellow" if view.next_at or view.state == "LOST" else "cyan"))
     if share is None or view.next_at is not None or room < ROOM_FOR_BAR:
         return f"  {title} {screen.style(fit(text, room), color if mark or view.next_at else 'dim')}"
     size = max(min(BAR, room - 40), 8)
@@ -100,12 +115,15 @@ def _text(view: JobView, now: float) -> str:
     if view.ended_at is not None:
         mark = _MARKS.get(view.state, (view.state.lower(), ""))[0]
         tries = f", {view.attempt} attempts" if view.attempt > 1 else ""
+        tries += f", {view.delivery} deliveries" if view.delivery > 1 else ""
         return f"{mark}{tries} ({view.ended_at - view.sent_at:.1f} s)"
     if view.next_at is not None:
         when = f"in {view.next_at - now:.1f} s" if view.next_at > now else "is due"
         return f"attempt {view.attempt + 1} {when} - {clean(view.reason)}"
     if view.state == "PENDING":
-        return "waiting for the worker"
+        return "waiting for a worker"
+    if view.state == "LOST":
+        return "lost, waiting for a worker"
     if isinstance(view.progress, dict) and view.progress.get("total") is not None:
         return f"{number(view.progress['current'])}/{number(view.progress['total'])}"
     return f"running, attempt {view.attempt}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from example_project.demo.panel import number
-from example_project.demo.terminal import clean
+from example_project.demo.terminal import clean, pad, width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from example_project.demo.terminal import Screen
     from taskora_celery.records import AttemptRecord
 
-__all__ = ["attempts_table", "further", "report_table", "words_table"]
+__all__ = ["attempts_table", "deliveries_table", "further", "report_table", "words_table"]
 
 LABEL = 18
 
@@ -50,6 +51,18 @@ def attempts_table(screen: Screen, page: Mapping[str, Any], history: list[Attemp
         rows[f"attempt {record.number}"] = outcome + why + after
     rows["page"] = f"{page['status']}, {number(page['bytes'])} bytes"
     return [_title(screen, "fetch_page"), *_table(screen, rows)]
+
+
+def deliveries_table(screen: Screen, history: list[AttemptRecord]) -> list[str]:
+    """Return by whom a job was run, and what became of it there, as lines."""
+    rows = [("delivery", "worker", "outcome", "duration", "reason")]
+    for record in history:
+        duration = "" if record.duration is None else f"{record.duration:.1f} s"
+        outcome, reason = record.outcome or "running", clean(record.reason or "")
+        rows.append((str(record.delivery), clean(record.worker), outcome, duration, reason))
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    head, *lines = ("  ".join(pad(text, room) for text, room in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return [_title(screen, "Who ran index_sources"), f"  {screen.style(head, 'dim')}", *(f"  {line}" for line in lines)]
 
 
 def words_table(screen: Screen, words: Mapping[str, Any]) -> list[str]:
@@ -87,8 +100,9 @@ def _where(server: RedisServer, *, running: bool) -> list[str]:
         return [f"  Worker and Redis ({server.address}) run on until Ctrl-C. In another terminal, in this directory:"]
     if server.own:
         return [
-            "  The demo's own Redis ends with it. `python -m example_project.demo --stay` leaves it and the worker",
-            "  running until Ctrl-C; in a Redis that REDIS_URL names, records stay for a day. There, in this directory:",
+            "  The demo's own Redis ends with it. `python -m example_project.demo --stay` leaves it and the",
+            "  worker running until Ctrl-C; in a Redis that REDIS_URL names, records stay for a day.",
+            "  There, in this directory:",
         ]
     return [f"  The records stay in your Redis ({server.address}) for a day. In this directory:"]
 
@@ -108,4 +122,10 @@ def _title(screen: Screen, text: str) -> str:
 
 
 def _table(screen: Screen, rows: Mapping[str, str]) -> list[str]:
-    return [f"  {screen.style(label.ljust(LABEL), 'dim')}{value}" for label, value in rows.items()]
+    room = max(screen.columns - LABEL - 2, 20)
+    below = f"\n{' ' * (LABEL + 2)}"
+    wrapped = {
+        label: below.join(textwrap.wrap(value, room, break_on_hyphens=False)) if screen.live else value
+        for label, value in rows.items()
+    }
+    return [f"  {screen.style(label.ljust(LABEL), 'dim')}{value}" for label, value in wrapped.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -41,14 +42,22 @@ def require_pool(pool: str) -> None:
 
 
 class Worker:
-    """A ``celery worker`` that takes the example's jobs from the Redis at ``url``."""
+    """A ``celery worker`` that takes the example's jobs from the Redis at ``url``; ``name`` is its Celery node's."""
 
-    def __init__(self, processes: Processes, pool: str, url: str) -> None:
+    def __init__(self, processes: Processes, pool: str, url: str, name: str | None = None) -> None:
+        self.name = name
+        #: When :meth:`kill` was called, in seconds since the epoch; None before.
+        self.killed_at: float | None = None
         concurrency = [] if pool == "solo" else ["-c", "2"]
-        self._arguments = ["-A", "example_project", "worker", "-P", pool, *concurrency, "-l", "INFO"]
-        self._log = processes.directory / "worker.log"
+        named = [] if name is None else ["-n", name]
+        self._arguments = ["-A", "example_project", "worker", "-P", pool, *concurrency, "-l", "INFO", *named]
+        self._log = processes.directory / f"{name or 'worker'}.log"
         self._process = processes.start(
-            [sys.executable, "-m", "celery", *self._arguments], self._log, GRACE, env=_environment(url), cwd=_ROOT
+            [sys.executable, "-m", "celery", *self._arguments],
+            self._log,
+            GRACE,
+            env=_environment(url, processes.directory),
+            cwd=_ROOT,
         )
 
     @property
@@ -66,25 +75,38 @@ class Worker:
         while b" ready." not in self._log.read_bytes():
             self.check()
             if time.monotonic() - start > START_TIMEOUT:
-                raise DemoError(f"The worker was not ready after {START_TIMEOUT:g} s. {self.tail()}")
+                raise DemoError(f"{self.name or 'The worker'} was not ready after {START_TIMEOUT:g} s. {self.tail()}")
             stop.sleep(0.1)
         return time.monotonic() - start
 
-    def check(self) -> None:
-        """Check that the worker runs.
+    def kill(self) -> None:
+        """End the worker and all its processes at once, by SIGKILL: none of them can say or do anything more.
 
-        :raises DemoError: it has ended.
+        :raises DemoError: it has ended before.
         """
-        if self._process.poll() is not None:
-            raise DemoError(f"The worker ended with code {self._process.returncode}. {self.tail()}")
+        self.check()
+        self.killed_at = time.time()
+        os.killpg(self._process.pid, signal.SIGKILL)
+
+    def check(self) -> None:
+        """Check that the worker runs, or was killed by us.
+
+        :raises DemoError: it has ended by itself.
+        """
+        # Who was killed is not asked: while nobody has asked, its number is no other process's.
+        if self.killed_at is None and self._process.poll() is not None:
+            raise DemoError(f"{self.name or 'The worker'} ended with code {self._process.returncode}. {self.tail()}")
 
     def tail(self) -> str:
         """Return the last lines of the worker's log."""
         lines = self._log.read_text(errors="replace").splitlines()[-TAIL:]
-        return "The end of its log:\n" + "\n".join(f"  {line}" for line in lines)
+        return f"The end of the log of {self.name or 'the worker'}:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _environment(url: str) -> dict[str, str]:
-    """Return this process's environment with our Redis, and no proxy between the job and the server on loopback."""
+def _environment(url: str, directory: Path) -> dict[str, str]:
+    """Return this process's environment with our Redis, and no proxy between the job and the server on loopback.
+
+    What the worker keeps in temporary files is in ``directory``: one that is killed cannot remove them.
+    """
     direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1")))
-    return {**os.environ, "REDIS_URL": url, "no_proxy": direct, "NO_PROXY": direct}
+    return {**os.environ, "REDIS_URL": url, "TMPDIR": str(directory), "no_proxy": direct, "NO_PROXY": direct}

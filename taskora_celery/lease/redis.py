@@ -80,8 +80,6 @@ class RedisLease:
         self._keys = _Keys(channel)
         self._renew = _script(self._client, "renew")
         self._take = _script(self._client, "take")
-        #: The tags that were due at the last look.
-        self._due: set[str] = set()
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
         self._told_undeliverable = False
 
@@ -102,9 +100,6 @@ class RedisLease:
                 due += found
                 next_due = float(following) if following else None
             messages = self._messages(due)
-        if look:
-            own = {hold.tag for hold, stands in zip(holds, held, strict=True) if stands is Held.DUE}
-            self._due = own | {message.tag for message in messages}
         return Renewal(tuple(held), messages, next_due)
 
     def _run(self, holds: Sequence[Hold], look: int) -> Any:
@@ -138,23 +133,22 @@ class RedisLease:
         with _Answering():
             self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
-        """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
-
-        One that was due at the last look, and is not any more, is left alone: it was renewed, or somebody else has put it back,
-        and it may be in a worker's hands again.
+    def take(self, tag: str) -> bool:
+        """Say whether the message is still due, and the caller's to put back; for ``PUT_BACK_WITHIN`` it is nobody else's.
 
         :raises ConnectionError: the broker did not answer.
         """
         with _Answering():
-            if tag in self._due and not self._is_still_due(tag):
-                return
+            return bool(self._take(keys=[self._keys.index], args=[tag, self.visibility_timeout or 0.0, PUT_BACK_WITHIN]))
+
+    def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
+        """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
+
+        :raises ConnectionError: the broker did not answer.
+        """
+        with _Answering():
             if self._leads_somewhere(tag):
                 self._channel.qos.restore_by_tag(tag)
-
-    def _is_still_due(self, tag: str) -> bool:
-        self._due.discard(tag)
-        return bool(self._take(keys=[self._keys.index], args=[tag, self.visibility_timeout or 0.0, PUT_BACK_WITHIN]))
 
     def _leads_somewhere(self, tag: str) -> bool:
         """Say whether kombu would find a queue for the message: where it finds none, it drops it."""

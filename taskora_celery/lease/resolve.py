@@ -21,22 +21,40 @@ def lease_for(app: Any) -> Lease:
     :raises Exception: whatever the transport raises when the broker cannot be reached.
     """
     connection = app.connection_for_read()
+    driver = connection.transport.driver_type
+    if driver == "amqp":
+        return NO_LEASE  # there is nothing to ask, and a connection of each process would cost the broker something
     try:
-        if connection.transport_cls is not None and hasattr(connection.transport.Channel, "socket_timeout"):
+        if driver == "redis":
             connection.transport_options.setdefault("socket_timeout", TIMEOUT)
             connection.transport_options.setdefault("socket_connect_timeout", TIMEOUT)
-        connection.connect()  # once: asking for the channel would try again for as long as the broker is away
-        channel = connection.default_channel
-        from taskora_celery.lease.redis import RedisLease, holds
+        if driver == "sqs":
+            from taskora_celery.lease.sqs import bound_timeouts
 
-        if holds(channel):
-            return RedisLease(connection, channel, lambda: exchanges_of(app))
+            bound_timeouts(connection)
+        connection.connect()  # once: asking for the channel would try again for as long as the broker is away
+        lease = _lease_on(connection, connection.default_channel, driver, app)
     except BaseException:
         connection.close()
         raise
-    connection.close()
-    logger.debug("the broker's transport %r has no visibility timeout to renew", connection.transport_cls)
-    return NO_LEASE
+    if lease is None:
+        connection.close()
+        logger.debug("the broker's transport %r has no visibility timeout to renew", connection.transport_cls)
+        return NO_LEASE
+    return lease
+
+
+def _lease_on(connection: Any, channel: Any, driver: str, app: Any) -> Lease | None:
+    from taskora_celery.lease import redis
+
+    if redis.holds(channel):
+        return redis.RedisLease(connection, channel, lambda: exchanges_of(app))
+    if driver == "sqs":  # asked first, since the adapter needs botocore
+        from taskora_celery.lease import sqs
+
+        if sqs.holds(channel):
+            return sqs.SqsLease(connection, channel, tuple(app.amqp.queues.consume_from))
+    return None
 
 
 def exchanges_of(app: Any) -> dict[str, Any]:

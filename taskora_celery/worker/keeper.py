@@ -222,6 +222,8 @@ class Keeper:
         assert request.fenced is not None
         if request.fenced.settled or not request.is_running or request.given_up is not None:
             return
+        if held is Held.DUE and not lease.take(request.hold.tag):
+            return  # it was renewed after all, or somebody else puts it back, which the next look will show
         reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
         logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
         request.lose(reason)
@@ -239,6 +241,8 @@ class Keeper:
         own = self._requests.get(due.tag)
         if own is not None and own.is_running and own.hold.timeout is not None:
             self._end_stalled(lease, own, Held.DUE)
+            return
+        if not lease.take(due.tag):
             return
         store = Runtime.of(self._app).store
         if store is not None and due.job_id:

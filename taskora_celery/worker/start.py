@@ -8,6 +8,7 @@ from typing import Any
 from celery import bootsteps
 
 from taskora_celery.errors import SettingsError
+from taskora_celery.lease.rabbitmq import unrenewable_warning
 from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
 from taskora_celery.settings import REDIS_SCHEMES
 from taskora_celery.store.connect import check
@@ -34,6 +35,9 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             _check_lease(parent.app, settings)
         except SettingsError as exc:
             raise SystemExit(f"taskora_celery: {exc}") from exc
+        warning = unrenewable_warning(parent.app.connection_for_read())
+        if warning is not None:
+            logger.warning(warning)
         if endpoint is None:
             logger.warning(
                 "taskora_redis_url is not set, and neither the result backend nor the broker is Redis: job records are off. "

@@ -1,0 +1,48 @@
+"""Real workers on a real RabbitMQ, which has no visibility timeout: nothing is renewed, and all else works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import gates, jobs
+from tests.support.apps import pointed_at
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.support.worker_fixtures import StartWorker
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture(params=["rpc", "redis"])
+def backend(request: pytest.FixtureRequest, pool: str, redis_url: str) -> str:
+    """The URL of a result backend: the broker itself, or Redis."""
+    if request.param == "redis":
+        return redis_url
+    if pool not in {"prefork", "threads"}:
+        pytest.skip("the backend is used in the same way in all pools; these two differ most")
+    return "rpc://"
+
+
+def test_jobs_on_rabbitmq_beat_report_and_succeed(
+    pool: str, backend: str, start_worker: StartWorker, rabbitmq_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1, D10: a heartbeat does nothing there and harms nothing; progress and logs are kept in Redis."""
+    monkeypatch.setenv("GATE_URL", redis_url)  # the gates need one, whatever the broker is
+    env = {"BROKER_URL": rabbitmq_url, "RESULT_BACKEND": backend, "GATE_URL": redis_url}
+    worker = start_worker(pool=pool, concurrency=1, env={**env, **jobs.configured(taskora_redis_url=redis_url)})
+    with pointed_at(jobs.app, rabbitmq_url, backend, taskora_redis_url=redis_url):
+        beating = jobs.beat_until_open.delay(True)
+        wait_until(lambda: gates.counted(beating.id, "starts"), "the job's start")
+        gates.open_gate(beating.id)
+        assert beating.get(timeout=30) == 1
+
+        reporting = jobs.save_and_stop.delay()
+        gates.wait_at(reporting.id)
+        wait_until(lambda: reporting.get_progress() == 10, "its progress")
+        gates.open_gate(reporting.id)
+        assert reporting.get(timeout=30)["delivery"] == 1
+        assert [entry.message for entry in reporting.get_logs()] == ["delivered"]
+    assert "leases cannot be renewed" not in worker.logs()
