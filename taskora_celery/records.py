@@ -82,8 +82,8 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``state`` is a Celery state, or ``LOST``: this delivery was lost, and the next one has not begun. ``progress`` is the last
     value that was reported, ``progress_mark`` tells whether it had to be changed to be stored (``"repr"``, ``"cut"``).
-    ``alive_ms`` is the last sign of life. ``logs`` counts the entries that the job wrote in all its attempts, ``dropped_logs`` those of them that
-    are not kept. ``stalls`` counts the deliveries that were lost with their process or worker, or were silent;
+    ``alive_ms`` is the last sign of life. ``logs`` counts the entries that the job wrote in all its attempts, ``dropped_logs``
+    those of them that are not kept. ``stalls`` counts the deliveries that were lost with their process or worker, or were silent;
     ``refused`` the reports of such executions that came too late.
     """
 
