@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.support.store_fixtures",
     "tests.support.worker_fixtures",
     "tests.support.tuned_worker",
+    "tests.support.relay",
     "tests.support.sqs",
     "tests.support.rabbitmq",
 ]

@@ -75,6 +75,12 @@ class Lease(Protocol):
     def claim(self, hold: Hold) -> None:
         """Say that this delivery is the one that counts from now on: earlier ones of the message are taken."""
 
+    def take(self, tag: str) -> bool:
+        """Say whether a message that was due still is, and is the caller's to put back: of several who saw it, one has it.
+
+        By the time that the others come to it, a worker may have received it again.
+        """
+
     def put_back(self, tag: str, queue: str | None = None) -> None:
         """Make the message deliverable at once; one that is not held by anybody is left alone."""
 
@@ -93,6 +99,10 @@ class NoLease:
 
     def claim(self, hold: Hold) -> None:
         """Do nothing."""
+
+    def take(self, tag: str) -> bool:  # noqa: ARG002 - the protocol's
+        """Say yes: nobody sees what is due."""
+        return True
 
     def put_back(self, tag: str, queue: str | None = None) -> None:
         """Do nothing: the broker delivers it again when the connection or the channel is closed."""

@@ -32,6 +32,8 @@ logger = logging.getLogger("taskora_celery.lease")
 CLAIM_TTL = 86_400
 #: So many due messages are put back in one turn; the next turn follows at once while there are more.
 DUE_AT_ONCE = 50
+#: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
+PUT_BACK_WITHIN = 5.0
 #: So many deliveries are renewed by one script: it keeps Redis for well under a millisecond.
 HOLDS_AT_ONCE = 1_000
 
@@ -78,6 +80,7 @@ class RedisLease:
         self._client = redis.Redis(connection_pool=channel.pool)
         self._keys = _Keys(channel)
         self._renew = _script(self._client, "renew")
+        self._take = _script(self._client, "take")
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
         #: How many due messages lead nowhere and are left alone; who looks has to look past them.
         self._stuck = 0
@@ -135,6 +138,14 @@ class RedisLease:
         """
         with _Answering():
             self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
+
+    def take(self, tag: str) -> bool:
+        """Say whether the message is still due, and the caller's to put back; for ``PUT_BACK_WITHIN`` it is nobody else's.
+
+        :raises ConnectionError: the broker did not answer.
+        """
+        with _Answering():
+            return bool(self._take(keys=[self._keys.index], args=[tag, self.visibility_timeout or 0.0, PUT_BACK_WITHIN]))
 
     def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
@@ -248,10 +259,11 @@ class FencedChannel:
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's signature
         """Acknowledge the message if it is still this delivery's: one round trip, as kombu's own."""
-        if not self.settled:
-            self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
-            if self._fence.acknowledge(self.hold) is Held.TAKEN:
-                logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
+        if self.settled:
+            return
+        self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
+        if self._fence.acknowledge(self.hold) is Held.TAKEN:
+            logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
         self._forget()
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -266,8 +278,9 @@ class FencedChannel:
 
     def give_up(self) -> None:
         """Note that the message is no longer this delivery's: kombu neither counts nor puts it back from now on."""
-        self.settled = True
-        self._forget()
+        if not self.settled:
+            self.settled = True
+            self._forget()
 
     def move(self, channel: Any, fence: RedisFence) -> None:
         """Go on with another channel, on which the same message has come back after a lost connection."""
@@ -278,5 +291,6 @@ class FencedChannel:
         return not self.settled and not self._fence.is_taken(self.hold)
 
     def _forget(self) -> None:
-        # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free.
+        # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free. Once only: the message may
+        # have come back to this very channel since, under the same tag.
         self.channel.qos._quick_ack(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it

@@ -105,6 +105,10 @@ class SqsLease:
     def claim(self, hold: Hold) -> None:
         """Do nothing: each delivery has a receipt handle of its own."""
 
+    def take(self, tag: str) -> bool:  # noqa: ARG002 - the protocol's
+        """Say yes: nobody sees others' messages."""
+        return True
+
     def put_back(self, tag: str, queue: str | None = None) -> None:
         """Make the message visible at once. Without the URL of its queue nothing is done, and it comes back in its time.
 

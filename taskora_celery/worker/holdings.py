@@ -4,44 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from celery.worker import state
 
 from taskora_celery.lease.protocol import Hold
+from taskora_celery.lease.redis import FencedChannel
 
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["holdings"]
+__all__ = ["Kept", "holdings"]
 
 
-def holdings(consumer: Any, requests: Mapping[str, JobRequest], *, draining: bool) -> list[tuple[Hold, JobRequest | None]]:
+class Kept(NamedTuple):
+    """One delivery of a message that the worker answers for."""
+
+    hold: Hold
+    #: None where Celery has none any more (it drops what had not begun when a shutdown begins), or the task is not tracked.
+    request: JobRequest | None
+    #: None where the transport has no lease to guard, or the task is not tracked.
+    fenced: FencedChannel | None
+
+
+def holdings(consumer: Any, requests: Mapping[str, JobRequest], *, draining: bool) -> list[Kept]:
     """Return every delivery that the worker is to keep: running, prefetched, waiting for its time, and of a connection before.
 
-    In a warm shutdown (``draining``) only what runs is kept: what has not begun here is better begun elsewhere. A running job
-    that must show life is only watched: its own process renews it.
+    In a warm shutdown (``draining``) only what runs is kept: what has not begun here is better begun elsewhere, and is only
+    watched, so that kombu does not put back at the end what somebody else has by then. A running job that must show life is only
+    watched, too: its own process renews it.
     """
-    held: dict[str, tuple[Hold, JobRequest | None]] = {}
+    held: dict[str, Kept] = {}
     running = {str(request.message.delivery_tag) for request in _copied(state.active_requests) if not request.acknowledged}
     for tag, message in _unacknowledged(consumer):
-        if draining and tag not in running:
-            continue
         request = requests.get(tag)
-        if request is None:
-            held[tag] = (Hold(tag, queue=_queue_of(message)), None)
-        elif request.fenced is None or not request.fenced.settled:
-            held[tag] = (_hold_of(request), request)
+        fenced = message.channel if isinstance(message.channel, FencedChannel) else None
+        if fenced is None or not fenced.settled:
+            hold = (fenced.hold if fenced else Hold(tag)) if request is None else request.hold
+            held[tag] = Kept(_as_it_stands(hold, message, request, draining and tag not in running), request, fenced)
     for tag, request in _copied(requests.items()):
         if tag not in held and request.is_running and request.fenced is not None and not request.fenced.settled:
-            held[tag] = (_hold_of(request), request)
+            held[tag] = Kept(_as_it_stands(request.hold, request.message, request), request, request.fenced)
     return list(held.values())
 
 
-def _hold_of(request: JobRequest) -> Hold:
-    watched = request.hold.timeout is not None and request.is_running
-    return msgspec.structs.replace(request.hold, watched=watched, queue=_queue_of(request.message))
+def _as_it_stands(hold: Hold, message: Any, request: JobRequest | None, handed_over: bool = False) -> Hold:
+    shows_life = request is not None and hold.timeout is not None and request.is_running and not request.regained
+    return msgspec.structs.replace(hold, watched=handed_over or shows_life, queue=_queue_of(message))
 
 
 def _queue_of(message: Any) -> str | None:

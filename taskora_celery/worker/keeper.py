@@ -40,8 +40,6 @@ SPREAD = 0.05
 #: Why a job is delivered again whose worker is not there to say it.
 UNHEARD = "its worker was not heard of in time"
 
-Kept = tuple[Hold, "JobRequest | None"]
-
 
 class Keeper:
     """Renews every delivery that one worker holds, and puts back what nobody renews any more, be it another worker's.
@@ -127,12 +125,19 @@ class Keeper:
         After a lost connection kombu puts back what runs, and may well receive it again itself: no reason to run it twice.
         """
         running = self._requests.get(str(message.delivery_tag))
-        if running is None or not running.is_running or running.fenced is None or not running.fenced.is_mine():
+        if running is None or not running.is_running or running.fenced is None:
+            return False
+        if running.hold.timeout is not None and not running.fenced.channel.closed:
+            return False  # the connection is the same: it came back because nobody renewed it, so the job shows no life
+        if not running.fenced.is_mine():
             return False
         record = self._runtime.record(str(running.id))
         if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
             return False  # it was given up meanwhile: what runs here counts no more
         running.fenced.move(message.channel.channel, self._fence_of(message.channel.channel))
+        if running.hold.timeout is not None:
+            running.regained = True
+            self._thread.wake()
         logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
         return True
 
@@ -208,12 +213,18 @@ class Keeper:
 
     def _keep(self, lease: Lease, now: float) -> float:
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
-        renewal = lease.renew([hold for hold, _ in kept], look=True)
+        renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
-        for (hold, request), held in zip(kept, renewal.held, strict=True):
+        for (hold, request, fenced), held in zip(kept, renewal.held, strict=True):
             if held is Held.HELD:
                 self._held_at[hold.tag] = now
-            elif request is not None and not (request.fenced is None or request.fenced.settled):
+                if request is not None and not hold.watched:
+                    request.regained = False
+            elif fenced is None or fenced.settled:
+                continue
+            elif request is None:
+                fenced.give_up()  # Celery has dropped it, but kombu would put it back at the end, whoever has it by then
+            else:
                 self._lost(lease, request, held, now - held_before.get(hold.tag, now))
         for due in renewal.due:
             self._recover(lease, due)
@@ -232,8 +243,12 @@ class Keeper:
     def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float) -> None:
         """Deal with a delivery of ours that is due, was put back, or was delivered again."""
         assert request.fenced is not None
+        cut_off = request.fenced.channel.closed
+        if held is Held.GONE and cut_off:
+            return  # kombu put it back when the connection was lost: it comes back here, or another worker takes it
         timeout = lease.visibility_timeout or 0.0
-        if held is not Held.DUE and request.hold.timeout is None and 0 < since < timeout / 2 and not self._told_swept:
+        swept = held is not Held.DUE and not cut_off and request.hold.timeout is None and 0 < since < timeout / 2
+        if swept and not self._told_swept:
             self._told_swept = True
             logger.warning(
                 "job %s: its message was put back %.1f s after its lease was renewed for %g s: another worker on this Redis "
@@ -251,6 +266,8 @@ class Keeper:
         assert request.fenced is not None
         if request.fenced.settled or not request.is_running or request.given_up is not None:
             return
+        if held is Held.DUE and not lease.take(request.hold.tag):
+            return  # it was renewed after all, or somebody else puts it back, which the next look will show
         reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
         logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
         request.lose(reason)
@@ -266,6 +283,8 @@ class Keeper:
         own = self._requests.get(due.tag)
         if own is not None and own.is_running and own.hold.timeout is not None:
             self._end_stalled(lease, own, Held.DUE)
+            return
+        if not lease.take(due.tag):
             return
         store = self._runtime.store
         if store is not None and due.job_id:
@@ -308,10 +327,11 @@ class Keeper:
 class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the keeper with the worker, and lets it go on through a warm shutdown.
 
-    Steps that do not require one another stop in no certain order, so it is the pool's end that ends the thread.
+    It requires the pool, so it is told to stop before the pool is, which then takes as long as its jobs do; the pool's end ends
+    the thread.
     """
 
-    requires: Sequence[str] = ("celery.worker.components:Timer",)
+    requires: Sequence[str] = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)

@@ -42,6 +42,8 @@ class JobRequest(Request):  # type: ignore[misc]
         super().__init__(message, **kwargs)
         #: What was decided about this delivery from outside; its execution counts no more.
         self.given_up: str | None = None
+        #: Its message came back behind a lost connection: kombu has given it the whole visibility timeout, the keeper its own.
+        self.regained = False
         self._adopted = False
         self._keeper = Keeper.of(self._app)
         # Microseconds: two deliveries of one message are a round trip apart at least.

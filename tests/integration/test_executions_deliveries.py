@@ -101,7 +101,7 @@ def deliver(
 ) -> tuple[str, Any]:
     """Run one delivery of job-1, which its worker received some seconds ago."""
     delivery_info = {"routing_key": "celery", **({"redelivered": True} if redelivered else {})}
-    stamp = {STAMP: Delivery.stamp(microseconds(ago), 0, VISIBILITY, checked=True)}
+    stamp = {STAMP: Delivery.stamp(microseconds(ago), 0, VISIBILITY, time.time())}
     return traced(
         task, *args, task_id="job-1", retries=attempt - 1, delivery_info=delivery_info,
         properties={"delivery_tag": "tag-1"}, **stamp, **request,

@@ -6,9 +6,10 @@ They work through Redis, the broker's database or the one in ``GATE_URL``. One s
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
@@ -17,17 +18,22 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60.0  # seconds, for either side
 _TTL = 600  # seconds
+CLIENT_NAME = "gate"
 
 
 @contextmanager
 def gate_client(url: str | None = None) -> Iterator[redis.Redis]:
     """A client of the database that the gates are in."""
-    from tests.support import jobs  # which imports this module
-
-    # redis-py's own timeout, 5 s since its version 8, would end a longer BLPOP.
-    options = {"socket_timeout": TIMEOUT + 10.0}
-    with redis.Redis.from_url(url or os.environ.get("GATE_URL") or jobs.app.conf.broker_url, **options) as client:
+    # redis-py's own timeout, 5 s since its version 8, would end a longer BLPOP. By their name tests know whom to leave alone.
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT + 10.0, "client_name": CLIENT_NAME}
+    with redis.Redis.from_url(url or os.environ.get("GATE_URL") or _broker_url(), **options) as client:
         yield client
+
+
+def _broker_url() -> str:
+    from tests.support import jobs  # which imports this module; and a worker without the library must not
+
+    return str(jobs.app.conf.broker_url)
 
 
 def stop_at(job_id: str, name: str = "gate", timeout: float = TIMEOUT) -> None:
@@ -77,6 +83,20 @@ def counted(job_id: str, name: str) -> int:
     """In a test: how often the handler counted."""
     with gate_client() as client:
         return int(cast("bytes | None", client.get(_key(job_id, name, "count"))) or 0)
+
+
+def tell(job_id: str, name: str, value: Any = None) -> int:
+    """In a handler: put something down for the test, behind what was put down before; return how many there are now."""
+    with gate_client() as client:
+        number = cast("int", client.rpush(_key(job_id, name, "told"), json.dumps(value)))
+        client.expire(_key(job_id, name, "told"), _TTL)
+    return number
+
+
+def told(job_id: str, name: str) -> list[Any]:
+    """In a test: what the handlers of a job have put down, in their order."""
+    with gate_client() as client:
+        return [json.loads(value) for value in cast("list[bytes]", client.lrange(_key(job_id, name, "told"), 0, -1))]
 
 
 def _key(job_id: str, name: str, what: str) -> str:

@@ -162,6 +162,11 @@ class ManagedProcess:
         if self.running:
             self._process.send_signal(signum)
 
+    def signal_all(self, signum: int) -> None:
+        """Send a signal to the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signum)
+
     def wait(self, timeout: float = 30.0) -> int:
         """Wait for the end, and return the return code.
 

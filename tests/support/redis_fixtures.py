@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import redis
 
 TEST_DATABASES = range(1, 100)  # used in turn, so that nothing late of one test reaches the next
-SHARED_DATABASES = range(100, 120)  # one per shared worker; the tests' flushes leave them alone
+SHARED_DATABASES = range(100, 150)  # one per shared worker; the tests' flushes leave them alone
 
 
 @pytest.fixture(scope="session")

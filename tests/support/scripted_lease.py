@@ -32,6 +32,9 @@ class ScriptedLease:
     def claim(self, hold: Hold) -> None:
         raise AssertionError("only the worker's parent claims")
 
+    def take(self, tag: str) -> bool:
+        raise AssertionError("only the worker's parent puts back")
+
     def put_back(self, tag: str, queue: str | None = None) -> None:
         raise AssertionError("only the worker's parent puts back")
 
