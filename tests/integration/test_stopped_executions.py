@@ -16,7 +16,7 @@ from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledEr
 from taskora_celery.cancelling import cancel_job, request_of
 from taskora_celery.delivery import STAMP
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.outcomes import Cancelled
+from taskora_celery.outcomes import Cancelled, GivenBack
 from taskora_celery.reading import logs_of, status_of
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
@@ -294,7 +294,7 @@ def test_a_job_that_was_delivered_again_says_nothing_of_its_cancel(app: Celery, 
         store.memory._jobs[JOB].fields["f"] += 1
 
     state, error = traced(work, task_id=JOB)
-    assert (state, type(error)) == ("IGNORED", Ignore)
+    assert (state, type(error)) == ("REJECTED", GivenBack)
     assert failures.told == []
 
 

@@ -62,7 +62,6 @@ end
 if current then
   if ARGV[2] ~= '0' then put('h', ARGV[2]) end
   if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
-  if ARGV[7] ~= '' and ARGV[8] ~= 'SUCCESS' then put('k', ARGV[7]) end
 end
 local answer = 1
 if held[9] and current then answer = 2 end
@@ -71,6 +70,7 @@ if ends and held[9] and ARGV[8] ~= 'REVOKED' then
   -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
   ends, answer = false, 3
 end
+if current and ARGV[7] ~= '' and not (ends and ARGV[8] == 'SUCCESS') then put('k', ARGV[7]) end
 if ends then
   put('s', ARGV[8])
   put('e', ARGV[9])
