@@ -68,10 +68,14 @@ def sweeping() -> Iterator[None]:
     assert not failures, failures
 
 
-def test_a_job_that_beats_runs_once_however_long_it_takes(broker: redis.Redis) -> None:
-    """D1, D2: over three visibility timeouts; beaten without a pause, the score is renewed at most every lease interval."""
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_job_runs_once_however_long_it_takes(broker: redis.Redis, beats: bool) -> None:
+    """D1, D2, D3: over three visibility timeouts; beaten without a pause, or silent, its score is renewed in each lease interval.
+
+    Twice: by the process that runs it, and by the keeper of its worker.
+    """
     with sweeping():
-        handle = jobs.beat_until_open.delay(True)
+        handle = jobs.beat_until_open.delay(beats)
         scores: set[float] = set()
         wait_until(lambda: gates.counted(handle.id, "starts"), "the job's start")
         started = time.monotonic()
@@ -86,26 +90,11 @@ def test_a_job_that_beats_runs_once_however_long_it_takes(broker: redis.Redis) -
         gates.open_gate(handle.id)
         assert handle.get(timeout=20) == 1
         elapsed = time.monotonic() - started
-    gaps = [later - earlier for earlier, later in zip(sorted(scores), sorted(scores)[1:], strict=False)]
-    assert len(scores) <= elapsed / INTERVAL + 3
     assert len(scores) >= 4, "renewed again and again"
-    # The first goes out at once; all others keep their distance.
-    assert min(gaps[1:]) > INTERVAL * 0.8
+    assert len(scores) <= 2 * elapsed / INTERVAL + 4
     assert jobs.add.delay(1, 1).get(timeout=20) == 2  # whatever was in the queue before has run by now
     assert gates.counted(handle.id, "starts") == 1
     assert handle.record().delivery == 1
-
-
-def test_without_a_heartbeat_the_same_job_runs_again(broker: redis.Redis, tuned_worker: TunedWorker) -> None:
-    """D1: the control that shows that the tests above would notice."""
-    if tuned_worker.pool not in {"prefork", "threads"}:
-        pytest.skip("one pool with processes and one without are enough to prove the tests")
-    with sweeping():
-        handle = jobs.beat_until_open.delay(False)
-        wait_until(lambda: gates.counted(handle.id, "starts") >= 2, "a second start", timeout=20)
-        gates.open_gate(handle.id)
-        wait_until(lambda: not _messages(broker), "the end of both runs", timeout=20)
-    assert handle.record().delivery >= 2
 
 
 def test_a_heartbeat_of_a_job_that_was_acknowledged_early_is_no_error(broker: redis.Redis, tuned_worker: TunedWorker) -> None:
@@ -151,7 +140,9 @@ def test_a_job_of_a_killed_worker_is_delivered_again(broker: redis.Redis, tuned_
     assert found["checkpoint"] == {"row": 100}
     (lost,) = found["history"]
     assert (lost["number"], lost["delivery"], lost["worker"]) == (1, 1, tuned_worker.hostname)
-    assert (lost["outcome"], lost["reason"]) == ("LOST", f"no outcome from {tuned_worker.hostname}")
+    # Whoever was first to see it: the second worker's keeper, or its next delivery behind the test's own sweep.
+    assert lost["outcome"] == "LOST"
+    assert lost["reason"] in {"its worker was not heard of in time", f"no outcome from {tuned_worker.hostname}"}
     assert lost["duration"] > 0
     assert (status.worker, status.delivery, status.created_ms) == (second.hostname, 2, found["timestamp"])
     assert [entry.meta for entry in handle.get_logs()] == [{"delivery": 1}, {"delivery": 2}]

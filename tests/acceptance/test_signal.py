@@ -23,10 +23,10 @@ def test_an_abort_from_another_thread_ends_a_long_sleep(shared_worker: SharedWor
     gates.open_gate(handle.id)
     found = handle.get(timeout=20)  # the sleep itself would take ten minutes
     assert found["before"] == [False, None, None, False, False]
-    assert found["woken"] == ["cancelled", "wrong file"]
+    assert found["woken"] == ["timeout", "wrong file"]
     assert found["again"] is False
-    assert found["after"] == [True, "cancelled", "wrong file", True, True]
-    assert found["heard"] == [["first", "cancelled"], ["third", "wrong file"], "late"]
+    assert found["after"] == [True, "timeout", "wrong file", True, True]
+    assert found["heard"] == [["first", "timeout"], ["third", "wrong file"], "late"]
     assert found["awaited"] is True
     shared_worker.wait_for_log(r"a listener of ctx\.signal failed", timeout=5)
 

@@ -211,7 +211,7 @@ def abort_in_thread(ctx: Context) -> dict[str, Any]:
 
     def fire() -> None:
         gates.stop_at(ctx.id)
-        signal.abort("cancelled", "wrong file")
+        signal.abort("timeout", "wrong file")
 
     thread = threading.Thread(target=fire)
     thread.start()
@@ -220,7 +220,7 @@ def abort_in_thread(ctx: Context) -> dict[str, Any]:
     except JobAbortedError as exc:
         woken = [exc.reason, exc.message]
     thread.join()
-    again = signal.abort("timeout", "too late")
+    again = signal.abort("shutdown", "too late")
     signal.add_listener(lambda _: heard.append("late"))
 
     async def wait_for_abort() -> bool:
