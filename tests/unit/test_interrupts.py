@@ -81,7 +81,8 @@ def firing(
 ) -> threading.Thread:
     """Start a thread that fires as soon as the handler can be interrupted, or a little later.
 
-    Where the handler may have ended by then, it says in `begun` that it has begun. The thread is started before that: an exception in the midst of `Thread.start` would leave the thread in a state of its own.
+    A handler that may have ended by then says in `begun` that it has begun. The thread is started before that: an exception in
+    the midst of `Thread.start` would leave the thread in a state of its own.
     """
 
     def fire() -> None:
