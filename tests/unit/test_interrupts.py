@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import subprocess
@@ -57,11 +58,17 @@ ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 
 @pytest.fixture
 def _busy_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Threads take turns as often as they can; no garbage is collected meanwhile.
+
+    A finalizer or a weak reference's callback that a collection calls in the handler's thread would swallow the exception.
+    """
     before = sys.getswitchinterval()
+    gc.collect()
+    gc.disable()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+    gc.enable()
 
 
 def spin(rounds: int) -> int:
@@ -215,7 +222,7 @@ def never_lost(seed: int) -> bool:
     rounds = 0
     try:
         interrupt.open()
-        while rounds < 2_000_000:
+        while rounds < 10_000_000:
             rounds += 1
         return False
     except JobCancelledError:
@@ -244,8 +251,9 @@ def shielded_race(seed: int) -> list[str]:
             steps.append("in")
             spin(work)
             steps.append("out")
-        while True:
+        for _ in range(100_000):
             spin(100)
+        steps.append("lost")
     except JobCancelledError:
         interrupt.close()
     thread.join()
