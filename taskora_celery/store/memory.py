@@ -84,7 +84,7 @@ class MemoryStore:
             outcome = self._cancel(request, queued)
             if outcome is CancelOutcome.CANCELLED or self._state(request.id) == Outcome.REVOKED:
                 self._cancelled[request.id] = None
-            else:
+            else:  # what runs, or has ended otherwise, meets the request on its own road
                 self._cancelled.pop(request.id, None)
             if outcome >= CancelOutcome.CANCELLED:
                 self._tell(request)

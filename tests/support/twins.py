@@ -35,6 +35,7 @@ class Held:
     begun: tuple[Begun, Begun]
     number: int = 0
     told: list[Reply] = field(default_factory=list)
+    has_ended: bool = False
 
     @property
     def runs(self) -> bool:

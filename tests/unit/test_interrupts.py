@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import subprocess
@@ -57,11 +58,17 @@ ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 
 @pytest.fixture
 def _busy_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Threads take turns as often as they can; no garbage is collected meanwhile.
+
+    A finalizer or a weak reference's callback that a collection calls in the handler's thread would swallow the exception.
+    """
     before = sys.getswitchinterval()
+    gc.collect()
+    gc.disable()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+    gc.enable()
 
 
 def spin(rounds: int) -> int:
@@ -81,8 +88,8 @@ def firing(
 ) -> threading.Thread:
     """Start a thread that fires as soon as the handler can be interrupted, or a little later.
 
-    Where the handler may have ended by then, it says in `begun` that it has begun. The thread is started before that: an
-    exception in the midst of `Thread.start` would leave the thread in a state of its own.
+    A handler that may have ended by then says in `begun` that it has begun. The thread is started before that: an exception in
+    the midst of `Thread.start` would leave the thread in a state of its own.
     """
 
     def fire() -> None:
@@ -218,7 +225,7 @@ def never_lost(seed: int) -> bool:
     rounds = 0
     try:
         interrupt.open()
-        while rounds < 2_000_000:
+        while rounds < 10_000_000:
             rounds += 1
         return False
     except JobCancelledError:
@@ -247,8 +254,9 @@ def shielded_race(seed: int) -> list[str]:
             steps.append("in")
             spin(work)
             steps.append("out")
-        while True:
+        for _ in range(100_000):
             spin(100)
+        steps.append("lost")
     except JobCancelledError:
         interrupt.close()
     thread.join()

@@ -451,6 +451,7 @@ def test_an_action_that_fails_is_logged_and_the_next_is_done(threaded: Stopper, 
     threaded.at(0, fail)
     threaded.at(1, done.set)
     assert done.wait(TIMEOUT)
+    assert "a job could not be told to stop" in caplog.text
     assert "a listener of somebody" in caplog.text
 
 
