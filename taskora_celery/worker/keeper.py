@@ -276,7 +276,7 @@ class Keeper:
         logger.warning("job %s (%s): %s; its message is put back into its queue", due.job_id or "?", due.name or "?", UNHEARD)
 
     def _running(self, job_id: str) -> JobRequest | None:
-        found = [request for request in list(self._requests.values()) if request.id == job_id and request.is_running]
+        found = [request for request in list(self._requests.values()) if request.id == job_id and request.is_active]
         return found[0] if found else None
 
     def _grace_of(self, job_id: str) -> float | None:

@@ -67,6 +67,11 @@ class JobRequest(Request):  # type: ignore[misc]
         """Whether a process or thread of the pool has begun with it, and has not ended."""
         return self.time_start is not None and not self.acknowledged
 
+    @property
+    def is_active(self) -> bool:
+        """Whether the pool runs it just now, also where its message was acknowledged at its start."""
+        return self in state.active_requests
+
     def revoked(self) -> bool:
         """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
         if self._adopted or self._is_lost_before_start():
@@ -152,7 +157,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End a running job's process, as ``revoke(terminate=True)`` asks; who sees REVOKED finds it in the record, too."""
-        if self.is_running:
+        if self.is_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
         super().terminate(pool, signal)
 

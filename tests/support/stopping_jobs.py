@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 import redis
+from celery.signals import task_revoked
 
-from taskora_celery import Context, JobCancelledError
+from taskora_celery import Context, ContextTask, JobCancelledError
 from tests.support import gates
 from tests.support.jobs import app
 
@@ -188,3 +189,79 @@ def talk(silent: bool, ctx: Context) -> str:
             ctx.progress(until - time.monotonic())
         time.sleep(0.01)
     return "a result"
+
+
+@app.task(cancel_grace=0.4)
+def shielded(seconds: float, ctx: Context) -> str:
+    """Keep a block whole, in which the grace ends."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    try:
+        with ctx.shield():
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                time.sleep(0.01)
+            tell(ctx.id, "whole")
+        while time.monotonic() < until + 30:
+            time.sleep(0.01)
+    except JobCancelledError:
+        tell(ctx.id, "interrupted")
+        raise
+    return "a result"
+
+
+def _clean_up(ctx: Context, how: str) -> None:
+    tell(ctx.id, f"cleans {ctx.signal.reason}")
+    ctx.log.info("cleaning up", how=how)
+    if how == "error":
+        raise OSError("no way to clean up")
+    if how == "slow":
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            time.sleep(0.01)
+    tell(ctx.id, "cleaned")
+
+
+@app.task(on_cancel=_clean_up, cancel_grace=0.5)
+def clean_by_option(how: str, ctx: Context) -> None:
+    """Be cleaned up behind by a function."""
+    gates.arrive(ctx.id)
+    try:
+        ctx.sleep(60)
+    finally:
+        tell(ctx.id, "left")
+
+
+class CleanByMethod(ContextTask):
+    """Be cleaned up behind by a method."""
+
+    name = "stopping_jobs.clean_by_method"
+    cancel_grace = 0.5
+
+    def run(self, how: str, ctx: Context) -> None:
+        """Wait."""
+        gates.arrive(ctx.id)
+        try:
+            ctx.sleep(60)
+        finally:
+            tell(ctx.id, "left")
+
+    def on_cancel(self, ctx: Context, how: str) -> None:
+        """Clean up."""
+        assert self.request.id == ctx.id
+        _clean_up(ctx, how)
+
+
+clean_by_method = app.register_task(CleanByMethod())
+
+
+@app.task
+def tell_error(request: Any, exc: Any, traceback: Any) -> None:
+    """What ``link_error`` calls."""
+    tell(request.id, f"error {type(exc).__name__}")
+
+
+@task_revoked.connect
+def _tell_revoked(request: Any, terminated: bool, signum: Any, expired: bool, **_: Any) -> None:
+    if request.task.startswith("tests.support.stopping_jobs."):
+        tell(f"{request.id}:revoked", f"terminated={terminated}")

@@ -23,7 +23,10 @@ end
 
 local stalls = tonumber(old[9] or '0') + (ARGV[15] == '' and 1 or 0)
 local ended, class = ARGV[10], ARGV[11]
-if old[12] then ended, class = 'REVOKED', 'JobCancelledError' end
+local reason = ARGV[9]
+if old[12] then
+  ended, class, reason = 'REVOKED', 'JobCancelledError', cmsgpack.unpack(string.sub(old[12], 2))[3] or ''
+end
 if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
   ended, class = 'FAILURE', ARGV[14]
 end
@@ -33,7 +36,7 @@ local seq = tonumber(old[10] or '0')
 redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[13])
 redis.call('HSET', KEYS[1], 's', ended ~= '' and ended or 'LOST', 'n', ARGV[6], 'a', attempt, 'd', delivery, 'w', worker,
   'b', started, 'c', old[11] or started, 'f', string.format('%.0f', taken), 'l', ARGV[4], 'o', ARGV[5] ~= '' and ARGV[5] or old[8],
-  'x', stalls, 'q', seq + 1, 'r', ARGV[9], 'u', '0')
+  'x', stalls, 'q', seq + 1, 'r', reason, 'u', '0')
 redis.call('HSETNX', KEYS[1], 'h', started)
 redis.call('HDEL', KEYS[1], 'g', 'v', 'z')
 if ended ~= '' then redis.call('HSET', KEYS[1], 'e', ARGV[1]) end
