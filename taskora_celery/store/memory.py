@@ -205,12 +205,13 @@ class MemoryStore:
         cancelled = "j" in fields
         over = loss.state is None and loss.limit is not None and stalls > loss.limit and not cancelled
         state = Outcome.REVOKED if cancelled else Outcome.FAILURE if over else loss.state
+        reason = _reason_of(fields["j"]) if cancelled else loss.reason
         for name in "egvz":
             fields.pop(name, None)
         fields.update(
             s=state or Outcome.LOST, n=loss.name, c=fields.get("c", loss.created_ms or fields["b"]),
             h=fields.get("h", fields["b"]), x=stalls, f=max(fields["f"] + 1, int(self._clock.time() * 1_000_000)),
-            l=loss.tag, q=seq + 1, r=loss.reason, u=0, o=fields.get("o", 0) if loss.token is None else loss.token,
+            l=loss.tag, q=seq + 1, r=reason, u=0, o=fields.get("o", 0) if loss.token is None else loss.token,
         )  # fmt: skip
         if over or loss.error or cancelled:
             fields["z"] = "JobCancelledError" if cancelled else STALLED if over else loss.error
@@ -335,12 +336,16 @@ def _not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
     created, stalls = fields.get("c", _created(begin)), fields.get("x", 0)
     if verdict is not Verdict.CANCELLED:
         return Begun(verdict, 0, created, stalls=stalls)
-    request = unpacked(fields["j"])
-    if fields["s"] != Outcome.REVOKED and isinstance(request, CancelRequest):
-        fields.update(r=request.reason or "", z="JobCancelledError")
+    if fields["s"] != Outcome.REVOKED:
+        fields.update(r=_reason_of(fields["j"]), z="JobCancelledError")
     fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=created)
     fields.setdefault("e", begin.now_ms)
     return Begun(verdict, 0, created, stalls=stalls, cancel=fields.get("j"))
+
+
+def _reason_of(request: bytes) -> str:
+    found = unpacked(request)
+    return (found.reason if isinstance(found, CancelRequest) else None) or ""
 
 
 def _runs_already(begin: Begin, fields: dict[str, Any]) -> bool:

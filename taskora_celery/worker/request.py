@@ -71,6 +71,11 @@ class JobRequest(Request):  # type: ignore[misc]
         return self.time_start is not None and not self.acknowledged
 
     @property
+    def is_active(self) -> bool:
+        """Whether the pool runs it just now, also where its message was acknowledged at its start."""
+        return self in state.active_requests
+
+    @property
     def has_process(self) -> bool:
         """Whether its process is busy with it, as far as the pool has said until now."""
         result = None if self._apply_result is None else self._apply_result()
@@ -167,7 +172,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End a running job's process, as ``revoke(terminate=True)`` asks; who sees REVOKED finds it in the record, too."""
-        if self.is_running:
+        if self.is_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
         super().terminate(pool, signal)
 

@@ -64,7 +64,7 @@ def test_a_warm_shutdown_hands_over_what_has_not_begun(swept: Relay) -> None:
 
 
 def cut_connections(client: redis.Redis, command: str | None = None) -> int:
-    """Break the connections to the database (those that wait in a command), but for the gates' and the test's; return how many."""
+    """Break the connections to the database (those that wait in a command), less the gates' and the test's; say how many."""
     database, mine = client.connection_pool.connection_kwargs["db"], client.client_id()
     others = [
         each["id"]
@@ -85,7 +85,7 @@ def test_a_job_goes_on_when_its_workers_connections_break(swept: Relay) -> None:
         wait_until(lambda: held(client) == 1, "the message with a countdown")
         running = [fault_jobs.stand_late.delay(), fault_jobs.stand_watched.delay()][: swept.slots]
         for handle in running:
-            wait_until(lambda job=handle: starts(job.id) and job.get_progress() == 1, "the start")
+            wait_until(lambda job=handle: starts(job.id) and job.get_progress() == 1, "the start")  # type: ignore[misc]
         written = worker.log_size()
         assert cut_connections(client) > 1
         if swept.pool != "solo":  # which notices when the job has ended

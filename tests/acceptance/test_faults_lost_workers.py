@@ -78,7 +78,7 @@ def killed(unswept: Relay, _killed: list[Killed]) -> Killed:
 @in_prefork
 @pytest.mark.parametrize("task", GIVEN_BACK, ids=["rejected", "watched"])
 def test_the_job_of_a_killed_process_is_delivered_again_at_once(killed: Killed, task: Any) -> None:
-    """Fault 4, B2, B3, B6, E8: with `reject_on_worker_lost`, and with `heartbeat_timeout` alone; the visibility timeout is an hour."""
+    """Fault 4, B2, B3, B6, E8: with `reject_on_worker_lost`, and with `heartbeat_timeout` alone; visibility timeout an hour."""
     handle = killed.handles[task.name]
     first, second = starts(handle.id)
     assert second["at"] - killed.at < AT_ONCE
@@ -111,7 +111,7 @@ def test_without_reject_on_worker_lost_the_job_of_a_killed_process_fails(killed:
 
 
 class Held:
-    """One worker held jobs that run, jobs that are prefetched and one that waits for its time, and was killed as a machine dies."""
+    """One worker held jobs that run, are prefetched, and one that waits for its time; it was killed as a machine dies."""
 
     def __init__(self, relay: Relay, stand: Any, mark: Any, countdown: float) -> None:
         self.first = relay.worker()
@@ -162,7 +162,7 @@ def test_what_a_killed_worker_held_is_back_within_the_visibility_timeout(swept: 
 
 
 def test_jobs_that_must_show_life_are_back_within_twice_their_timeout(unswept: Relay) -> None:
-    """Fault 5, D5: although the visibility timeout is an hour, and kombu looks every 100 seconds; running, prefetched, waiting."""
+    """Fault 5, D5: although the visibility timeout is an hour, and kombu looks each 100 s; running, prefetched, waiting."""
     lost = Held(unswept, fault_jobs.stand_watched, fault_jobs.mark_watched, 6 * HEARTBEAT_TIMEOUT)
     lost.check_back_within(2 * HEARTBEAT_TIMEOUT)
     lost.check_ends()
@@ -173,7 +173,7 @@ def test_jobs_that_must_show_life_are_back_within_twice_their_timeout(unswept: R
 
 @in_prefork
 def test_without_the_library_the_same_disasters_end_otherwise(plain_unswept: Relay) -> None:
-    """Fault 4, 5, 8, 9: the control. A killed process's job fails or runs for ever, a killed worker's waits, a hanging one hangs."""
+    """Fault 4, 5, 8, 9: the control. A killed process's job fails or circles, a killed worker's waits, a hanging one hangs."""
     first = plain_unswept.worker()
     with pointed_at(plain_jobs.app, plain_unswept.redis_url, **plain_unswept.settings):
         held_up = plain_jobs.stand.delay()

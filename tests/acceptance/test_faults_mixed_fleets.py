@@ -119,7 +119,7 @@ def test_records_of_older_versions_are_gone_on_with(swept: Relay) -> None:
         recorded(ended)
         running = [fault_jobs.stand_late.delay() for _ in range(min(swept.slots, 2))]
         for handle in running:
-            wait_until(lambda job=handle: job.get_progress() == 1, "the start")
+            wait_until(lambda job=handle: job.get_progress() == 1, "the start")  # type: ignore[misc]
         for handle in [ended, *running]:
             make_old(client, handle)
         assert (ended.record().state, ended.record().stalls, ended.record().refused) == ("SUCCESS", 0, 0)

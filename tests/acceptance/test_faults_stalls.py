@@ -118,7 +118,7 @@ def test_a_job_that_kills_its_worker_each_time_fails_in_the_end(unswept: Relay) 
     """Fault 8, D6: whoever takes the job next, as long as somebody starts workers again; the queue goes on."""
     worker = unswept.worker()
     handle = fault_jobs.kill_worker.apply_async((unswept.pool == "prefork",), link_error=jobs.remember_error.s())
-    killed = []
+    killed: list[str] = []
     while len(killed) < 2:  # max_stalls is 1
         wait_until(lambda: not unswept.living, "the worker's end", timeout=60)
         killed.append(worker.hostname)
@@ -140,19 +140,19 @@ def test_a_job_that_kills_its_worker_each_time_fails_in_the_end(unswept: Relay) 
 
 @in_prefork
 def test_a_process_that_hangs_is_replaced_and_its_job_delivered_again(unswept: Relay) -> None:
-    """Fault 9, D4: in Python, and in C where no other thread of the process can run; the other jobs of the worker are unharmed."""
+    """Fault 9, D4: in Python, and in C where no other thread of the process runs; the worker's other jobs are unharmed."""
     worker = unswept.worker()
     bystanders = [fault_jobs.stand_watched.delay(), fault_jobs.stand_late.delay()]
     for handle in bystanders:
         _standing(handle)
     hanging = [fault_jobs.hang.delay("python"), fault_jobs.hang.delay("c")]
     for handle in hanging:
-        wait_until(lambda job=handle.id: len(starts(job)) == 2, "the second start", timeout=20)
+        wait_until(lambda job=handle.id: len(starts(job)) == 2, "the second start", timeout=20)  # type: ignore[misc]
         first, second = starts(handle.id)
         # The first sign of life is the start itself, or what was logged just behind it.
         assert HEARTBEAT_TIMEOUT * 0.9 < second["at"] - first["at"] < 2 * HEARTBEAT_TIMEOUT
         assert first["pid"] != second["pid"]
-        wait_until(lambda pid=first["pid"]: pid not in worker.members(), "the end of the process", timeout=20)
+        wait_until(lambda pid=first["pid"]: pid not in worker.members(), "the end of the process", timeout=20)  # type: ignore[misc]
         found = handle.get(timeout=20)
         assert found["delivery"] == 2
         assert "no sign of life for 1.5 s (heartbeat_timeout)" in found["history"][0]["reason"]

@@ -76,7 +76,7 @@ def test_a_worker_that_slept_changes_nothing_when_it_wakes(swept: Relay) -> None
         assert handle.record().refused > 0, "what was reported, and not sent, when it fell asleep"
     for handle in watched:
         if swept.pool == "prefork":
-            wait_until(lambda job=handle.id: before[job]["pid"] not in first.members(), "the end of the silent process")
+            wait_until(lambda job=handle.id: before[job]["pid"] not in first.members(), "the end of the silent process")  # type: ignore[misc]
         else:
             check_refused(handle, before[handle.id])
     with swept.client() as client:
@@ -90,7 +90,7 @@ def test_a_worker_that_slept_changes_nothing_when_it_wakes(swept: Relay) -> None
         assert recorded(handle).stalls == 2
         assert [record.outcome for record in handle.history()] == ["LOST", "LOST", "SUCCESS"]
     for handle in haunted.values():
-        wait_until(lambda job=handle.id: gates.counted(job, "remembered"), "the callback", timeout=10)
+        wait_until(lambda job=handle.id: gates.counted(job, "remembered"), "the callback", timeout=10)  # type: ignore[misc]
         assert gates.counted(handle.id, "remembered") == 1, "called once, by the run that counts"
 
 

@@ -64,7 +64,7 @@ def sleep_in_c(seconds: int, ctx: Context) -> int:
 @app.task(name="faults.sleep_in_c_watched", heartbeat_timeout=PATIENCE)
 def sleep_in_c_watched(seconds: int, ctx: Context) -> int:
     """The same, where a sign of life is wanted, but not so soon."""
-    return sleep_in_c(seconds)
+    return int(sleep_in_c(seconds))
 
 
 @app.task(name="faults.beat", heartbeat_timeout=HEARTBEAT_TIMEOUT)

@@ -11,8 +11,10 @@ import time
 from typing import Any
 
 import redis
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_revoked
 
-from taskora_celery import Context, JobCancelledError
+from taskora_celery import Context, ContextTask, JobCancelledError, NotSupportedError
 from tests.support import gates
 from tests.support.jobs import app
 
@@ -188,3 +190,168 @@ def talk(silent: bool, ctx: Context) -> str:
             ctx.progress(until - time.monotonic())
         time.sleep(0.01)
     return "a result"
+
+
+@app.task(cancel_grace=0.4)
+def shielded(seconds: float, ctx: Context) -> str:
+    """Keep a block whole, in which the grace ends."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    try:
+        with ctx.shield():
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                time.sleep(0.01)
+            tell(ctx.id, "whole")
+        while time.monotonic() < until + 30:
+            time.sleep(0.01)
+    except JobCancelledError:
+        tell(ctx.id, "interrupted")
+        raise
+    return "a result"
+
+
+def _clean_up(ctx: Context, how: str) -> None:
+    tell(ctx.id, f"cleans {ctx.signal.reason}")
+    ctx.log.info("cleaning up", how=how)
+    if how == "error":
+        raise OSError("no way to clean up")
+    if how == "slow":
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            time.sleep(0.01)
+    tell(ctx.id, "cleaned")
+
+
+@app.task(on_cancel=_clean_up, cancel_grace=0.5)
+def clean_by_option(how: str, ctx: Context) -> None:
+    """Be cleaned up behind by a function."""
+    gates.arrive(ctx.id)
+    try:
+        ctx.sleep(60)
+    finally:
+        tell(ctx.id, "left")
+
+
+class CleanByMethod(ContextTask):
+    """Be cleaned up behind by a method."""
+
+    name = "stopping_jobs.clean_by_method"
+    cancel_grace = 0.5
+
+    def run(self, how: str, ctx: Context) -> None:
+        """Wait."""
+        gates.arrive(ctx.id)
+        try:
+            ctx.sleep(60)
+        finally:
+            tell(ctx.id, "left")
+
+    def on_cancel(self, ctx: Context, how: str) -> None:
+        """Clean up."""
+        assert self.request.id == ctx.id
+        _clean_up(ctx, how)
+
+
+clean_by_method = app.register_task(CleanByMethod())
+
+
+@app.task
+def tell_error(request: Any, exc: Any, traceback: Any) -> None:
+    """What ``link_error`` calls."""
+    tell(request.id, f"error {type(exc).__name__}")
+
+
+@task_revoked.connect
+def _tell_revoked(request: Any, terminated: bool, signum: Any, expired: bool, **_: Any) -> None:
+    if request.task.startswith("tests.support.stopping_jobs."):
+        tell(f"{request.id}:revoked", f"terminated={terminated}")
+
+
+# --- time limits and shutdown ----------------------------------------------------------------------------------------------
+
+
+def limited(how: str, ctx: Context) -> str:
+    """Meet the soft time limit of a second."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    try:
+        if how == "sleep":
+            time.sleep(4)
+        elif how == "obey":
+            ctx.sleep(30)
+        elif how == "wait":
+            ctx.signal.wait(30)
+            tell(ctx.id, f"woken {ctx.signal.reason}")
+            return "a result"
+        elif how == "extend":
+            before = ctx.remaining()
+            ctx.extend_deadline(2)
+            after = ctx.remaining()
+            assert before is not None
+            assert after is not None
+            assert 1.9 < after - before < 2.1
+            ctx.sleep(1.5)
+            tell(ctx.id, "held off")
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            time.sleep(0.01)
+    except SoftTimeLimitExceeded:
+        tell(ctx.id, f"limit {ctx.signal.reason}")
+        raise
+    return "a result"
+
+
+soft = app.task(name="stopping_jobs.soft", soft_time_limit=1)(limited)
+soft_again = app.task(
+    name="stopping_jobs.soft_again",
+    soft_time_limit=1,
+    autoretry_for=(SoftTimeLimitExceeded,),
+    max_retries=1,
+    default_retry_delay=0,
+)(limited)
+
+
+@app.task(soft_time_limit=20, time_limit=30)
+def extend_too_far(ctx: Context) -> list[Any]:
+    """Ask for more time than the hard limit leaves."""
+    try:
+        ctx.extend_deadline(10)
+    except NotSupportedError as exc:
+        return [str(exc), ctx.deadline is not None and ctx.deadline.timestamp() - time.time() < 20]
+    return []
+
+
+@app.task
+def extend_nothing(ctx: Context) -> str:
+    """Ask for more time where there is no limit."""
+    assert (ctx.deadline, ctx.remaining()) == (None, None)
+    try:
+        ctx.extend_deadline(10)
+    except NotSupportedError as exc:
+        return str(exc)
+    return ""
+
+
+def _long(how: str, ctx: Context) -> dict[str, Any]:
+    tell(ctx.id, "started")
+    found = {"attempt": ctx.attempt, "delivery": ctx.delivery, "checkpoint": ctx.last_checkpoint}
+    if ctx.delivery > 1:
+        return found
+    ctx.checkpoint({"row": 7})
+    ctx.progress(7)
+    gates.arrive(ctx.id)
+    if how == "obey":
+        ctx.sleep(60)
+    elif how == "ask":
+        ctx.signal.wait(60)
+        raise ctx.requeue("somewhere else")
+    else:
+        with gates.gate_client() as connection:
+            while not gates.is_open(connection, ctx.id):
+                time.sleep(0.01)
+    return {**found, "reason": ctx.signal.reason}
+
+
+long_late = app.task(name="stopping_jobs.long_late", acks_late=True, reject_on_worker_lost=True)(_long)
+long_early = app.task(name="stopping_jobs.long_early", acks_late=False)(_long)

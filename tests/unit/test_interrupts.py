@@ -208,7 +208,7 @@ def test_of_many_races_with_the_handlers_end_none_lands_outside(way: Callable[[C
     """G4: unguarded, most finished jobs would become failures."""
     outcomes: set[tuple[bool, bool]] = set()
     for start in range(0, 20 * RACES, RACES):
-        outcomes |= set(way(lambda start=start: [raced(seed) for seed in range(start, start + RACES)]))
+        outcomes |= set(way(lambda start=start: [raced(seed) for seed in range(start, start + RACES)]))  # type: ignore[misc]
         # Until both sides have won, so that it was a race: on a busy machine one of them may be slow for long.
         if {inside for _, inside in outcomes} == {True, False}:
             break

@@ -35,7 +35,10 @@ end
 
 local stalls = tonumber(old[9] or '0') + (ARGV[17] == '' and 1 or 0)
 local ended, class = ARGV[10], ARGV[11]
-if old[12] then ended, class = 'REVOKED', 'JobCancelledError' end
+local reason = ARGV[9]
+if old[12] then
+  ended, class, reason = 'REVOKED', 'JobCancelledError', cmsgpack.unpack(string.sub(old[12], 2))[3] or ''
+end
 if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
   ended, class = 'FAILURE', ARGV[14]
 end
@@ -45,7 +48,7 @@ local created = old[11] or (stamp > 0 and ARGV[15] or started)
 local seq = tonumber(old[10] or '0')
 redis.call('HSET', KEYS[1], 's', ended ~= '' and ended or 'LOST', 'n', ARGV[6], 'a', attempt, 'd', delivery, 'w', worker,
   'b', started, 'c', created, 'f', string.format('%.0f', taken), 'l', ARGV[4], 'o', ARGV[5] ~= '' and ARGV[5] or old[8],
-  'x', stalls, 'q', seq + 1, 'r', ARGV[9], 'u', '0')
+  'x', stalls, 'q', seq + 1, 'r', reason, 'u', '0')
 if redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[13]) > tonumber(ARGV[16]) + 1000 then
   local logs = string.match(redis.call('LPOP', KEYS[2]), '^%d+ %d+ (%d+) ')
   redis.call('HINCRBY', KEYS[1], 'm', 0 - tonumber(logs or '0')) -- 0 less 0: minus 0 is no integer to Redis
