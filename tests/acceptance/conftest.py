@@ -27,6 +27,19 @@ else:
     )
 
 
+#: Long runs with real workers; in these pools they show again what prefork, threads and gevent have shown.
+REPEATED_POOLS = frozenset({"solo", "eventlet"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the longest tests of the pools that repeat others: the default run leaves them out, `tox -e pools` runs all."""
+    for item in items:
+        long = item.path.name.startswith(("test_faults_", "test_stopping_"))
+        pool = getattr(item, "callspec", None) and item.callspec.params.get("pool")  # type: ignore[attr-defined]
+        if long and pool in REPEATED_POOLS:
+            item.add_marker(pytest.mark.repeated_pool)
+
+
 @pytest.fixture(autouse=True)
 def _keys_expire(keys_expire: None, _shared_worker_lives: None) -> None:
     """L3: no test of this tier may leave a key without a TTL, nor end the worker that others use."""
