@@ -164,9 +164,9 @@ class Runtime:
         self.reporter.look()
 
     def may_be_cancelled(self, job_id: str, checked_at: float) -> bool:
-        """Say whether a job that is about to begin may have been cancelled since the worker's parent looked: it waited in the pool.
+        """Say whether a job that is about to begin may have been cancelled while it waited in the pool, since the parent looked.
 
-        ``checked_at`` is when that was, in seconds since the epoch; 0 where it could not say. No I/O: it is what this process has heard.
+        ``checked_at`` is when that was, in seconds since the epoch; 0 where it could not say. No I/O: this process was listening.
         """
         since = None if self.listener is None else self.listener.ready_since
         if not checked_at or since is None or since > checked_at or time.time() - checked_at > KEPT_FOR:

@@ -146,9 +146,7 @@ def _began_after(race: Race, stops: list[bool]) -> bool:
 
 
 def _cancelled_before(race: Race, stops: list[bool]) -> bool:
-    return any(
-        stop and at < race.sent_at + race.countdown - MARGIN for at, stop in zip(race.answered_at, stops, strict=True)
-    )
+    return any(stop and at < race.sent_at + race.countdown - MARGIN for at, stop in zip(race.answered_at, stops, strict=True))
 
 
 def _reason(race: Race) -> str | None:
