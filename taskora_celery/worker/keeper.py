@@ -37,6 +37,8 @@ logger = logging.getLogger("taskora_celery.worker")
 
 #: Keepers of many workers see the same message run out: each waits up to this part of its interval, so that one is first.
 SPREAD = 0.05
+#: Running jobs are told of a shutdown once in so many seconds: a process may have begun to listen only behind the first time.
+TELL_AGAIN = 1.0
 #: Why a job is delivered again whose worker is not there to say it.
 UNHEARD = "its worker was not heard of in time"
 
@@ -64,7 +66,8 @@ class Keeper:
         self._told_swept = False
         self._draining = False
         self._shutting_down = False
-        self._told_shutdown = False
+        #: When running jobs are told of the shutdown, again, in monotonic seconds.
+        self._tell_shutdown_at = 0.0
         self._runtime = Runtime.of(worker.app)
         listener = self._runtime.listener
         #: Jobs that are cancelled, and whose message may still come.
@@ -173,12 +176,14 @@ class Keeper:
     def _turn(self) -> float | None:
         """Keep what is held, bring back what is due, and return the seconds until the next turn."""
         now = time.monotonic()
-        if self._shutting_down and not self._told_shutdown:
-            self._told_shutdown = True
-            self._tell_shutdown()
-        stopping = self._backstop.turn(self._end_deaf)
-        pause = self._leases(now)
-        return pause if stopping is None else stopping if pause is None else min(pause, stopping)
+        pauses = [self._backstop.turn(self._end_deaf)]
+        if self._shutting_down:
+            if now >= self._tell_shutdown_at:
+                self._tell_shutdown_at = now + TELL_AGAIN
+                self._tell_shutdown()
+            pauses.append(self._tell_shutdown_at - now)
+        pauses.append(self._leases(now))
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     def _leases(self, now: float) -> float | None:
         """Keep what is held, and bring back what is due."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -65,7 +66,7 @@ def tell_cleaned(ctx: Context, *args: Any) -> None:
 
 
 @app.task(bind=True, max_retries=5, default_retry_delay=0, autoretry_for=(LookupError,), on_cancel=tell_cleaned, cancel_grace=5)
-def race(self: Any, kind: str, ms: int, ctx: Context) -> str:  # noqa: C901 - one branch for each kind of job
+def race(self: Any, kind: str, ms: int, ctx: Context) -> str:
     """Be over in a moment, in one of several ways."""
     tell(ctx.id, "started")
     if kind == "reporting":
@@ -80,17 +81,21 @@ def race(self: Any, kind: str, ms: int, ctx: Context) -> str:  # noqa: C901 - on
     if kind == "failing":
         raise ValueError("as it should")
     if ctx.attempt <= 2:
-        if kind == "retrying":
-            raise ctx.retry(delay=0, reason="again")
-        if kind == "later":
-            raise ctx.retry(delay=1)
-        if kind == "self-retrying":
-            raise self.retry(countdown=0)
-        if kind == "auto-retrying":
-            raise KeyError("again")
+        _go_round(self, kind, ctx)
     if kind == "requeuing" and ctx.delivery == 1:
         raise ctx.requeue()
     return kind
+
+
+def _go_round(task: Any, kind: str, ctx: Context) -> None:
+    if kind == "retrying":
+        raise ctx.retry(delay=0, reason="again")
+    if kind == "later":
+        raise ctx.retry(delay=1)
+    if kind == "self-retrying":
+        raise task.retry(countdown=0)
+    if kind == "auto-retrying":
+        raise KeyError("again")
 
 
 # --- handlers that obey --------------------------------------------------------------------------------------------------
@@ -355,3 +360,78 @@ def _long(how: str, ctx: Context) -> dict[str, Any]:
 
 long_late = app.task(name="stopping_jobs.long_late", acks_late=True, reject_on_worker_lost=True)(_long)
 long_early = app.task(name="stopping_jobs.long_early", acks_late=False)(_long)
+
+
+# --- in the middle of a line -----------------------------------------------------------------------------------------------
+
+
+@app.task(soft_time_limit=1)
+def chatter(delay: float, ctx: Context) -> str:
+    """Arrange for the soft limit's own signal after a random moment, and do nothing but speak to the library until it comes."""
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    try:
+        number = 0
+        while True:
+            number += 1
+            ctx.progress(number)
+            ctx.log.info("entry", number=number)
+            ctx.heartbeat()
+            ctx.checkpoint(number)
+            _ = ctx.signal.aborted
+    except SoftTimeLimitExceeded:
+        ctx.log.warning("limit", last=number)
+        raise
+
+
+@app.task
+def fork_and_go_on(how: str, ctx: Context) -> int:
+    """Fork after the library was used; the child reports, too, for nobody; the parent goes on."""
+    ctx.progress(1)
+    ctx.log.info("before")
+    if how == "fork":
+        pid = os.fork()
+        if not pid:
+            ctx.progress(99)
+            ctx.log.info("from the child")
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    else:
+        from billiard import Process  # the daemonic children of a pool may start none of multiprocessing's
+
+        process = Process(target=_in_process, args=(ctx.id,))
+        process.start()
+        process.join(20)
+        code = process.exitcode
+    for number in range(50):
+        ctx.log.info("after", number=number)
+    ctx.progress(100)
+    return int(code or 0)
+
+
+def _in_process(job_id: str) -> None:
+    tell(job_id, "in the process")
+
+
+@app.task
+def threads_and_nested(ctx: Context) -> list[Any]:
+    """Report from threads while this thread calls another task directly."""
+
+    def report(name: int) -> None:
+        for number in range(100):
+            ctx.progress(number)
+            ctx.log.info("entry", thread=name, number=number)
+
+    threads = [threading.Thread(target=report, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    found = [nested_once(number) for number in range(20)]
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@app.task
+def nested_once(number: int, ctx: Context) -> int:
+    """Be called directly: the same job."""
+    ctx.log.info("nested", number=number)
+    return number
