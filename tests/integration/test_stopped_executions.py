@@ -47,6 +47,7 @@ def store() -> ScriptedStore:
 @pytest.fixture
 def app(store: ScriptedStore) -> Iterator[Celery]:
     with traced_app(store) as app:
+        app.backend.forget(JOB)  # the backend in memory is that of all apps of the process
         yield app
         app.backend.forget(JOB)
 
