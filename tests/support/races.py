@@ -52,7 +52,7 @@ def race(app: Celery, url: str, seed: int, number: int, threads: int, spread: fl
     def run(own: list[Race], rng: random.Random) -> None:
         try:
             while own:
-                size = rng.choice([1, 3, 10])
+                size = rng.choice([1, 1, 1, 3, 10])
                 _run(own[:size])
                 own = own[size:]
         except BaseException as exc:
@@ -76,9 +76,13 @@ def race(app: Celery, url: str, seed: int, number: int, threads: int, spread: fl
 
 def _drawn(rng: random.Random, spread: float) -> Race:
     countdown = rng.choice([0.0, 0.0, 0.0, rng.uniform(0.05, 0.5)])
-    times = rng.choice([0, 1, 1, 1, 1, 1, 1, 2])
-    offsets = [rng.uniform(0, spread) + rng.choice([0, 0, countdown]) for _ in range(times)]
-    return Race(rng.choice(stopping_jobs.KINDS), rng.randint(0, 30), countdown, sorted(offsets))
+    times, ms = rng.choice([0, 1, 1, 1, 1, 1, 1, 2]), rng.randint(0, 30)
+    offsets = []
+    for _ in range(times):
+        # At any time; or about when the handler ends, which is where the two meet.
+        offset = rng.choice([rng.uniform(0, spread), ms / 1000 + rng.uniform(0, 0.02)])
+        offsets.append(offset + rng.choice([0, countdown, countdown]))
+    return Race(rng.choice(stopping_jobs.KINDS), ms, countdown, sorted(offsets))
 
 
 def _run(burst: list[Race]) -> None:
