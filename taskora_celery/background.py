@@ -39,6 +39,7 @@ class Background:
         # Not an event: this one may be put to by a signal handler, whatever its thread was doing.
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         #: Held during a turn, and by whoever forks.
         self._turning = threading.RLock()
@@ -46,9 +47,13 @@ class Background:
 
     def start(self) -> None:
         """Start the thread, once."""
-        if self._thread is None and not self._stopping:
-            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        with self._starting:
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def wake(self) -> None:
         """Take the next turn now. May be called by a signal handler."""
@@ -70,7 +75,7 @@ class Background:
             try:
                 with self._turning:
                     pause = self._turn()
-            except Exception:  # the thread's outer edge: it must outlive whatever a driver does
+            except BaseException:  # the thread's outer edge: it must outlive whatever a driver or a user's callback does
                 logger.exception("thread %s failed in one turn; it goes on", self.name)
                 pause = self._pause
             if not self._stopping:

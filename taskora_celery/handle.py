@@ -56,8 +56,10 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
     :class:`~taskora_celery.StoreUnavailableError` where it does not answer.
     """
 
-    #: Whether this handle comes from the call that sent the job.
+    #: Whether the job may be on its way, so that following it waits for its start.
     sent = False
+    #: Whether this handle comes from the call that sent the job, and its worker will ask whether it was cancelled.
+    queued = False
 
     def get_progress(self) -> Any:
         """Return the last value that the job reported, as plain JSON types; None where there is none."""
@@ -142,7 +144,7 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
         :raises ValueError: ``grace`` is negative or not finite.
         """
-        return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.sent)
+        return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.queued)
 
     async def acancel(
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False

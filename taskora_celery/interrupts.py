@@ -161,6 +161,10 @@ class _ThreadInterrupt(Interrupt):
 
     can = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread: ctypes.c_ulong | None = None
+
     def open(self) -> None:
         self._thread = ctypes.c_ulong(threading.get_ident())
         super().open()
@@ -169,7 +173,8 @@ class _ThreadInterrupt(Interrupt):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, ctypes.py_object(exc))
 
     def _take_back(self) -> None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
+        if self._thread is not None:  # else the job has ended before its handler was called
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
 
     def _let_in(self) -> None:
         for _ in range(2):  # it is raised at a jump backwards at the latest

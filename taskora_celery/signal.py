@@ -75,6 +75,8 @@ class Signal:
     def add_listener(self, callback: Listener) -> None:
         """Call ``callback(signal)`` at the abort, from the thread that fires it; at once if it has fired.
 
+        That thread is the library's, and serves other jobs: a callback must not block. What takes time belongs into a thread.
+
         A callback that raises is logged, and neither the job nor the other callbacks notice.
         """
         with self._lock:
@@ -126,7 +128,7 @@ class Signal:
     def _call(self, callback: Listener) -> None:
         try:
             callback(self)
-        except Exception:  # a user's callback; the abort must reach the others
+        except BaseException:  # a user's callback, on a thread of ours; the abort must reach the others
             logger.exception("a listener of ctx.signal failed")
 
     def __repr__(self) -> str:

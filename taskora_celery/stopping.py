@@ -38,8 +38,24 @@ KEPT_FOR = 60.0
 KEPT = 10_000
 #: So many seconds behind an interruption, and then twice as many each time, is one that has not arrived sent again.
 PRESS_AFTER = 0.05
+#: When more than so many of the things that were to be done are not to be any more, they are cleared out.
+DROPPED = 256
 #: A handler whose time was over before it began is interrupted so many seconds later.
 NOT_YET = 0.01
+
+
+class Due:
+    """What is to be done at an instant; ``action`` is None once it is not to be done any more."""
+
+    __slots__ = ("action", "number", "when")
+
+    def __init__(self, when: float, number: int, action: Callable[[], Any]) -> None:
+        self.when = when
+        self.number = number
+        self.action: Callable[[], Any] | None = action
+
+    def __lt__(self, other: Due) -> bool:
+        return (self.when, self.number) < (other.when, other.number)
 
 
 class JobStop:
@@ -74,6 +90,10 @@ class JobStop:
         #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
         self._part = 0
         self._interrupted = False
+        self._limit_told = False
+        self._dues: list[Due] = []
+        #: Held while the process is ended, and while the handler's end is noted: a job that has ended is not killed.
+        self._ending = threading.Lock()
 
     # --- the handler's side --------------------------------------------------------------------------------------------
 
@@ -93,21 +113,24 @@ class JobStop:
             raise NotSupportedError(
                 f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which the pool keeps, ends the job before"
             )
-        self._deadline, self._extended = moved, True
-        self._stopper.at(moved, self._at_deadline)
+        self._deadline, self._extended, self._limit_told = moved, True, False
+        self._at(moved, self._at_deadline)
         return moved
 
     def open(self) -> None:
         """Begin: the handler is about to be called."""
-        if self._deadline is not None:
+        if self._in_child:
+            self._stopper.start()  # Celery's own limit, which it may keep without our knowing, is told by this thread
+        if self._deadline is not None and not self._in_child:
             # In a child of a pool Celery raises at the limit, but it is this thread that wakes who waits for the signal.
-            self._stopper.at(self._deadline, self._at_deadline)
+            self._at(self._deadline, self._at_deadline)
         self.interrupt.open()
 
     def close(self) -> None:
         """End: the handler has ended, and nothing is raised in it any more."""
         self.interrupt.close()
-        self._part += 1
+        with self._ending:
+            self._part += 1
 
     def open_clean_up(self) -> None:
         """Begin the cleaning up behind a cancel: it has a grace of its own, and is interrupted and ended likewise."""
@@ -118,6 +141,7 @@ class JobStop:
         """Let go of the job."""
         self._closed = True
         self._stopper.forget(self)
+        self._stopper.drop(self._dues)
         if self.ctx.signal.aborted:  # marked in a signal handler, it may not be told yet
             self.ctx.signal.tell()
 
@@ -156,13 +180,16 @@ class JobStop:
             return
         if now < self._deadline - 0.001:  # it was extended meanwhile
             return
-        # Once: each instant that the deadline has had is due some time, and a late thread finds several to be.
-        if self.ctx.signal.abort("timeout", "soft_time_limit"):
+        # Once: each instant that the deadline has had is due some time, and a late thread finds several to be. The signal may
+        # have fired for another reason, and the limit holds all the same; but a cancel has its own road to the end.
+        if not self._limit_told and not self._cancelled:
+            self._limit_told = True
+            self.ctx.signal.abort("timeout", "soft_time_limit")
             self._interrupt_at_limit(self._part)
 
     def _interrupt_at_limit(self, part: int) -> None:
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
-            self._stopper.at(time.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
+            self._at(time.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
 
     def _interrupt(self, exc: type[Exception]) -> bool:
         """Raise an exception in the handler; say whether that can be done here, and now."""
@@ -173,7 +200,7 @@ class JobStop:
         return True
 
     def _press_in(self, pause: float, part: int) -> None:
-        self._stopper.at(time.time() + pause, lambda: self._press(pause, part))
+        self._at(time.time() + pause, lambda: self._press(pause, part))
 
     def _press(self, pause: float, part: int) -> None:
         if part == self._part and self.interrupt.press():
@@ -181,7 +208,7 @@ class JobStop:
 
     def _insist_at(self, grace: float, *, last: bool) -> None:
         part = self._part
-        self._stopper.at(time.time() + grace, lambda: self._insist(part, grace, last=last))
+        self._at(time.time() + grace, lambda: self._insist(part, grace, last=last))
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
@@ -191,13 +218,19 @@ class JobStop:
             logger.error("job %s does not stop: its process is ended", self.ctx.id)
             self.note("killed")
             self._stopper.before_kill(self.ctx)
-            os.kill(os.getpid(), signal.SIGKILL)
+            with self._ending:
+                if part == self._part:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return
         fired = self._interrupt(JobCancelledError)
         if fired and not self._interrupted:
             self._interrupted = True
             self.note("interrupted")
         # Not fired where it could be: the handler is just about to begin.
         self._insist_at(max(grace, 0.1), last=fired or not self.interrupt.can)
+
+    def _at(self, when: float, action: Callable[[], Any]) -> None:
+        self._dues.append(self._stopper.at(when, action))
 
     def note(self, phase: str, at: float | None = None) -> None:
         """Write a step of the cancel into the job's journal."""
@@ -219,7 +252,8 @@ class Stopper:
         self._lock = threading.Lock()
         self._running: dict[int, JobStop] = {}
         self._recent: OrderedDict[str, tuple[float, CancelRequest]] = OrderedDict()
-        self._due: list[tuple[float, int, Callable[[], Any]]] = []
+        self._due: list[Due] = []
+        self._dropped = 0
         self._urgent: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self._numbers = itertools.count()
         self._thread = Background("taskora-stopper", self._turn)
@@ -258,12 +292,29 @@ class Stopper:
             if stop.ctx.id == request.id:
                 stop.cancel(request)
 
-    def at(self, when: float, action: Callable[[], Any]) -> None:
+    def start(self) -> None:
+        """Start the thread before it has anything to do: :meth:`soon` cannot."""
+        self._thread.start()
+
+    def at(self, when: float, action: Callable[[], Any]) -> Due:
         """Call ``action`` at an instant (seconds since the epoch), in the thread."""
+        due = Due(when, next(self._numbers), action)
         with self._lock:
-            heapq.heappush(self._due, (when, next(self._numbers), action))
+            heapq.heappush(self._due, due)
         self._thread.start()
         self._thread.wake()
+        return due
+
+    def drop(self, dues: list[Due]) -> None:
+        """Do none of these any more; what they hold is let go of."""
+        with self._lock:
+            for due in dues:
+                due.action = None
+            self._dropped += len(dues)  # an upper bound: some have been done
+            if self._dropped > DROPPED and self._dropped > len(self._due) // 2:
+                self._due = [due for due in self._due if due.action is not None]
+                heapq.heapify(self._due)
+                self._dropped = 0
 
     def soon(self, action: Callable[[], Any]) -> None:
         """Call ``action`` in the thread, where it runs. For signal handlers: takes no lock, and starts nothing."""
@@ -289,10 +340,11 @@ class Stopper:
                 now = time.time()
                 if not self._due:
                     return None
-                if self._due[0][0] > now:
-                    return self._due[0][0] - now
-                action = heapq.heappop(self._due)[2]
-            self._do(action)
+                if self._due[0].when > now:
+                    return self._due[0].when - now
+                action = heapq.heappop(self._due).action
+            if action is not None:
+                self._do(action)
 
     @staticmethod
     def _do(action: Callable[[], Any]) -> None:

@@ -127,6 +127,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         result = super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         if isinstance(result, JobHandle):
             result.sent = True
+            result.queued = self.Request is not Task.Request  # a task that is left alone asks nobody before it runs
         return result
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:

@@ -68,6 +68,8 @@ class Lease(Protocol):
 
     #: Seconds for which a message stays invisible without renewal; None where the transport knows no such thing.
     visibility_timeout: float | None
+    #: Whether a renewal shows what is due: where it does not, the worker's parent cannot see that a job is stalled.
+    shows_due: bool
 
     def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
         """Renew these deliveries, in as few round trips as the transport allows; with ``look`` say also what is due."""
@@ -92,6 +94,7 @@ class NoLease:
     """For transports that renew by themselves, or cannot: every delivery is held for as long as its connection lives."""
 
     visibility_timeout: float | None = None
+    shows_due = False
 
     def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:  # noqa: ARG002 - the protocol's
         """Say that all are held, and nothing is due."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import redis
 from kombu.exceptions import InconsistencyError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
 
@@ -82,6 +82,7 @@ class RedisLease:
         self._renew = _script(self._client, "renew")
         self._take = _script(self._client, "take")
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
+        self.shows_due = True
         #: How many due messages lead nowhere and are left alone; who looks has to look past them.
         self._stuck = 0
         self._told_stuck = False
@@ -224,15 +225,33 @@ class RedisFence:
         self._client = redis.Redis(connection_pool=channel.pool)
         self._keys = _Keys(channel)
         self._acknowledge = _script(self._client, "acknowledge")
+        self._told_forbidden = False
 
     def claim(self, hold: Hold) -> None:
         """Say that this delivery is the one that counts from now on."""
-        self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
+        try:
+            self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
+        except ResponseError as exc:
+            self.tell_forbidden(exc)
 
     def is_taken(self, hold: Hold) -> bool:
-        """Say whether another delivery of the message counts by now."""
-        claim: Any = self._client.get(self._keys.claim(hold.tag))
+        """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
+        try:
+            claim: Any = self._client.get(self._keys.claim(hold.tag))
+        except ResponseError as exc:
+            self.tell_forbidden(exc)
+            return False
         return claim is not None and int(claim) != hold.token
+
+    def tell_forbidden(self, exc: ResponseError) -> None:
+        """Say once that there can be no fence here."""
+        if not self._told_forbidden:
+            self._told_forbidden = True
+            logger.error(
+                "Redis refuses what keeps an earlier delivery from acknowledging a later one: %s. Allow the broker's user the "
+                "keys %s* and the commands EVALSHA, SCRIPT LOAD, GET and SET; until then jobs run without this fence.",
+                exc, self._keys.claim(""),
+            )  # fmt: skip
 
     def acknowledge(self, hold: Hold) -> Held:
         """Remove the message, unless it is another delivery's by now; return what became of it."""
@@ -262,7 +281,13 @@ class FencedChannel:
         if self.settled:
             return
         self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
-        if self._fence.acknowledge(self.hold) is Held.TAKEN:
+        try:
+            held = self._fence.acknowledge(self.hold)
+        except ResponseError as exc:  # scripts are forbidden to this user: kombu's own road, without a fence
+            self._fence.tell_forbidden(exc)
+            self.channel.basic_ack(delivery_tag)
+            return
+        if held is Held.TAKEN:
             logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
         self._forget()
 

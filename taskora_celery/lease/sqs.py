@@ -62,6 +62,8 @@ class SqsLease:
     :raises ConnectionError: SQS did not answer.
     """
 
+    shows_due = False
+
     def __init__(self, connection: Any, channel: Any, consumed: Sequence[str] = ()) -> None:
         self._connection = connection
         self._queues = SqsQueues(channel)

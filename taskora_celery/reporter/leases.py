@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from taskora_celery.clock import Clock
-from taskora_celery.lease.protocol import NO_LEASE, Held, Hold, Lease
+from taskora_celery.lease.protocol import Held, Hold, Lease
 from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.settings import Settings
@@ -55,8 +55,8 @@ class Leases:
             self._renew(wanting, now)
 
     def _end_process_without_lease(self, live: LiveJob) -> None:
-        """Where the broker has no leases, the worker's parent cannot see the stall: the child of a pool ends itself."""
-        if self.parent is None or self.parent == os.getpid() or self._lease is not NO_LEASE:
+        """Where the broker does not show what is due, the worker's parent sees no stall: the child of a pool ends itself."""
+        if self.parent is None or self.parent == os.getpid() or self._lease is None or self._lease.shows_due:
             return
         logger.error("job %s: %s; its process is ended", live.report.id, live.superseded)
         os.kill(os.getpid(), signal.SIGKILL)

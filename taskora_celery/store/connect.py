@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -76,6 +77,9 @@ def _build(endpoint: Endpoint, timeout: float | None, api: Any, sentinel_cls: An
     options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout or 5.0, "retry": retry}
     if timeout is None:  # who listens for ever must notice a peer that is gone without a word
         options["socket_keepalive"] = True
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        if all(hasattr(socket, name) for name in names):  # found out by the kernel, within half a minute, and without waking up
+            options["socket_keepalive_options"] = dict(zip((getattr(socket, name) for name in names), (15, 5, 3), strict=True))
     url = re.sub(r"(?<=[?&])decode_responses=[^&;]*&?", "", endpoint.url)  # records are bytes
     if url.startswith(("sentinel://", "sentinels://")):
         return _sentinel(endpoint, {**options, **_ssl_arguments(endpoint)}, sentinel_cls)

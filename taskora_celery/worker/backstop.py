@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.journal import decode
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 
@@ -15,6 +16,8 @@ __all__ = ["Backstop"]
 
 #: A job that is about to be ended by its own process has so many seconds more for it.
 MARGIN = 0.5
+#: Seconds until a store that did not answer is asked again.
+AGAIN = 2.0
 
 
 class Backstop:
@@ -50,7 +53,13 @@ class Backstop:
                 if pause > 0:
                     return pause
                 job_id = heapq.heappop(self._due)[1]
-            if not self._was_heard(job_id):
+            try:
+                heard = self._was_heard(job_id)
+            except StoreUnavailableError:  # to be asked again: nobody else will end it
+                with self._lock:
+                    heapq.heappush(self._due, (time.monotonic() + AGAIN, job_id))
+                return AGAIN
+            if not heard:
                 end(job_id)
 
     def _was_heard(self, job_id: str) -> bool:

@@ -23,7 +23,12 @@ class ExitWatch:
     def watch(self, pid: int) -> None:
         """Watch a process from now on; one that is watched already, or cannot be, is left alone."""
         hub = getattr(self._worker, "hub", None)
-        if pid in self._watched or pid == os.getpid() or hub is None or not hasattr(os, "pidfd_open"):
+        if pid == os.getpid() or hub is None or not hasattr(os, "pidfd_open"):
+            return
+        known = self._watched.get(pid)
+        if known is not None:
+            if known not in hub.readers:  # the event loop was emptied when its connection was lost
+                hub.add_reader(known, self._ended, pid)
             return
         try:
             fd = os.pidfd_open(pid)

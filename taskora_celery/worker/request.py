@@ -171,15 +171,16 @@ class JobRequest(Request):  # type: ignore[misc]
             return Lost(None)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End a running job's process, as ``revoke(terminate=True)`` asks; who sees REVOKED finds it in the record, too."""
-        if self.is_active:
+        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record."""
+        was_active = self.is_active
+        super().terminate(pool, signal)  # in pools that cannot, it raises, and the job goes on
+        if was_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
-        super().terminate(pool, signal)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """End a job as Celery does in a cold shutdown; that it is lost then is not its fault."""
-        self.lose("the worker was shut down", counts=False)
-        super().cancel(pool, signal, emit_retry=emit_retry)
+        super().cancel(pool, signal, emit_retry=emit_retry)  # in pools that cannot, it raises, and the job goes on
+        self.lose("the worker ended it, in a cold shutdown or behind a lost connection", counts=False)
 
     def _end_cancelled(self) -> None:
         """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,7 +37,14 @@ if TYPE_CHECKING:
 JOB = "job-1"
 TIMEOUT = 10.0  # seconds
 #: What the worker's parent says of a first delivery that was not cancelled before.
-CHECKED = {STAMP: (0, 0, None, True)}
+CHECKED = {STAMP: (0, 0, None, time.time() + 3600)}
+
+
+def hears(app: Celery) -> None:
+    """Let this process hear announcements since long, as a worker's does."""
+    listener = Runtime.of(app).listener
+    assert listener is not None
+    listener.ready_since = 1.0
 
 
 @pytest.fixture
@@ -384,6 +392,7 @@ def test_the_message_of_a_cancelled_job_is_dropped_and_its_chord_told(
 
 def test_a_first_delivery_that_the_parent_has_checked_begins_without_asking(app: Celery, store: ScriptedStore) -> None:
     """P6, G2: the round trip is spared where the worker's parent knows of no cancel; else the store is asked."""
+    hears(app)
     asked: list[int] = []
 
     @app.task
@@ -397,6 +406,7 @@ def test_a_first_delivery_that_the_parent_has_checked_begins_without_asking(app:
 
 def test_a_job_that_began_in_the_moment_of_its_cancel_is_stopped(app: Celery, store: ScriptedStore) -> None:
     """G7: the parent did not know yet; the store says so with the first report, and the job ends as it was acknowledged."""
+    hears(app)
 
     @app.task
     def work(ctx: Context) -> str | None:
@@ -729,7 +739,7 @@ def test_an_extended_deadline_is_the_one_that_counts(app: Celery, store: Scripte
 def test_a_handle_that_sent_the_job_cancels_it_in_its_queue(app: Celery, store: ScriptedStore) -> None:
     """G1, G2: REVOKED is there at once, in the record and in the result backend."""
     handle = JobHandle(JOB, app=app)
-    handle.sent = True
+    handle.queued = True
     receipt = handle.cancel("no longer wanted")
     assert (receipt.id, receipt.outcome, receipt.reason) == (JOB, "cancelled", "no longer wanted")
     assert (record(store), handle.state) == (CANCELLED, "REVOKED")

@@ -14,6 +14,7 @@ class ScriptedLease:
     """Every delivery is held, until the test says otherwise in `stands`."""
 
     visibility_timeout: float | None = 60.0
+    shows_due = True
 
     def __init__(self) -> None:
         self.renewed: list[list[str]] = []

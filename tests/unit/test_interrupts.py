@@ -596,3 +596,17 @@ def test_firing_wakes_no_thread_but_the_handlers() -> None:
     for thread in threads:
         thread.join(TIMEOUT)
     assert results == {"a": "interrupted", "b": "ended"}
+
+
+def test_a_job_may_end_before_its_handler_was_called() -> None:
+    """C4: as one does that was lost too often; nothing was opened that could be interrupted."""
+    ended: list[bool] = []
+
+    def job() -> None:
+        interrupt_for("default").close()
+        ended.append(True)
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+    assert ended

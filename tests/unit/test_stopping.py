@@ -58,7 +58,7 @@ class ManualStopper(Stopper):
 
     def due_in(self, clock: ManualClock) -> list[float]:
         """In how many seconds something is due, soonest first."""
-        return sorted(round(when - clock.time(), 3) for when, _, _ in self._due)
+        return sorted(round(due.when - clock.time(), 3) for due in self._due)
 
 
 @pytest.fixture
