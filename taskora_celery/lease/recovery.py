@@ -1,0 +1,56 @@
+"""How soon the messages of a dead worker come back on a Redis broker, by the broker's settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["KOMBU_VISIBILITY_TIMEOUT", "Recovery", "recovery_of"]
+
+#: kombu's own defaults on Redis: the visibility timeout in seconds, the pause between two turns of its sweep in seconds, and of
+#: how many turns one sweeps.
+KOMBU_VISIBILITY_TIMEOUT = 3600.0
+KOMBU_RESTORE_INTERVAL = 10.0
+KOMBU_RESTORE_THROTTLE = 10.0
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is in force on the broker; in seconds.
+
+    A worker with this library puts a message back as soon as it is due. ``sweep_interval`` is what kombu's own sweep adds at
+    most, where only workers without it are left.
+    """
+
+    visibility_timeout: float
+    sweep_interval: float
+
+    @property
+    def warning(self) -> str | None:
+        """What to do about a sweep that makes recovery slower than the timeout suggests; None if nothing (rule D11)."""
+        if self.sweep_interval <= self.visibility_timeout:
+            return None
+        return (
+            f"visibility_timeout is {self.visibility_timeout:g} s, but kombu's own sweep runs every {self.sweep_interval:g} s: "
+            "where no worker with this library runs, a dead worker's messages wait that long. Set unacked_restore_interval=1 and "
+            "unacked_restore_throttle=1 in broker_transport_options (Celery 5.7 and later)"
+        )
+
+
+def recovery_of(options: Mapping[str, Any], *, configurable: bool) -> Recovery:
+    """Return what is in force with these ``broker_transport_options``.
+
+    ``configurable`` says whether this kombu has options for its sweep (5.7 and later); others ignore them.
+    """
+
+    def option(name: str, default: float) -> float:
+        value = options.get(name)
+        return default if value is None else float(value)
+
+    sweep = KOMBU_RESTORE_INTERVAL * KOMBU_RESTORE_THROTTLE
+    if configurable:
+        sweep = option("unacked_restore_interval", KOMBU_RESTORE_INTERVAL) * option(
+            "unacked_restore_throttle", KOMBU_RESTORE_THROTTLE
+        )
+    return Recovery(option("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT), sweep)

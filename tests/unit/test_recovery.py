@@ -1,0 +1,34 @@
+"""How soon a dead worker's messages come back, by the broker's settings (rule D11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from taskora_celery.lease.recovery import Recovery, recovery_of
+
+
+@pytest.mark.parametrize(
+    ("options", "configurable", "expected"),
+    [
+        ({}, True, Recovery(3600, 100)),
+        ({"visibility_timeout": 30}, True, Recovery(30, 100)),
+        ({"visibility_timeout": 30, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}, True, Recovery(30, 1)),
+        ({"visibility_timeout": 30, "unacked_restore_interval": 1}, True, Recovery(30, 10)),
+        ({"visibility_timeout": 30, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}, False, Recovery(30, 100)),
+        ({"visibility_timeout": None}, True, Recovery(3600, 100)),
+    ],
+)
+def test_what_is_in_force_is_named(options: dict[str, Any], configurable: bool, expected: Recovery) -> None:
+    """D11: the effective visibility timeout and sweep interval, kombu's defaults where nothing is set."""
+    assert recovery_of(options, configurable=configurable) == expected
+
+
+def test_a_sweep_that_is_slower_than_the_timeout_is_warned_of() -> None:
+    """D11: with the way out; one that is not is no matter."""
+    warning = Recovery(30, 100).warning
+    assert warning is not None
+    assert "every 100 s" in warning
+    assert "unacked_restore_interval=1" in warning
+    assert Recovery(3600, 100).warning is None
