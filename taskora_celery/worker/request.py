@@ -108,6 +108,8 @@ class JobRequest(Request):  # type: ignore[misc]
         """Handle that the pool has begun with it."""
         if self._keeper is not None:  # also of a job that was acknowledged early: a cancel may end its process
             self._keeper.exits.watch(pid)
+            # Its start is a sign of life. Its own process says so, too, but code that holds Python's lock may keep it from that.
+            self.regained = True
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:

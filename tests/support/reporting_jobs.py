@@ -105,6 +105,7 @@ def progress_until_open(ctx: Context) -> None:
         while not gates.is_open(client, ctx.id):
             n += 1
             ctx.progress(n)
+            gates.count(ctx.id, "reports")
             time.sleep(0.002)
 
 
