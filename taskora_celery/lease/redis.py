@@ -225,7 +225,17 @@ class RedisFence:
         self._client = redis.Redis(connection_pool=channel.pool)
         self._keys = _Keys(channel)
         self._acknowledge = _script(self._client, "acknowledge")
+        self._visibility_timeout = float(channel.visibility_timeout)
         self._told_forbidden = False
+
+    def shorten(self, hold: Hold) -> None:
+        """Let the message be due when a sign of life is: kombu has just given it the whole visibility timeout.
+
+        It is renewed from the next moment on; whoever dies before that must not hold it for an hour.
+        """
+        if hold.timeout is not None:
+            # kombu's own score is the worker's clock, too.
+            self._client.zadd(self._keys.index, {hold.tag: time.time() + hold.timeout - self._visibility_timeout}, xx=True)
 
     def claim(self, hold: Hold) -> None:
         """Say that this delivery is the one that counts from now on."""
@@ -275,6 +285,10 @@ class FencedChannel:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.channel, name)
+
+    def received(self) -> None:
+        """Give the message its own timeout, where it has one; at most one round trip."""
+        self._fence.shorten(self.hold)
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's signature
         """Acknowledge the message if it is still this delivery's: one round trip, as kombu's own."""

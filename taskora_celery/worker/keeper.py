@@ -152,7 +152,9 @@ class Keeper:
     def received(self, request: JobRequest) -> None:
         """Answer for a message from now on."""
         self._requests[request.hold.tag] = request
-        if request.hold.timeout is not None:  # until the first renewal it has the visibility timeout, which may be an hour
+        if request.hold.timeout is not None:
+            if request.fenced is not None:
+                request.fenced.received()
             self._thread.wake()
 
     def lost_meanwhile(self, request: JobRequest) -> bool:

@@ -168,6 +168,20 @@ def test_jobs_that_must_show_life_are_back_within_twice_their_timeout(unswept: R
     lost.check_ends()
 
 
+def test_a_worker_that_dies_as_soon_as_it_has_a_job_holds_it_no_longer(unswept: Relay) -> None:
+    """Fault 5, D5: from its reception on the message has the job's own timeout, not the visibility timeout of an hour."""
+    unswept.worker()
+    handle = fault_jobs.kill_at_once.delay(unswept.pool == "prefork")
+    wait_until(lambda: not unswept.living, "the worker's end")
+    died_at = time.time()
+    unswept.another()
+    ready_at = time.time()
+    assert handle.get(timeout=20) == 1
+    (second,) = starts(handle.id)
+    assert second["at"] < max(died_at + 2 * HEARTBEAT_TIMEOUT, ready_at + HEARTBEAT_TIMEOUT)
+    assert second["delivery"] == 2
+
+
 # --- controls ----------------------------------------------------------------------------------------------------------
 
 

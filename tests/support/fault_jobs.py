@@ -275,6 +275,15 @@ def kill_worker(from_child: bool, ctx: Context) -> None:
     time.sleep(60)  # a child ends with its parent
 
 
+@app.task(name="faults.kill_at_once", heartbeat_timeout=HEARTBEAT_TIMEOUT)
+def kill_at_once(from_child: bool, ctx: Context) -> int:
+    """End the whole worker in the first start, before anything else."""
+    if ctx.delivery == 1:
+        os.kill(os.getppid() if from_child else os.getpid(), signal.SIGKILL)
+        time.sleep(60)  # a child ends with its parent
+    return start(ctx)
+
+
 # --- that hang ---------------------------------------------------------------------------------------------------------
 
 
