@@ -12,6 +12,7 @@ from celery import group
 from tests.support import fault_jobs, plain_jobs
 from tests.support.apps import pointed_at
 from tests.support.fault_jobs import starts
+from tests.support.recorded import recorded
 from tests.support.relay import VISIBILITY_TIMEOUT, held
 from tests.support.sweeping import sweeping
 from tests.support.waiting import wait_until
@@ -92,6 +93,7 @@ def test_a_job_of_five_visibility_timeouts_runs_once(long_run: LongRun) -> None:
 def test_fifty_jobs_prefetched_behind_long_ones_run_once_each(long_run: LongRun) -> None:
     """Fault 2, D3: what a worker has received and not begun is kept like what it runs."""
     assert [len(starts(handle.id)) for handle in long_run.prefetched] == [1] * PREFETCHED
+    assert {recorded(handle).delivery for handle in long_run.prefetched} == {1}, "none was put back, and found out only then"
 
 
 @pytest.mark.parametrize("name", ["countdown", "eta", "watched", "retry"])
@@ -100,6 +102,7 @@ def test_a_job_that_waits_for_five_visibility_timeouts_runs_once_and_on_time(lon
     found = starts(long_run.waiting[name].id)
     attempts = [1, 2] if name == "retry" else [1]
     assert [start["attempt"] for start in found] == attempts
+    assert recorded(long_run.waiting[name]).delivery == 1
     late = found[-1]["at"] - (found[0]["at"] + LONG if name == "retry" else long_run.due_at)
     assert -0.1 < late < LATE
 
