@@ -122,6 +122,8 @@ def test_an_event_loop_reads_without_blocking(jobs_app: Celery) -> None:
             while True:
                 await asyncio.sleep(0.01)
                 ticks += 1
+                if ticks > 1:
+                    ticked.set()
 
         async def follow() -> None:
             async for event in handle.aevents(timeout=20):
@@ -141,15 +143,17 @@ def test_an_event_loop_reads_without_blocking(jobs_app: Celery) -> None:
         assert [record.outcome for record in await handle.ahistory()] == ["RETRY", "SUCCESS"]
 
     handle = reporting_jobs.log_over_retry.delay()
-    opener = threading.Thread(target=_open_twice, args=(handle.id,))
+    ticked = threading.Event()  # the job goes on only when the loop has gone round while it was read
+    opener = threading.Thread(target=_open_twice, args=(handle.id, ticked))
     opener.start()
     asyncio.run(read(handle))
     opener.join()
 
 
-def _open_twice(job_id: str) -> None:
+def _open_twice(job_id: str, ticked: threading.Event) -> None:
     for _ in range(2):
         gates.wait_at(job_id)
+        assert ticked.wait(20)
         gates.open_gate(job_id)
 
 
