@@ -1,4 +1,4 @@
-"""The one place that starts threads."""
+"""The threads of this library; only the reporter, which lets reports gather, keeps its own."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ def in_background(name: str, action: Callable[[], object]) -> None:
 
     def turn() -> None:
         try:
-            action()
+            with thread.waiting():  # it holds nothing of ours, and may take long: no fork waits for it
+                action()
         except Exception:  # the thread's outer edge
             logger.exception("thread %s failed", name)
         finally:

@@ -18,6 +18,7 @@ from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
 
 __all__ = [
     "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "outcome_is_stored", "reason_in", "requeues", "revoke",
+    "stalled",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -68,12 +69,17 @@ def check_stalls(task: Any, job_id: str, begun: Begun, store: JobStore | None) -
     if limit is None or begun.stalls <= limit:
         return
     before = begun.attempts[-1] if begun.attempts else None
+    worker, reason = (before.worker, before.reason) if before else ("", None)
+    raise stalled(job_id, begun.stalls, limit, worker, reason, store)
+
+
+def stalled(job_id: str, stalls: int, limit: int, worker: str, reason: str | None, store: JobStore | None) -> JobStalledError:
+    """Return the error of a job that was lost too often, with its last words where the store has them."""
     progress: Any = None
     logs: tuple[str, ...] = ()
     with suppress(StoreUnavailableError):
         progress, logs = last_words(None if store is None else store.read(job_id, 0))
-    worker, reason = (before.worker, before.reason) if before else ("", None)
-    raise JobStalledError(job_id, begun.stalls, limit, worker, reason, progress, logs)
+    return JobStalledError(job_id, stalls, limit, worker, reason, progress, logs)
 
 
 def outcome_is_stored(task: Any, request: Any) -> bool:

@@ -32,7 +32,7 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["Runtime", "endpoint_of", "lookup_setting", "redactor_of", "settings_of"]
+__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -254,9 +254,9 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
             url = url.split("?", 1)[0]
         return Endpoint(url, None, options.get("master_name"))
     backend, broker = conf.result_backend, conf.broker_read_url or conf.broker_url
-    if _is_redis(backend):
+    if is_redis(backend):
         return _endpoint(backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    if _is_redis(broker):
+    if is_redis(broker):
         return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
     return None
 
@@ -265,7 +265,8 @@ def _scheme(url: Any) -> str:
     return url.split("://", 1)[0] if isinstance(url, str) and "://" in url else ""
 
 
-def _is_redis(url: Any) -> bool:
+def is_redis(url: Any) -> bool:
+    """Say whether a broker or a result backend is Redis, by its URL."""
     return _scheme(url) in REDIS_SCHEMES
 
 

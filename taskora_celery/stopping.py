@@ -40,6 +40,8 @@ KEPT = 10_000
 PRESS_AFTER = 0.05
 #: When more than so many of the things that were to be done are not to be any more, they are cleared out.
 DROPPED = 256
+#: However short the grace, a handler is interrupted again only so many seconds later.
+INSIST_AFTER = 0.1
 #: A handler whose time was over before it began is interrupted so many seconds later.
 NOT_YET = 0.01
 
@@ -227,10 +229,11 @@ class JobStop:
             self._interrupted = True
             self.note("interrupted")
         # Not fired where it could be: the handler is just about to begin.
-        self._insist_at(max(grace, 0.1), last=fired or not self.interrupt.can)
+        self._insist_at(max(grace, INSIST_AFTER), last=fired or not self.interrupt.can)
 
     def _at(self, when: float, action: Callable[[], Any]) -> None:
-        self._dues.append(self._stopper.at(when, action))
+        # What is done is let go of: a handler that cannot be interrupted is tried again and again, perhaps for ever.
+        self._dues = [*(due for due in self._dues if due.action is not None), self._stopper.at(when, action)]
 
     def note(self, phase: str, at: float | None = None) -> None:
         """Write a step of the cancel into the job's journal."""
@@ -342,7 +345,8 @@ class Stopper:
                     return None
                 if self._due[0].when > now:
                     return self._due[0].when - now
-                action = heapq.heappop(self._due).action
+                due = heapq.heappop(self._due)
+                action, due.action = due.action, None
             if action is not None:
                 self._do(action)
 

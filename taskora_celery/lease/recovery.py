@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from taskora_celery.errors import SettingsError
+
 __all__ = ["KOMBU_VISIBILITY_TIMEOUT", "Recovery", "recovery_of"]
 
 #: kombu's own defaults on Redis: the visibility timeout in seconds, the pause between two turns of its sweep in seconds, and of
@@ -42,15 +44,21 @@ def recovery_of(options: Mapping[str, Any], *, configurable: bool) -> Recovery:
     """Return what is in force with these ``broker_transport_options``.
 
     ``configurable`` says whether this kombu has options for its sweep (5.7 and later); others ignore them.
+
+    :raises SettingsError: an option is no number: kombu would fail with it later, at the first message.
     """
 
     def option(name: str, default: float) -> float:
         value = options.get(name)
-        return default if value is None else float(value)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SettingsError(f"{name}={value!r} in broker_transport_options is wrong: not a number")
+        return float(value)
 
-    sweep = KOMBU_RESTORE_INTERVAL * KOMBU_RESTORE_THROTTLE
+    interval, throttle = KOMBU_RESTORE_INTERVAL, KOMBU_RESTORE_THROTTLE
     if configurable:
-        sweep = option("unacked_restore_interval", KOMBU_RESTORE_INTERVAL) * option(
-            "unacked_restore_throttle", KOMBU_RESTORE_THROTTLE
-        )
-    return Recovery(option("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT), sweep)
+        interval = option("unacked_restore_interval", interval)
+        interval = interval if interval > 0 else KOMBU_RESTORE_INTERVAL  # as kombu has it
+        throttle = option("unacked_restore_throttle", throttle)
+    return Recovery(option("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT), interval * throttle)

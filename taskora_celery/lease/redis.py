@@ -108,7 +108,7 @@ class RedisLease:
 
     def _run(self, holds: Sequence[Hold], look: int) -> Any:
         timeout = self.visibility_timeout or 0.0
-        arguments: list[Any] = [time.time(), timeout, look]
+        arguments: list[Any] = [time.time(), timeout, look, CLAIM_TTL]
         for hold in holds:
             # The sweep adds the visibility timeout to the score: what is to be due earlier or later is shifted by the difference.
             shift = "" if hold.watched else (0.0 if hold.timeout is None else hold.timeout - timeout) - hold.age

@@ -6,16 +6,27 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any
 
 import msgspec
 
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
-from taskora_celery.encoding import unpack
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
-from taskora_celery.store.journal import STALLED, STATE, encode_cancel, encode_loss
+from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
+from taskora_celery.store.memory_job import (
+    MemoryJob,
+    created_ms,
+    drop_oldest,
+    is_anew,
+    logs_in,
+    losing,
+    lost_attempt,
+    not_begun,
+    reason_of,
+    runs_already,
+    verdict_on,
+)
 from taskora_celery.store.protocol import (
     Begin,
     Begun,
@@ -37,17 +48,6 @@ _ATTEMPTS_KEPT = 100
 _OTHER_BATCHES = 1_000
 
 
-class _Job:
-    """One job's record, journal and attempts."""
-
-    __slots__ = ("attempts", "fields", "journal")
-
-    def __init__(self, fence: int = 0) -> None:
-        self.fields: dict[str, Any] = {"f": fence}
-        self.journal: list[tuple[int, int, bytes]] = []
-        self.attempts: list[AttemptRecord] = []
-
-
 class MemoryStore:
     """Keeps job records in this process's memory. Safe to use from several threads.
 
@@ -57,7 +57,7 @@ class MemoryStore:
     def __init__(self, log_limit: int = 10_000, clock: Clock = SYSTEM_CLOCK) -> None:
         self._log_limit = log_limit
         self._clock = clock
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, MemoryJob] = {}
         self._changed = threading.Condition()
         self._changes: dict[str, int] = {}
         self._cancelled: dict[str, None] = {}
@@ -134,28 +134,28 @@ class MemoryStore:
         """Do nothing: there are no connections, and the records stay readable."""
 
     def _begin(self, begin: Begin) -> Begun:
-        job = self._jobs.setdefault(begin.id, _Job())
+        job = self._jobs.setdefault(begin.id, MemoryJob())
         state, attempt = job.fields.get("s"), job.fields.get("a", 0)
         if 0 < begin.fence == job.fields["f"]:
             # The same begin again: its answer was lost on the way.
             return Begun(begin.fence, job.fields["d"], job.fields["c"], stalls=job.fields.get("x", 0))
-        verdict = _verdict(begin, job.fields)
+        verdict = verdict_on(begin, job.fields)
         if verdict is not None:
             if verdict is Verdict.CANCELLED and job.fields["s"] != Outcome.REVOKED:
                 self._announce(begin.id)
-            return _not_begun(verdict, begin, job.fields)
+            return not_begun(verdict, begin, job.fields)
         if state == Outcome.IGNORED:
             attempt, state = 0, None
         elif state in Outcome.FINAL:
-            if not _runs_already(begin, job.fields) and _is_anew(begin, job.fields):
-                job = self._jobs[begin.id] = _Job(job.fields["f"])
+            if not runs_already(begin, job.fields) and is_anew(begin, job.fields):
+                job = self._jobs[begin.id] = MemoryJob(job.fields["f"])
                 attempt = 0
             state = None
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
         if attempt == begin.attempt and state == "STARTED":
-            job.attempts = [*job.attempts, _lost(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
+            job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
             fields["x"] = fields.get("x", 0) + 1
         if state == Outcome.RETRY:
             fields.update(g=fields["f"], v=fields["u"])
@@ -163,7 +163,7 @@ class MemoryStore:
             fields.pop(name, None)
         fields.update(
             s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
-            c=fields.get("c", _created(begin)), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
+            c=fields.get("c", created_ms(begin)), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
         )  # fmt: skip
         self._announce(begin.id)
         return Begun(
@@ -176,7 +176,7 @@ class MemoryStore:
         if job is None:
             if not queued:
                 return CancelOutcome.UNKNOWN
-            job = self._jobs[request.id] = _Job()
+            job = self._jobs[request.id] = MemoryJob()
         if state in Outcome.FINAL:
             return CancelOutcome.TOO_LATE
         fields = job.fields
@@ -196,7 +196,7 @@ class MemoryStore:
             listener.put(packed(announcement))
 
     def _lose(self, loss: Loss) -> Lost:
-        job = _losing(loss, self._jobs.get(loss.id) or _Job())
+        job = losing(loss, self._jobs.get(loss.id) or MemoryJob())
         if job is None:
             return Lost(None)
         self._jobs[loss.id] = job
@@ -205,7 +205,7 @@ class MemoryStore:
         cancelled = "j" in fields
         over = loss.state is None and loss.limit is not None and stalls > loss.limit and not cancelled
         state = Outcome.REVOKED if cancelled else Outcome.FAILURE if over else loss.state
-        reason = _reason_of(fields["j"]) if cancelled else loss.reason
+        reason = reason_of(fields["j"]) if cancelled else loss.reason
         for name in "egvz":
             fields.pop(name, None)
         fields.update(
@@ -217,11 +217,11 @@ class MemoryStore:
             fields["z"] = "JobCancelledError" if cancelled else STALLED if over else loss.error
         job.journal.append((seq, 1, encode_loss(loss)))
         if len(job.journal) > self._log_limit + _OTHER_BATCHES:
-            _drop_oldest(job)
+            drop_oldest(job)
         if state is not None:
             fields["e"] = loss.now_ms
         else:
-            lost = msgspec.structs.replace(_lost(fields, loss.now_ms), reason=loss.reason)
+            lost = msgspec.structs.replace(lost_attempt(fields, loss.now_ms), reason=loss.reason)
             job.attempts = [*job.attempts, lost][-_ATTEMPTS_KEPT:]
         self._announce(loss.id)
         return Lost(stalls, state is not None, cancelled)
@@ -249,7 +249,7 @@ class MemoryStore:
         self._announce(report.id)
         return answer
 
-    def _take(self, job: _Job, report: Report) -> Reply:
+    def _take(self, job: MemoryJob, report: Report) -> Reply:
         """Take what the holder of the fence says, besides its entries."""
         fields = job.fields
         if report.now_ms:
@@ -263,7 +263,7 @@ class MemoryStore:
         self._end(job, report)
         return Reply.STOPPING if "j" in fields else Reply.ACCEPTED
 
-    def _append(self, job: _Job, report: Report, counter: str) -> None:
+    def _append(self, job: MemoryJob, report: Report, counter: str) -> None:
         fields, number = job.fields, report.first
         for batch in report.batches:
             gap = number - fields.get(counter, 0)
@@ -278,12 +278,12 @@ class MemoryStore:
             number += batch.entries
         most = self._log_limit + _OTHER_BATCHES
         while report.batches and job.journal and (fields.get("m", 0) > self._log_limit or len(job.journal) > most):
-            logs = _logs_in(job.journal[0][2])
+            logs = logs_in(job.journal[0][2])
             if fields["m"] - logs < self._log_limit and len(job.journal) <= most:
                 break
-            _drop_oldest(job)
+            drop_oldest(job)
 
-    def _end(self, job: _Job, report: Report) -> None:
+    def _end(self, job: MemoryJob, report: Report) -> None:
         ended, fields = report.ended, job.fields
         if ended is None:
             return
@@ -330,105 +330,3 @@ class _MemoryAnnouncements:
 
     def close(self) -> None:
         self._queue.put(None)
-
-
-def _not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
-    created, stalls = fields.get("c", _created(begin)), fields.get("x", 0)
-    if verdict is not Verdict.CANCELLED:
-        return Begun(verdict, 0, created, stalls=stalls)
-    if fields["s"] != Outcome.REVOKED:
-        fields.update(r=_reason_of(fields["j"]), z="JobCancelledError")
-    fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=created)
-    fields.setdefault("e", begin.now_ms)
-    return Begun(verdict, 0, created, stalls=stalls, cancel=fields.get("j"))
-
-
-def _reason_of(request: bytes) -> str:
-    found = unpacked(request)
-    return (found.reason if isinstance(found, CancelRequest) else None) or ""
-
-
-def _runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
-    """Say whether this is a job that was cancelled as one that had not begun, while it began unregistered."""
-    return "j" in fields and begin.fence > 0 and "l" not in fields
-
-
-def _created(begin: Begin) -> int:
-    return begin.created_ms or begin.now_ms
-
-
-def _verdict(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
-    """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
-    state, attempt = fields.get("s"), fields.get("a", 0)
-    if state == Outcome.IGNORED:
-        return Verdict.FENCE_TAKEN if 0 < begin.fence <= fields["f"] else None
-    anew = state in Outcome.FINAL and _is_anew(begin, fields)
-    if begin.redelivered and not anew and attempt > begin.attempt:
-        return Verdict.RETRIED
-    if "j" in fields and state in {Outcome.REVOKED, "STARTED", Outcome.LOST}:
-        if _runs_already(begin, fields):
-            return Verdict.SUPERSEDED if begin.fence < fields["f"] else None
-        if not ("l" in fields and fields["l"] != begin.tag and begin.attempt <= attempt):
-            return Verdict.CANCELLED
-    if state in Outcome.FINAL:
-        if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:
-            return Verdict.ENDED if begin.redelivered else Verdict.SUPERSEDED
-        return Verdict.FENCE_TAKEN if anew and 0 < begin.fence <= fields["f"] else None
-    return Verdict.SUPERSEDED if 0 < begin.fence < fields["f"] else None
-
-
-def _is_anew(begin: Begin, fields: dict[str, Any]) -> bool:
-    """Say whether a delivery is of another job than the one that has ended under its id."""
-    if begin.created_ms > fields.get("c", 0):
-        return True
-    if begin.attempt == fields.get("a") and begin.tag and fields.get("l") and begin.tag != fields["l"]:
-        return True
-    return not begin.redelivered and begin.attempt <= fields.get("a", 0)
-
-
-def _losing(loss: Loss, job: _Job) -> _Job | None:
-    """Return the record that a loss is written to; None where that delivery is over or superseded. See ``lose.lua``."""
-    fields, state, same = job.fields, job.fields.get("s"), job.fields.get("l") == loss.tag
-    if same and loss.token in {None, fields.get("o")}:
-        return job if state == "STARTED" else None
-    if loss.token is None or fields["f"] >= loss.token:
-        return None
-    attempt = fields.get("a", 0)
-    if state == Outcome.IGNORED:
-        attempt = 0
-    elif state in Outcome.FINAL and not ("j" in fields and not fields.get("l")):
-        if same or loss.created_ms <= fields.get("c", 0):
-            return None
-        job, attempt = _Job(fields["f"]), 0
-    elif attempt > loss.attempt:
-        return None
-    delivery = fields["d"] + 1 if attempt == loss.attempt else 1
-    job.fields.update(a=loss.attempt, d=delivery, w=loss.worker, b=loss.token // 1000)
-    return job
-
-
-def _drop_oldest(job: _Job) -> None:
-    logs = _logs_in(job.journal.pop(0)[2])
-    job.fields["m"] = job.fields.get("m", 0) - logs
-    job.fields["i"] = job.fields.get("i", 0) + 1
-
-
-def _lost(fields: dict[str, Any], now_ms: int) -> AttemptRecord:
-    return lost_attempt(fields["a"], fields["d"], fields["w"], fields["b"], now_ms)
-
-
-def lost_attempt(attempt: int, delivery: int, worker: str, started_ms: int, now_ms: int) -> AttemptRecord:
-    """Return the record of a delivery that was never heard of again."""
-    return AttemptRecord(
-        attempt,
-        delivery,
-        worker,
-        started_ms,
-        Outcome.LOST,
-        round((now_ms - started_ms) / 1000, 3),
-        f"no outcome from {worker}",
-    )
-
-
-def _logs_in(data: bytes) -> int:
-    return sum(1 for item in unpack(data)[2] if item[0] < STATE)

@@ -20,8 +20,7 @@ from taskora_celery.errors import JobStalledError, StoreUnavailableError
 from taskora_celery.execution import CREATED_HEADER, stamp_of
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
-from taskora_celery.outcomes import Cancelled, revoke
-from taskora_celery.reading import last_words
+from taskora_celery.outcomes import Cancelled, revoke, stalled
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
@@ -205,15 +204,8 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def _stalled(self, told: Lost, reason: str) -> Any:
         store = Runtime.of(self._app).store
-        progress: Any = None
-        logs: tuple[str, ...] = ()
         try:
-            progress, logs = last_words(None if store is None else store.read(str(self.id), 0))
-        except StoreUnavailableError:
-            logger.debug("the last words of job %s cannot be read", self.id)
-        try:
-            raise JobStalledError(  # noqa: TRY301 - an ExceptionInfo is made of the exception that is being handled
-                str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, progress, logs
-            )
+            # An ExceptionInfo is made of the exception that is being handled.
+            raise stalled(str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, store)
         except JobStalledError:
             return ExceptionInfo()

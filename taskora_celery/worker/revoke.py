@@ -30,15 +30,19 @@ class RevokeStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     requires = ("celery.worker.consumer.control:Control",)
 
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._ours: Callable[..., Any] | None = None
+
     def start(self, parent: Any) -> None:
-        """Put our command before Celery's, in the table of this worker's mailbox."""
+        """Put our command before Celery's, in the table of this worker's mailbox, once: it outlives a lost connection."""
         node = _mailbox_of(parent)
         if node is None:  # a broker without broadcasts (SQS), or remote control is off: JobHandle.cancel needs neither
             return
-        node.handlers = dict(node.handlers)
         revoke = node.handlers.get("revoke")
-        if revoke is not None:
-            node.handlers["revoke"] = _remembering(parent.app, revoke)
+        if revoke is not None and revoke is not self._ours:
+            self._ours = _remembering(parent.app, revoke)
+            node.handlers = {**node.handlers, "revoke": self._ours}
 
 
 def _mailbox_of(consumer: Any) -> Any:

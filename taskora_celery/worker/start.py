@@ -9,9 +9,8 @@ from celery import bootsteps
 
 from taskora_celery.errors import SettingsError
 from taskora_celery.lease.rabbitmq import unrenewable_warning
-from taskora_celery.lease.recovery import KOMBU_VISIBILITY_TIMEOUT, recovery_of
-from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
-from taskora_celery.settings import REDIS_SCHEMES
+from taskora_celery.lease.recovery import recovery_of
+from taskora_celery.runtime import endpoint_of, is_redis, redactor_of, settings_of
 from taskora_celery.store.connect import check
 
 __all__ = ["CheckSettings"]
@@ -30,11 +29,9 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             redactor_of(settings)
             if endpoint is not None:
                 check(endpoint)
-            _check_lease(parent.app, settings)
+            _check_lease(parent.app, settings.lease_interval)
         except SettingsError as exc:
             raise SystemExit(f"taskora_celery: {exc}") from exc
-        if _is_redis(parent.app):
-            _tell_recovery(parent.app)
         warning = unrenewable_warning(parent.app.connection_for_read())
         if warning is not None:
             logger.warning(warning)
@@ -45,27 +42,25 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             )
 
 
-def _is_redis(app: Any) -> bool:
-    return str(app.conf.broker_read_url or app.conf.broker_url).startswith(REDIS_SCHEMES)
+def _check_lease(app: Any, interval: float | None) -> None:
+    """Look at the broker's visibility timeout, and tell what it means for a worker that dies.
 
-
-def _tell_recovery(app: Any) -> None:
-    channel = app.connection_for_read().transport.Channel
-    recovery = recovery_of(app.conf.broker_transport_options or {}, configurable=hasattr(channel, "unacked_restore_throttle"))
-    logger.info(
-        "a dead worker's messages are due %g s behind its last renewal, and put back then; kombu's own sweep runs every %g s",
-        recovery.visibility_timeout, recovery.sweep_interval,
-    )  # fmt: skip
-    if recovery.warning is not None:
-        logger.info(recovery.warning)
-
-
-def _check_lease(app: Any, settings: Any) -> None:
-    timeout = (app.conf.broker_transport_options or {}).get("visibility_timeout")
-    if timeout is None and _is_redis(app):
-        timeout = KOMBU_VISIBILITY_TIMEOUT
-    if settings.lease_interval is not None and timeout is not None and settings.lease_interval >= timeout:
+    :raises SettingsError: an option of the broker is no number, or leases would be renewed too late.
+    """
+    options = app.conf.broker_transport_options or {}
+    timeout = options.get("visibility_timeout")
+    if is_redis(app.conf.broker_read_url or app.conf.broker_url):
+        channel = app.connection_for_read().transport.Channel
+        recovery = recovery_of(options, configurable=hasattr(channel, "unacked_restore_throttle"))
+        timeout = recovery.visibility_timeout
+        logger.info(
+            "a dead worker's messages are due %g s behind its last renewal, and put back then; kombu's own sweep runs every %g s",
+            timeout, recovery.sweep_interval,
+        )  # fmt: skip
+        if recovery.warning is not None:
+            logger.info(recovery.warning)
+    if interval is not None and timeout is not None and interval >= timeout:
         raise SettingsError(
-            f"setting taskora_lease_interval={settings.lease_interval:g} is wrong: not below the broker's "
+            f"setting taskora_lease_interval={interval:g} is wrong: not below the broker's "
             f"visibility_timeout={timeout:g}, so messages would be delivered again before they are renewed"
         )

@@ -28,7 +28,7 @@ def test_a_warm_shutdown_keeps_what_still_runs(swept: Relay) -> None:
         running.append(fault_jobs.beat.delay(3 * VISIBILITY_TIMEOUT))
     wait_until(lambda: all(starts(handle.id) for handle in running), "the long jobs' start")
     first.signal(signal.SIGTERM)
-    with sweeping(fault_jobs.app), swept.client() as client:
+    with sweeping(fault_jobs.app, VISIBILITY_TIMEOUT), swept.client() as client:
         swept.another()
         assert [handle.get(timeout=60) for handle in running] == [1] * len(running)
         assert first.wait(timeout=30) == 0

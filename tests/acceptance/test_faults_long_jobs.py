@@ -35,7 +35,7 @@ class LongRun:
     def __init__(self, relay: Relay) -> None:
         self.pool = relay.pool
         relay.worker()
-        with relay.client() as client, sweeping(fault_jobs.app):
+        with relay.client() as client, sweeping(fault_jobs.app, VISIBILITY_TIMEOUT):
             self.due_at = time.time() + LONG
             eta = datetime.fromtimestamp(self.due_at, timezone.utc)
             self.waiting: dict[str, Any] = {

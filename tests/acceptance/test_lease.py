@@ -6,15 +6,14 @@ themselves, by kombu's own code: a message that nobody renewed goes back into it
 
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.support import gates, jobs
 from tests.support.recorded import recorded
+from tests.support.sweeping import sweeping
 from tests.support.tuned_worker import VISIBILITY_TIMEOUT, TunedWorker
 from tests.support.waiting import wait_until
 
@@ -43,38 +42,13 @@ def _scores(client: redis.Redis) -> list[tuple[str, float]]:
     return cast("list[tuple[str, float]]", client.zrange("unacked_index", 0, -1, withscores=True))
 
 
-@contextmanager
-def sweeping() -> Iterator[None]:
-    """Meanwhile, put back whatever was not renewed for the visibility timeout, as a worker's sweep does."""
-    stop, failures = threading.Event(), list[BaseException]()
-
-    def sweep() -> None:
-        try:
-            with jobs.app.connection_for_read() as connection:
-                channel = connection.default_channel
-                assert channel.qos.visibility_timeout == VISIBILITY_TIMEOUT
-                while not stop.wait(0.05):
-                    channel.qos.restore_visible(interval=1)
-        except BaseException as exc:
-            failures.append(exc)
-
-    thread = threading.Thread(target=sweep, name="sweep")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert not failures, failures
-
-
 @pytest.mark.parametrize("beats", [True, False])
 def test_a_job_runs_once_however_long_it_takes(broker: redis.Redis, beats: bool) -> None:
     """D1, D2, D3: over three visibility timeouts; beaten without a pause, or silent, its score is renewed in each lease interval.
 
     Twice: by the process that runs it, and by the keeper of its worker.
     """
-    with sweeping():
+    with sweeping(jobs.app, VISIBILITY_TIMEOUT):
         handle = jobs.beat_until_open.delay(beats)
         scores: set[float] = set()
         wait_until(lambda: gates.counted(handle.id, "starts"), "the job's start")
@@ -126,7 +100,7 @@ def test_a_job_of_a_killed_worker_is_delivered_again(broker: redis.Redis, tuned_
     gates.wait_at(handle.id)
     wait_until(lambda: handle.get_progress() == 10 and _checkpoint(broker, handle.id), "the report of the first delivery")
     tuned_worker.kill()
-    with tuned_worker.twin(f"second-{tuned_worker.pool}@test") as second, sweeping():
+    with tuned_worker.twin(f"second-{tuned_worker.pool}@test") as second, sweeping(jobs.app, VISIBILITY_TIMEOUT):
         second.wait_ready()
         gates.wait_at(handle.id)
         wait_until(lambda: handle.get_progress() == 20, "the report of the second delivery")

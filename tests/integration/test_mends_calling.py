@@ -202,6 +202,13 @@ def test_a_lease_interval_that_is_not_below_the_visibility_timeout_stops_the_wor
     start(app)
 
 
+def test_a_visibility_timeout_that_is_no_number_stops_the_worker(make_app: Callable[..., Celery], redis_url: str) -> None:
+    """L4: with its name, its value and where it stands."""
+    app = make_app(redis_url, redis_url, broker_transport_options={"visibility_timeout": "30"})
+    with pytest.raises(SystemExit, match="visibility_timeout='30' in broker_transport_options is wrong: not a number"):
+        start(app)
+
+
 def test_a_lease_interval_is_free_where_the_broker_has_no_such_timeout(make_app: Callable[..., Celery], redis_url: str) -> None:
     """L4: only kombu's Redis has the default."""
     start(make_app(redis_url, "memory://", taskora_lease_interval=5_000.0))

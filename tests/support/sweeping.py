@@ -13,14 +13,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def sweeping(app: Celery) -> Iterator[None]:
-    """Meanwhile, put back at once whatever was not renewed for the app's visibility timeout, by kombu's own code."""
+def sweeping(app: Celery, visibility_timeout: float) -> Iterator[None]:
+    """Meanwhile, put back at once whatever was not renewed for the app's visibility timeout, by kombu's own code.
+
+    The timeout (seconds) is named, so that a test cannot sweep by another than it means.
+    """
     stop, failures = threading.Event(), list[BaseException]()
 
     def sweep() -> None:
         try:
             with app.connection_for_read() as connection:
                 channel = connection.default_channel
+                assert channel.qos.visibility_timeout == visibility_timeout
                 while not stop.wait(0.05):
                     channel.qos.restore_visible(interval=1)
         except BaseException as exc:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from taskora_celery.background import Background
+from taskora_celery.background import Background, in_background
 
 
 def test_no_process_is_forked_in_the_middle_of_a_turn() -> None:
@@ -48,3 +48,22 @@ def test_a_turn_that_only_waits_holds_up_no_fork() -> None:
     assert time.monotonic() - before < 5
     over.set()
     background.stop()
+
+
+def test_what_is_called_once_in_the_background_holds_up_no_fork() -> None:
+    """Fault 4: the end of a process that a handler has started takes as long as that process's grace."""
+    begun, over = threading.Event(), threading.Event()
+
+    def action() -> None:
+        begun.set()
+        over.wait(10)
+
+    in_background("a-thread", action)
+    assert begun.wait(10)
+    before = time.monotonic()
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert time.monotonic() - before < 5
+    over.set()

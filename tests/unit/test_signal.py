@@ -16,6 +16,21 @@ from taskora_celery.signal import AbortReason, Signal
 REASONS: tuple[AbortReason, ...] = get_args(AbortReason)
 
 
+def in_fifty_threads(act: Callable[[int], object]) -> None:
+    """Call it with the numbers from 0 on, all at once."""
+    start = threading.Barrier(50)
+
+    def run(n: int) -> None:
+        start.wait()
+        act(n)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+
 @pytest.fixture
 def signal() -> Signal:
     return Signal()
@@ -48,21 +63,15 @@ def test_the_first_abort_wins(signal: Signal) -> None:
 
 def test_the_first_abort_wins_from_fifty_threads(signal: Signal) -> None:
     """C1: cancel, timeout and shutdown may come in the same moment."""
-    start = threading.Barrier(50)
     winners: list[str] = []
     calls: list[str | None] = []
     signal.add_listener(lambda fired: calls.append(fired.message))
 
     def abort(n: int) -> None:
-        start.wait()
         if signal.abort(REASONS[n % 4], str(n)):
             winners.append(str(n))
 
-    threads = [threading.Thread(target=abort, args=(n,)) for n in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    in_fifty_threads(abort)
     assert winners == [signal.message]
     assert calls == [signal.message]
     assert signal.reason == REASONS[int(winners[0]) % 4]
@@ -321,20 +330,14 @@ def test_a_mark_may_interrupt_the_signals_own_lines(signal: Signal) -> None:
 
 def test_of_marks_and_aborts_from_fifty_threads_one_is_first(signal: Signal) -> None:
     """C1: and its words stand."""
-    start = threading.Barrier(50)
     winners: list[str] = []
 
     def fire(n: int) -> None:
-        start.wait()
         fired = signal.mark("timeout", str(n)) if n % 2 else signal.abort("cancelled", str(n))
         if fired:
             winners.append(str(n))
 
-    threads = [threading.Thread(target=fire, args=(n,)) for n in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    in_fifty_threads(fire)
     assert winners == [signal.message]
 
 

@@ -312,6 +312,16 @@ def test_a_shutdown_is_for_the_jobs_of_its_worker(stopper: ManualStopper, clock:
     assert (raised(stops[0]), stopper._recent) == ([], {})
 
 
+def test_a_handler_that_is_tried_for_ever_costs_no_memory(stopper: ManualStopper, clock: ManualClock) -> None:
+    """G4, Q1: what was due and is done is let go of, in the job and in the thread."""
+    stop = running(stopper, clock, grace=0.0)
+    stopper.announced(request(clock))
+    for _ in range(100):
+        after(stopper, clock, 1)
+    assert len(stop._dues) <= 2
+    assert len(stopper._due) <= 2
+
+
 # --- the time limit ------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 unacked_index  2… the claim of each delivery
 -- ARGV  1 this worker's clock (s)  2 visibility timeout (s)  3 how many due messages to return, 0 for none
+--       4 seconds for which a claim is kept
 --       then for each delivery: tag, token (0: not known, its claim is not looked at), and seconds from now on which its score
 --       is set, or "" to look only
 -- Returns { { how each stands }, { due tag, seconds it is late, … }, seconds until the next is due or "" }
@@ -13,13 +14,13 @@ local timeout = tonumber(ARGV[2])
 local base = math.max(now, tonumber(ARGV[1]))
 local held = {}
 for n = 2, #KEYS do
-  local at = 3 * n - 2
+  local at = 3 * n - 1
   local tag, token, shift = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local claim = token ~= '0' and redis.call('GET', KEYS[n])
   if claim and claim ~= token then
     held[n - 1] = -1
   else
-    if claim and shift ~= '' then redis.call('EXPIRE', KEYS[n], 86400) end
+    if claim and shift ~= '' then redis.call('EXPIRE', KEYS[n], ARGV[4]) end
     local score = redis.call('ZSCORE', KEYS[1], tag)
     if not score then
       held[n - 1] = 0

@@ -1,0 +1,124 @@
+"""One job of the in-memory twin, and what ``begin.lua`` and ``lose.lua`` decide of it, in Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskora_celery.encoding import unpack
+from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.store.announcements import unpacked
+from taskora_celery.store.journal import STATE
+from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Loss, Verdict
+
+__all__ = [
+    "MemoryJob", "created_ms", "drop_oldest", "is_anew", "logs_in", "losing", "lost_attempt", "not_begun", "reason_of",
+    "runs_already", "verdict_on",
+]  # fmt: skip
+
+
+class MemoryJob:
+    """One job's record, journal and attempts."""
+
+    __slots__ = ("attempts", "fields", "journal")
+
+    def __init__(self, fence: int = 0) -> None:
+        self.fields: dict[str, Any] = {"f": fence}
+        self.journal: list[tuple[int, int, bytes]] = []
+        self.attempts: list[AttemptRecord] = []
+
+
+def not_begun(verdict: Verdict, begin: Begin, fields: dict[str, Any]) -> Begun:
+    """Return the answer to a delivery that does not begin; a cancelled job is ended by it."""
+    created, stalls = fields.get("c", created_ms(begin)), fields.get("x", 0)
+    if verdict is not Verdict.CANCELLED:
+        return Begun(verdict, 0, created, stalls=stalls)
+    if fields["s"] != Outcome.REVOKED:
+        fields.update(r=reason_of(fields["j"]), z="JobCancelledError")
+    fields.update(s=Outcome.REVOKED, l=begin.tag, a=begin.attempt, n=begin.name, c=created)
+    fields.setdefault("e", begin.now_ms)
+    return Begun(verdict, 0, created, stalls=stalls, cancel=fields.get("j"))
+
+
+def reason_of(request: bytes) -> str:
+    """Return the reason in a packed request to cancel."""
+    found = unpacked(request)
+    return (found.reason if isinstance(found, CancelRequest) else None) or ""
+
+
+def runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether this is a job that was cancelled as one that had not begun, while it began unregistered."""
+    return "j" in fields and begin.fence > 0 and "l" not in fields
+
+
+def created_ms(begin: Begin) -> int:
+    """Return when the job was created, as far as this delivery can say."""
+    return begin.created_ms or begin.now_ms
+
+
+def verdict_on(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
+    """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
+    state, attempt = fields.get("s"), fields.get("a", 0)
+    if state == Outcome.IGNORED:
+        return Verdict.FENCE_TAKEN if 0 < begin.fence <= fields["f"] else None
+    anew = state in Outcome.FINAL and is_anew(begin, fields)
+    if begin.redelivered and not anew and attempt > begin.attempt:
+        return Verdict.RETRIED
+    if "j" in fields and state in {Outcome.REVOKED, "STARTED", Outcome.LOST}:
+        if runs_already(begin, fields):
+            return Verdict.SUPERSEDED if begin.fence < fields["f"] else None
+        if not ("l" in fields and fields["l"] != begin.tag and begin.attempt <= attempt):
+            return Verdict.CANCELLED
+    if state in Outcome.FINAL:
+        if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:
+            return Verdict.ENDED if begin.redelivered else Verdict.SUPERSEDED
+        return Verdict.FENCE_TAKEN if anew and 0 < begin.fence <= fields["f"] else None
+    return Verdict.SUPERSEDED if 0 < begin.fence < fields["f"] else None
+
+
+def is_anew(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether a delivery is of another job than the one that has ended under its id."""
+    if begin.created_ms > fields.get("c", 0):
+        return True
+    if begin.attempt == fields.get("a") and begin.tag and fields.get("l") and begin.tag != fields["l"]:
+        return True
+    return not begin.redelivered and begin.attempt <= fields.get("a", 0)
+
+
+def losing(loss: Loss, job: MemoryJob) -> MemoryJob | None:
+    """Return the record that a loss is written to; None where that delivery is over or superseded. See ``lose.lua``."""
+    fields, state, same = job.fields, job.fields.get("s"), job.fields.get("l") == loss.tag
+    if same and loss.token in {None, fields.get("o")}:
+        return job if state == "STARTED" else None
+    if loss.token is None or fields["f"] >= loss.token:
+        return None
+    attempt = fields.get("a", 0)
+    if state == Outcome.IGNORED:
+        attempt = 0
+    elif state in Outcome.FINAL and not ("j" in fields and not fields.get("l")):
+        if same or loss.created_ms <= fields.get("c", 0):
+            return None
+        job, attempt = MemoryJob(fields["f"]), 0
+    elif attempt > loss.attempt:
+        return None
+    delivery = fields["d"] + 1 if attempt == loss.attempt else 1
+    job.fields.update(a=loss.attempt, d=delivery, w=loss.worker, b=loss.token // 1000)
+    return job
+
+
+def drop_oldest(job: MemoryJob) -> None:
+    """Remove the oldest batch of the journal."""
+    logs = logs_in(job.journal.pop(0)[2])
+    job.fields["m"] = job.fields.get("m", 0) - logs
+    job.fields["i"] = job.fields.get("i", 0) + 1
+
+
+def lost_attempt(fields: dict[str, Any], now_ms: int) -> AttemptRecord:
+    """Return the record of a delivery that was never heard of again."""
+    worker, started_ms = fields["w"], fields["b"]
+    duration = round((now_ms - started_ms) / 1000, 3)
+    return AttemptRecord(fields["a"], fields["d"], worker, started_ms, Outcome.LOST, duration, f"no outcome from {worker}")
+
+
+def logs_in(data: bytes) -> int:
+    """Count the log entries of a batch."""
+    return sum(1 for item in unpack(data)[2] if item[0] < STATE)
