@@ -1,8 +1,8 @@
 """The seam between what a job reports and where it is kept.
 
-A store decides races: every change of a record goes through ``begin`` or ``report``, which are atomic per job, and ``report``
-is refused to whoever does not hold the job's fence. Two implementations keep this contract, Redis and the in-memory twin, and
-one suite of tests runs on both.
+A store decides races: every change of a record goes through ``begin``, ``report``, ``lose`` or ``cancel``, which are atomic per
+job, and ``report`` is refused to whoever does not hold the job's fence. Two implementations keep this contract, Redis and the
+in-memory twin, and one suite of tests runs on both.
 """
 
 from __future__ import annotations
