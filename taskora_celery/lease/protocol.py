@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from typing import Protocol
 
@@ -77,6 +78,9 @@ class Lease(Protocol):
     def claim(self, hold: Hold) -> None:
         """Say that this delivery is the one that counts from now on: earlier ones of the message are taken."""
 
+    def alone(self) -> AbstractContextManager[bool]:
+        """Keep others from putting messages back meanwhile; false where another is at it, who may be through in a moment."""
+
     def take(self, tag: str) -> bool:
         """Say whether a message that was due still is, and is the caller's to put back: of several who saw it, one has it.
 
@@ -84,7 +88,10 @@ class Lease(Protocol):
         """
 
     def put_back(self, tag: str, queue: str | None = None) -> None:
-        """Make the message deliverable at once; one that is not held by anybody is left alone."""
+        """Make the message deliverable at once.
+
+        One that is not held by anybody is left alone, and one that was taken if it was delivered again since.
+        """
 
     def close(self) -> None:
         """Give up the connection."""
@@ -102,6 +109,10 @@ class NoLease:
 
     def claim(self, hold: Hold) -> None:
         """Do nothing."""
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Say yes: nobody puts anything back."""
+        return nullcontext(True)
 
     def take(self, tag: str) -> bool:  # noqa: ARG002 - the protocol's
         """Say yes: nobody sees what is due."""

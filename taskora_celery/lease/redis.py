@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from typing import Any
 
 import redis
 from kombu.exceptions import InconsistencyError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import LockError, RedisError, ResponseError
 
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
 
@@ -34,6 +35,8 @@ CLAIM_TTL = 86_400
 DUE_AT_ONCE = 50
 #: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
 PUT_BACK_WITHIN = 5.0
+#: A sweep takes milliseconds; who holds its mutex for so many seconds has died, and kombu would keep it for five minutes.
+SWEEP_WITHIN = 2.0
 #: So many deliveries are renewed by one script: it keeps Redis for well under a millisecond.
 HOLDS_AT_ONCE = 1_000
 
@@ -54,6 +57,7 @@ class _Keys:
     def __init__(self, channel: Any) -> None:
         self.prefix = getattr(channel, "global_keyprefix", "") or ""
         self.index = f"{self.prefix}{channel.unacked_index_key}"
+        self.mutex = f"{self.prefix}{channel.unacked_mutex_key}"
         self.unacked = f"{self.prefix}{channel.unacked_key}"
 
     def claim(self, tag: str) -> str:
@@ -86,6 +90,10 @@ class RedisLease:
         #: How many due messages lead nowhere and are left alone; who looks has to look past them.
         self._stuck = 0
         self._told_stuck = False
+        #: The score that was given to each message that was taken.
+        self._taken: dict[str, float] = {}
+        #: Since when somebody else has held the sweep's mutex, in monotonic seconds.
+        self._busy_since: float | None = None
 
     def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
         """Renew these deliveries, in one round trip for each thousand; with ``look`` say also what is due.
@@ -140,20 +148,46 @@ class RedisLease:
         with _Answering():
             self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
 
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Hold kombu's own mutex, so that no sweep puts back meanwhile what it saw before it was put back and delivered again.
+
+        :raises ConnectionError: the broker did not answer.
+        """
+        mutex = self._client.lock(self._keys.mutex, timeout=PUT_BACK_WITHIN)
+        with _Answering():
+            mine = mutex.acquire(blocking=False)
+        now = time.monotonic()
+        self._busy_since = None if mine else self._busy_since or now
+        try:
+            yield mine or (self._busy_since is not None and now - self._busy_since >= SWEEP_WITHIN)
+        finally:
+            if mine:
+                with _Answering(), suppress(LockError):  # it took longer: the mutex is free, or another's
+                    mutex.release()
+
     def take(self, tag: str) -> bool:
         """Say whether the message is still due, and the caller's to put back; for ``PUT_BACK_WITHIN`` it is nobody else's.
 
         :raises ConnectionError: the broker did not answer.
         """
         with _Answering():
-            return bool(self._take(keys=[self._keys.index], args=[tag, self.visibility_timeout or 0.0, PUT_BACK_WITHIN]))
+            score = self._take(keys=[self._keys.index], args=[tag, self.visibility_timeout or 0.0, PUT_BACK_WITHIN])
+        if score:
+            self._taken[tag] = float(score)
+        return bool(score)
 
     def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
 
+        A message that was taken, and has another score since, was delivered again: it is left to who received it.
+
         :raises ConnectionError: the broker did not answer.
         """
+        taken = self._taken.pop(tag, None)
         with _Answering():
+            if taken is not None and self._client.zscore(self._keys.index, tag) != taken:
+                return
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
                 self._channel.qos.restore_by_tag(tag)

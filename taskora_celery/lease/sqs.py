@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -106,6 +106,10 @@ class SqsLease:
 
     def claim(self, hold: Hold) -> None:
         """Do nothing: each delivery has a receipt handle of its own."""
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Say yes: a receipt handle is of one delivery alone."""
+        return nullcontext(True)
 
     def take(self, tag: str) -> bool:  # noqa: ARG002 - the protocol's
         """Say yes: nobody sees others' messages."""

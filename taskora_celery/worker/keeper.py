@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -31,7 +31,7 @@ from taskora_celery.worker.holdings import holdings
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["Keeper", "KeeperStep"]
+__all__ = ["Keeper", "KeeperStep", "loss_of"]
 
 logger = logging.getLogger("taskora_celery.worker")
 
@@ -39,8 +39,16 @@ logger = logging.getLogger("taskora_celery.worker")
 SPREAD = 0.05
 #: Running jobs are told of a shutdown once in so many seconds: a process may have begun to listen only behind the first time.
 TELL_AGAIN = 1.0
+#: Somebody else puts back what is due; whether anything is left for us to do shows in so many seconds.
+LOOK_AGAIN = 0.05
 #: Why a job is delivered again whose worker is not there to say it.
 UNHEARD = "its worker was not heard of in time"
+
+
+def loss_of(due: Due, record: Mapping[str, Any], now_ms: int) -> Loss:
+    """Return what to write of a message that nobody renewed: the delivery of this ``record`` is lost, and no later one."""
+    token = record.get("o") if record.get("l") == due.tag else None
+    return Loss(due.job_id, due.name, due.attempt, str(record.get("w", "")), due.tag, token, now_ms, UNHEARD)
 
 
 class Keeper:
@@ -222,6 +230,7 @@ class Keeper:
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
+        overdue = []
         for (hold, request, fenced), held in zip(kept, renewal.held, strict=True):
             if held is Held.HELD:
                 self._held_at[hold.tag] = now
@@ -231,13 +240,14 @@ class Keeper:
                 continue
             elif request is None:
                 fenced.give_up()  # Celery has dropped it, but kombu would put it back at the end, whoever has it by then
+            elif held is Held.DUE:
+                overdue.append(request)
             else:
                 self._lost(lease, request, held, now - held_before.get(hold.tag, now))
-        for due in renewal.due:
-            self._recover(lease, due)
+        if renewal.due or overdue:
+            # Looked for more at once, unless it is somebody else who brings it back.
+            return 0.0 if self._bring_back(lease, overdue, renewal.due) else LOOK_AGAIN
         interval = self._interval(lease)
-        if renewal.due:
-            return 0.0  # there may be more
         if renewal.next_due is None:
             return interval
         return min(interval, renewal.next_due + random.uniform(0.01, 0.01 + SPREAD * interval))  # noqa: S311 - no secret
@@ -248,13 +258,13 @@ class Keeper:
         return lease_interval(self._settings.lease_interval, lease.visibility_timeout, shortest)
 
     def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float) -> None:
-        """Deal with a delivery of ours that is due, was put back, or was delivered again."""
+        """Deal with a delivery of ours that was put back, or was delivered again."""
         assert request.fenced is not None
         cut_off = request.fenced.channel.closed
         if held is Held.GONE and cut_off:
             return  # kombu put it back when the connection was lost: it comes back here, or another worker takes it
         timeout = lease.visibility_timeout or 0.0
-        swept = held is not Held.DUE and not cut_off and request.hold.timeout is None and 0 < since < timeout / 2
+        swept = not cut_off and request.hold.timeout is None and 0 < since < timeout / 2
         if swept and not self._told_swept:
             self._told_swept = True
             logger.warning(
@@ -263,22 +273,44 @@ class Keeper:
                 request.id, since, timeout,
             )  # fmt: skip
         if request.is_running and request.hold.timeout is not None:
-            self._end_stalled(lease, request, held)
+            self._give_up_stalled(request)
         elif not request.is_running or held is Held.TAKEN:
             # Of a job that runs, its own process learns the same, and its signal fires.
             request.fenced.give_up()
 
-    def _end_stalled(self, lease: Lease, request: JobRequest, held: Held) -> None:
-        """Give up a job that shows no sign of life: fence it off, make its message deliverable, and end its process."""
+    def _bring_back(self, lease: Lease, overdue: Sequence[JobRequest], found: Sequence[Due]) -> bool:
+        """Put back what nobody renewed in time, ours and others'; false where somebody else is at it."""
+        with lease.alone() as alone:
+            if not alone:
+                return False
+            for request in overdue:
+                if request.is_running:
+                    self._end_stalled(lease, request)
+                elif request.fenced is not None:
+                    request.fenced.give_up()
+            for due in found:
+                self._recover(lease, due)
+        return True
+
+    def _end_stalled(self, lease: Lease, request: JobRequest) -> None:
+        """Give up a job of ours that shows no sign of life, and make its message deliverable."""
+        # Where it cannot be taken it was renewed after all, or somebody else puts it back, which the next look will show.
+        if not self._is_given_up(request) and lease.take(request.hold.tag):
+            self._give_up_stalled(request, lease)
+
+    def _is_given_up(self, request: JobRequest) -> bool:
         assert request.fenced is not None
-        if request.fenced.settled or not request.is_running or request.given_up is not None:
+        return request.fenced.settled or not request.is_running or request.given_up is not None
+
+    def _give_up_stalled(self, request: JobRequest, lease: Lease | None = None) -> None:
+        """Fence off a job without a sign of life, put back its message if it was taken with a ``lease``, and end its process."""
+        if self._is_given_up(request):
             return
-        if held is Held.DUE and not lease.take(request.hold.tag):
-            return  # it was renewed after all, or somebody else puts it back, which the next look will show
+        assert request.fenced is not None
         reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
         logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
         request.lose(reason)
-        if held is Held.DUE:
+        if lease is not None:
             lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
         request.given_up = reason
         request.fenced.give_up()
@@ -289,17 +321,17 @@ class Keeper:
         """Bring back a message that nobody renewed in time."""
         own = self._requests.get(due.tag)
         if own is not None and own.is_running and own.hold.timeout is not None:
-            self._end_stalled(lease, own, Held.DUE)
+            self._end_stalled(lease, own)
             return
+        # Read before the message is taken: whatever has begun by now is what is lost.
+        record = (self._runtime.record(due.job_id) or {}) if due.job_id else {}
         if not lease.take(due.tag):
             return
         store = self._runtime.store
         if store is not None and due.job_id:
-            worker = str((self._runtime.record(due.job_id) or {}).get("w", ""))
-            loss = Loss(due.job_id, due.name, due.attempt, worker, due.tag, None, int(time.time() * 1000), UNHEARD)
             try:
                 # Before the message: once it is back, another worker may begin, and would have to guess what became of this one.
-                store.lose(loss)
+                store.lose(loss_of(due, record, int(time.time() * 1000)))
             except StoreUnavailableError as exc:
                 logger.warning("job %s: that it was lost cannot be written: %s", due.job_id, exc)
         lease.put_back(due.tag)

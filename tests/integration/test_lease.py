@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from kombu.transport.redis import Mutex
 
 from taskora_celery.lease import resolve
 from taskora_celery.lease.protocol import NO_LEASE, Held, Hold, NoLease
@@ -338,6 +339,98 @@ def test_what_is_put_back_by_two_at_once_is_delivered_once(broker: Broker, redis
         at_once(*[lambda lease=lease: put_back(lease) for lease in (broker.lease, other, third)])
     assert sorted(queued(redis_client)) == sorted(f"job-{n}" for n in range(20))
     assert (scores(redis_client), copies(redis_client)) == ({}, [])
+
+
+def test_of_several_who_see_a_message_run_out_one_may_put_it_back(broker: Broker, redis_client: redis.Redis) -> None:
+    """D5: and for a while nobody else finds it due."""
+    message = broker.taken()
+    age(redis_client, message)
+    mine: list[bool] = []
+    with lease_of(broker.app) as other, lease_of(broker.app) as third:
+        at_once(*[lambda lease=lease: mine.append(lease.take(message.delivery_tag)) for lease in (broker.lease, other, third)])
+    assert sorted(mine) == [False, False, True]
+    assert broker.look() == ()
+
+
+def test_what_was_renewed_meanwhile_cannot_be_taken(broker: Broker, redis_client: redis.Redis) -> None:
+    """D5: who looked saw it run out, and its worker came back before it was put back."""
+    message = broker.taken()
+    age(redis_client, message)
+    (due,) = broker.look()
+    broker.lease.renew([hold_of(message)])
+    before = scores(redis_client)
+    assert not broker.lease.take(due.tag)
+    assert not broker.lease.take("nobody")
+    assert scores(redis_client) == before
+
+
+def test_what_was_taken_and_delivered_again_is_left_to_its_receiver(broker: Broker, redis_client: redis.Redis) -> None:
+    """D5, D7: a sweep that had seen it before puts it back, and the next worker has it by now."""
+    message = broker.taken(task_id="job-1")
+    age(redis_client, message)
+    assert broker.lease.take(message.delivery_tag)
+    broker.channel.qos.restore_by_tag(message.delivery_tag)
+    again = broker.take()
+    before = scores(redis_client)
+    broker.lease.put_back(message.delivery_tag)
+    assert (scores(redis_client), queued(redis_client)) == (before, [])
+    age(redis_client, again)
+    assert broker.lease.take(again.delivery_tag)
+    broker.lease.put_back(again.delivery_tag)
+    assert queued(redis_client) == ["job-1"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"global_keyprefix": "t."}, {"unacked_mutex_key": "my_mutex"}], ids=["plain", "prefix", "key"]
+)
+def test_while_one_puts_back_no_other_does(redis_url: str, redis_client: redis.Redis, options: dict[str, Any]) -> None:
+    """D5: kombu's sweep puts back all that it has seen, be it delivered again by then: it waits for us, and we for it."""
+    with broker_at(redis_url, broker_transport_options=options) as broker, lease_of(broker.app) as other:
+        prefix = options.get("global_keyprefix", "")
+        message = broker.taken(task_id="job-1")
+        age(redis_client, message, f"{prefix}unacked_index")
+        with broker.lease.alone() as alone, other.alone() as second:
+            assert (alone, second) == (True, False)
+            broker.sweep()
+            assert queued(redis_client, f"{prefix}celery") == []
+        qos = broker.channel.qos
+        with Mutex(broker.channel.client, qos.unacked_mutex_key, 300), broker.lease.alone() as alone:
+            assert not alone
+        with broker.lease.alone() as alone:
+            assert alone
+        broker.sweep()
+        assert queued(redis_client, f"{prefix}celery") == ["job-1"]
+
+
+def test_a_sweep_whose_worker_died_is_not_waited_for(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D11: kombu keeps its mutex for five minutes, and nothing would come back until then."""
+    clock = [1_000.0]
+    monkeypatch.setattr("taskora_celery.lease.redis.time.monotonic", lambda: clock[0])
+    redis_client.set("unacked_mutex", "of a dead worker", ex=300)
+
+    def alone() -> bool:
+        with broker.lease.alone() as found:
+            return found
+
+    found = []
+    for passed in (0.0, 1.9, 0.2):
+        clock[0] += passed
+        found.append(alone())
+    assert found == [False, False, True]
+    assert redis_client.get("unacked_mutex") == b"of a dead worker", "it is not ours to release"
+    redis_client.delete("unacked_mutex")
+    assert alone()
+    redis_client.set("unacked_mutex", "of the next sweep", ex=300)
+    assert not alone(), "the patience begins anew"
+
+
+def test_a_mutex_that_ran_out_is_left_to_the_next(broker: Broker, redis_client: redis.Redis) -> None:
+    """D5: whoever took longer than it lasts must not release another's."""
+    with broker.lease.alone():
+        redis_client.set("unacked_mutex", "of the next sweep", ex=300)
+    assert redis_client.get("unacked_mutex") == b"of the next sweep"
 
 
 def test_what_nobody_holds_is_not_put_back(broker: Broker, redis_client: redis.Redis) -> None:

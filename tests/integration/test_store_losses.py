@@ -8,10 +8,12 @@ import msgspec
 import pytest
 
 from taskora_celery.encoding import unpack
+from taskora_celery.lease.protocol import Due
 from taskora_celery.reading import history_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, JobStatus, Outcome
 from taskora_celery.store.journal import STALLED, decode
 from taskora_celery.store.protocol import Begin, Ended, JobStore, Loss, Lost, Reply, Report, Verdict
+from taskora_celery.worker.keeper import loss_of
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.store_fixtures import LOG_LIMIT, TTL, admin, differences, messages, snapshot
 
@@ -37,6 +39,12 @@ def loss(*, tag: str = "tag-1", token: int | None = EARLY, **fields: Any) -> Los
 
 def status(store: JobStore) -> JobStatus:
     return status_of("job-1", store.read("job-1"), LOG_LIMIT)
+
+
+def fields_of(store: JobStore) -> dict[str, Any]:
+    found = store.read("job-1")
+    assert found is not None
+    return found.fields
 
 
 def lost_record(number: int = 1, delivery: int = 1, **fields: Any) -> AttemptRecord:
@@ -242,6 +250,28 @@ def test_a_delivery_that_was_superseded_is_not_lost(store: JobStore) -> None:
     before = snapshot(store)
     assert store.lose(loss()) == NOTHING
     assert snapshot(store) == before
+    assert current.progress(1) is Reply.ACCEPTED
+
+
+def test_a_message_that_ran_out_was_lost_by_the_delivery_that_was_seen_then(store: JobStore) -> None:
+    """D7: between a keeper's look and what it writes, the message may have been put back and begun again, under the same tag."""
+    started(store)
+    due = Due("tag-1", "job-1", "shop.work", 1, 0.5)
+    seen = loss_of(due, fields_of(store), NOW_MS + 3_000)
+    current = started(store, token=LATE, redelivered=True)
+    before = snapshot(store)
+    assert store.lose(seen) == NOTHING
+    assert snapshot(store) == before
+    assert current.progress(1) is Reply.ACCEPTED
+    assert store.lose(loss_of(due, fields_of(store), NOW_MS + 4_000)) == Lost(2)
+
+
+def test_a_message_that_ran_out_without_a_record_changes_nothing(store: JobStore) -> None:
+    """D5: its worker died before it could say anything, or the record is another message's."""
+    due = Due("tag-2", "job-1", "shop.work", 1, 0.5)
+    assert store.lose(loss_of(due, {}, NOW_MS)) == NOTHING
+    current = started(store)
+    assert store.lose(loss_of(due, fields_of(store), NOW_MS)) == NOTHING
     assert current.progress(1) is Reply.ACCEPTED
 
 

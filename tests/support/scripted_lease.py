@@ -8,6 +8,7 @@ from taskora_celery.lease.protocol import Held, Hold, Renewal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 
 class ScriptedLease:
@@ -32,6 +33,9 @@ class ScriptedLease:
 
     def claim(self, hold: Hold) -> None:
         raise AssertionError("only the worker's parent claims")
+
+    def alone(self) -> AbstractContextManager[bool]:
+        raise AssertionError("only the worker's parent puts back")
 
     def take(self, tag: str) -> bool:
         raise AssertionError("only the worker's parent puts back")
