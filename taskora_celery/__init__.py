@@ -5,6 +5,7 @@ from taskora_celery.adapters import abortable, run_process, start_process
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.context import Context, current_context
 from taskora_celery.errors import (
+    HandlerCancelledError,
     JobAbortedError,
     JobCancelledError,
     JobNotFoundError,
@@ -32,6 +33,7 @@ __all__ = [
     "ContextTask",
     "EagerJobHandle",
     "Event",
+    "HandlerCancelledError",
     "JobAbortedError",
     "JobCancelledError",
     "JobHandle",

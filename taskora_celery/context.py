@@ -17,6 +17,7 @@ from taskora_celery.encoding import pack, unpack
 from taskora_celery.errors import NoActiveJobError, NotSupportedError, RequeueError, RetryError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.logs import JobLog
+from taskora_celery.loop import on_job_loop
 from taskora_celery.records import AttemptRecord
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.retry import build_retry
@@ -231,8 +232,13 @@ class Context(JobReport):
     def sleep(self, duration: float | timedelta) -> None:
         """Sleep for ``duration`` seconds, or until the job should stop.
 
+        Not for coroutines: ``await asyncio.sleep()`` there, which ends likewise.
+
         :raises JobAbortedError: ``ctx.signal`` fired, before or meanwhile.
+        :raises NotSupportedError: called in a coroutine; it would hold up all others.
         """
+        if on_job_loop():
+            raise NotSupportedError("ctx.sleep() would block the event loop: use `await asyncio.sleep()`, which a stop ends, too")
         self.signal.wait(seconds(duration, "duration"))
         self.signal.raise_if_aborted()
 

@@ -9,10 +9,15 @@ import msgspec
 
 from taskora_celery.lease.protocol import Hold
 
-__all__ = ["STAMP", "Delivery"]
+__all__ = ["CREATED_HEADER", "STAMP", "Delivery", "stamp_of"]
 
 #: Where the worker's request carries the stamp to the process that runs the job; not a message header: it ends with the delivery.
 STAMP = "taskora_delivery"
+
+#: The publisher's stamp: when the job was created, in milliseconds since the epoch.
+CREATED_HEADER = "taskora_created"
+#: Instants beyond the year 2200 are no creation times; ``datetime`` has an end, too.
+_LAST_MS = 7_258_118_400_000
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -59,3 +64,8 @@ class Delivery(msgspec.Struct, frozen=True):
             return False
         lease = self.visibility if self.hold.timeout is None else min(self.visibility, self.hold.timeout)
         return (time.time() if now is None else now) - self.hold.token / 1_000_000 > lease / 2
+
+
+def stamp_of(created: Any) -> int:
+    """Return the publisher's stamp, 0 where there is none that makes sense."""
+    return created if type(created) is int and 0 < created < _LAST_MS else 0

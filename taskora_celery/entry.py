@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from inspect import iscoroutine
 from typing import Any
 
 from celery.exceptions import Retry
 
-from taskora_celery.context import activate, current_context, deactivate
+from taskora_celery.context import Context, activate, current_context, deactivate
+from taskora_celery.coroutines import CoroutineInterrupt, awaited, check_result, run_coroutine
 from taskora_celery.errors import RetryError
 from taskora_celery.execution import Execution
 from taskora_celery.handler import Handler
@@ -40,7 +42,7 @@ def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str
     if request.called_directly or request.is_eager:
         return _run_local(task, request, handler, args, kwargs)
     runtime = Runtime.of(task.app)
-    if handler.parameter is None and runtime.settings.track == "context":
+    if handler.parameter is None and runtime.settings.track == "context" and not handler.is_async:
         return handler.call(task, None, args, kwargs)
     return Execution(task, request, runtime).run(handler, args, kwargs)
 
@@ -56,15 +58,31 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
     )
     if collected is not None and isinstance(ctx, LocalContext):
         collected.append(ctx)
+    if handler.is_async and request.called_directly:
+        return awaited(ctx, lambda: handler.awaited(handler.call(task, ctx, args, kwargs)))
     token = activate(ctx)
     try:
-        return handler.call(task, ctx, args, kwargs)
+        result = handler.call(task, ctx, args, kwargs)
+        if handler.is_async and iscoroutine(result):
+            return _await(task, request, ctx, handler.awaited(result))
+        return result if request.called_directly else check_result(task, result)
     except RetryError as error:
         if request.called_directly:
             raise
         schedule(task, request, error)
     finally:
         deactivate(token)
+
+
+def _await(task: Any, request: Any, ctx: Context, coro: Coroutine[Any, Any, Any]) -> Any:
+    """Run an eager coroutine; this thread waits for it, whatever loop runs in it."""
+    loop = Runtime.of(task.app).loop
+    interrupt = CoroutineInterrupt(ctx.signal, loop)
+    interrupt.open()
+    try:
+        return run_coroutine(loop, coro, task, request, ctx, interrupt)
+    finally:
+        interrupt.close()
 
 
 def retrying_locally(task: Any, do: Callable[[], Any], exc: Any, countdown: Any, eta: Any) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = [
+    "HandlerCancelledError",
     "JobAbortedError",
     "JobCancelledError",
     "JobNotFoundError",
@@ -149,6 +150,20 @@ class JobAbortedError(TaskoraError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}" if self.message else self.reason
+
+
+class HandlerCancelledError(TaskoraError):
+    """An ``async def`` handler ended with ``asyncio.CancelledError`` although nobody wanted the job to stop.
+
+    It awaited something that was cancelled elsewhere, or raised it itself. Celery has no outcome for that; this is a failure.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"the handler of job {self.job_id} let asyncio.CancelledError out, but nobody had cancelled the job"
 
 
 class RetryError(TaskoraError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
+from inspect import iscoroutine
 from typing import Any, NoReturn
 from weakref import finalize
 
@@ -14,7 +16,8 @@ import msgspec
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
-from taskora_celery.delivery import Delivery
+from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine
+from taskora_celery.delivery import CREATED_HEADER, Delivery, stamp_of
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
@@ -22,26 +25,22 @@ from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_i
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
-from taskora_celery.scheduling import REASON_CHARS, delay_of, max_attempts, reason_of, schedule, text_of
+from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
-__all__ = ["CREATED_HEADER", "Execution", "execution_of", "stamp_of"]
+__all__ = ["Execution", "execution_of"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
-#: The publisher's stamp: when the job was created, in milliseconds since the epoch.
-CREATED_HEADER = "taskora_created"
 #: On a message that was sent anew for a delivery that was given back: there is a record, and it is to be asked for.
 _AGAIN_HEADER = "taskora_again"
 #: Where a running request keeps its execution; requests are Celery's place for what belongs to one delivery.
 _ATTRIBUTE = "taskora_execution"
 #: Marks a request whose body has run.
 _RAN = "taskora_ran"
-#: Instants beyond the year 2200 are no creation times; ``datetime`` has an end, too.
-_LAST_MS = 7_258_118_400_000
 #: Why a delivery does not run its job.
 _VERDICTS = {
     Verdict.SUPERSEDED: "a later delivery has it",
@@ -56,6 +55,8 @@ class Execution:
     __slots__ = (
         "_announced",
         "_arguments",
+        "_coroutine",
+        "_deadline",
         "_delivery",
         "_handler_ended",
         "_inside",
@@ -82,9 +83,12 @@ class Execution:
         #: The handler is being called just now.
         self._inside = False
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        #: How the handler is interrupted where it is a coroutine, or its cleaning up is.
+        self._coroutine: CoroutineInterrupt | None = None
         self._delivery = Delivery.of(task, request)
         self.ctx = self._new_context()
-        soft, hard = self._limits()
+        soft, hard = limits_of(task, request)
+        self._deadline = self._started + (soft or hard or 0) if soft or hard else None
         self._stop = JobStop(
             runtime.stopper, self.ctx, worker=self._worker, grace=task.cancel_grace,
             in_child=self._delivery.parent not in {0, os.getpid()},
@@ -102,6 +106,8 @@ class Execution:
             begun = self._begin()
             setattr(self.request, _ATTRIBUTE, self)
             self.ctx.control = self._stop
+            if handler.is_async:
+                self._coroutine = self._stop.interrupt = CoroutineInterrupt(self.ctx.signal, self.runtime.loop)
             self.runtime.stopper.watch(self._stop)
         token = activate(self.ctx)
         try:
@@ -110,7 +116,7 @@ class Execution:
                 self._stop.open()
                 at_soft_limit(self._stop.soft_limit)
                 self._inside = True
-                result = handler.call(self._task, self.ctx, args, kwargs)
+                result = self._call(handler, args, kwargs)
             finally:
                 self._inside = False
                 self._stop.close()
@@ -123,6 +129,15 @@ class Execution:
             at_soft_limit(None)
             self._stop.close_for_good()
             deactivate(token)
+
+    def _call(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = handler.call(self._task, self.ctx, args, kwargs)
+        if handler.is_async and iscoroutine(result):
+            return self._await(handler.awaited(result))
+        return check_result(self._task, result)
+
+    def _await(self, coro: Coroutine[Any, Any, Any], *, deaf: bool = False) -> Any:
+        return run_coroutine(self.runtime.loop, coro, self._task, self.request, self.ctx, self._coroutine, deaf=deaf)
 
     def retrying(self, do: Callable[[], Any], max_retries: int | None, exc: Any, countdown: Any, eta: Any) -> Any:
         """Record a retry around Celery's own ``Task.retry``, whoever called it: ``ctx.retry``, the handler, or autoretry.
@@ -228,7 +243,8 @@ class Execution:
             # An interruption of `on_cancel` may come when it has just returned: that is no outcome of the job's.
             with suppress(JobCancelledError):
                 self._stop.open_clean_up()
-                clean_up(task, ctx, *self._arguments)
+                # Its signal has fired, and is no reason to interrupt this: the grace that it has from now on is.
+                clean_up(task, ctx, *self._arguments, partial(self._await, deaf=True))
         finally:
             self._stop.close()
         with undisturbed():
@@ -358,7 +374,7 @@ class Execution:
                 raise Ignore(_VERDICTS[verdict])
             raise self._refused(_VERDICTS[verdict])
         timestamp = created or begun.created_ms
-        info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline(), begun.checkpoint, begun.attempts)
+        info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline, begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
         return begun
 
@@ -377,23 +393,8 @@ class Execution:
             return Ignore(why)
         return GivenBack(why, requeue=True)
 
-    def _limits(self) -> tuple[float | None, float | None]:
-        """Return the soft and the hard time limit in seconds, None where there is none."""
-        hard, soft = self.request.timelimit or (None, None)
-        return soft or self._task.soft_time_limit, hard or self._task.time_limit
-
-    def _deadline(self) -> float | None:
-        soft, hard = self._limits()
-        limit = soft or hard
-        return self._started + limit if limit else None
-
 
 def execution_of(request: Any) -> Execution | None:
     """Return the execution that a request belongs to, None outside one."""
     execution: Execution | None = vars(request).get(_ATTRIBUTE)
     return execution
-
-
-def stamp_of(created: Any) -> int:
-    """Return the publisher's stamp, 0 where there is none that makes sense."""
-    return created if type(created) is int and 0 < created < _LAST_MS else 0

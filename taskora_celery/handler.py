@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from taskora_celery.context import Context
@@ -14,12 +15,20 @@ __all__ = ["Handler"]
 class Handler:
     """The user's function, and where it takes the context."""
 
-    __slots__ = ("fun", "parameter", "takes_self")
+    __slots__ = ("_dump", "fun", "is_async", "parameter", "takes_self")
 
     def __init__(self, fun: Callable[..., Any], parameter: ContextParameter | None, *, takes_self: bool) -> None:
         self.fun = fun
         self.parameter = parameter
         self.takes_self = takes_self
+        #: Whether it returns a coroutine; one that a decorator has wrapped, with ``functools.wraps``, does, too.
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(fun))
+        self._dump = _pydantic_dump(fun) if self.is_async else None
+
+    async def awaited(self, coro: Coroutine[Any, Any, Any]) -> Any:
+        """Return what the coroutine returns; Celery's ``pydantic=True`` dumps only what it is given at once."""
+        result = await coro
+        return result if self._dump is None else self._dump(result)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context | None:
         """Return the context that a direct caller passed, if any."""
@@ -30,3 +39,17 @@ class Handler:
         if self.parameter is not None:
             args, kwargs = self.parameter.fill(args, kwargs, ctx)
         return self.fun(task, *args, **kwargs) if self.takes_self else self.fun(*args, **kwargs)
+
+
+def _pydantic_dump(fun: Any) -> Callable[[Any], Any] | None:
+    """Return what Celery's wrapper for ``pydantic=True`` does to a returned model, None where there is no such wrapper.
+
+    It keeps the model's base class and the options of the dump in its closure, and nowhere else.
+    """
+    if not inspect.isfunction(fun) or not hasattr(fun, "__wrapped__"):
+        return None
+    kept = inspect.getclosurevars(fun).nonlocals
+    base, options = kept.get("BaseModel"), kept.get("dump_kwargs")
+    if not isinstance(base, type) or not isinstance(options, dict):
+        return None
+    return lambda result: result.model_dump(**options) if issubclass(type(result), base) else result

@@ -35,6 +35,10 @@ class Interrupt:
     can = False
     #: Whether what was fired may arrive late, so that it has to be pressed for.
     may_be_late = False
+    #: Whether the handler is a coroutine: nothing is raised in the thread that waits for it.
+    on_loop = False
+    #: The signal's firing interrupts nothing.
+    gently = False
 
     def __init__(self) -> None:
         # Reentrant: an exception of ours may land in a `with` of it in the handler's thread.
@@ -69,6 +73,10 @@ class Interrupt:
             else:
                 self._raise(exc)
             return True
+
+    def end(self) -> bool:
+        """End a handler that catches what was fired; false where only its process can be ended."""
+        return False
 
     def press(self) -> bool:
         """Send once more what has not arrived yet; say whether there is such a thing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -102,8 +103,10 @@ def requeues(exc: BaseException, ctx: Context) -> bool:
     return isinstance(exc, JobAbortedError) and exc.reason == "shutdown" and ctx.signal.reason == "shutdown"
 
 
-def clean_up(task: Any, ctx: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Call the task's ``on_cancel``; an error in it is logged, not raised.
+def clean_up(
+    task: Any, ctx: Context, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[Coroutine[Any, Any, Any]], object]
+) -> None:
+    """Call the task's ``on_cancel``; an error in it is logged, not raised. ``run`` runs it where it is a coroutine.
 
     It is a method of the task, called as ``task.on_cancel(ctx, *args, **kwargs)``, or a function given as the task's option.
     """
@@ -111,7 +114,9 @@ def clean_up(task: Any, ctx: Context, args: tuple[Any, ...], kwargs: dict[str, A
     if hook is None:
         return
     try:
-        hook(ctx, *args, **kwargs)
+        result = hook(ctx, *args, **kwargs)
+        if inspect.iscoroutine(result):
+            run(result)
     except Exception as exc:
         ctx.log.exception("on_cancel failed", error=f"{type(exc).__name__}: {exc}")
 

@@ -20,6 +20,7 @@ from taskora_celery.clock import SYSTEM_CLOCK
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
+from taskora_celery.loop import JobLoop
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
@@ -63,6 +64,8 @@ class Runtime:
             self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
         )  # fmt: skip
         self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        #: Where the coroutines of this process's jobs run.
+        self.loop = JobLoop(detect_environment())
         self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
         self.clock = SYSTEM_CLOCK
@@ -142,6 +145,7 @@ class Runtime:
         """Flush what can be flushed, and give up threads and connections."""
         if self.listener is not None:
             self.listener.stop()
+        self.loop.stop()
         self.stopper.stop()
         self.reporter.close()
         if self.store is not None:

@@ -14,7 +14,7 @@ from taskora_celery.errors import MaxRetriesExceededError, RetryError
 from taskora_celery.redaction import Redactor
 from taskora_celery.retry import delay_until
 
-__all__ = ["REASON_CHARS", "delay_of", "max_attempts", "max_retries_of", "reason_of", "schedule", "text_of"]
+__all__ = ["REASON_CHARS", "delay_of", "limits_of", "max_attempts", "max_retries_of", "reason_of", "schedule", "text_of"]
 
 #: A reason or an error's text is cut to so many characters in records.
 REASON_CHARS = 500
@@ -105,3 +105,9 @@ def _policy(task: Any) -> RetryPolicy:
         float(getattr(task, "retry_backoff_max", DEFAULT_BACKOFF_MAX)),
         bool(getattr(task, "retry_jitter", True)),
     )
+
+
+def limits_of(task: Any, request: Any) -> tuple[float | None, float | None]:
+    """Return the soft and the hard time limit of a job in seconds, None where there is none."""
+    hard, soft = request.timelimit or (None, None)
+    return soft or task.soft_time_limit, hard or task.time_limit

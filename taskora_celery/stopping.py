@@ -155,6 +155,7 @@ class JobStop:
             return
         self._cancelled = True
         heard = self.ctx.time()
+        self.interrupt.gently = request.gently
         self.ctx.signal.abort("cancelled", request.reason)
         self.note("delivered", heard)
         if not request.gently:
@@ -167,14 +168,19 @@ class JobStop:
             self.ctx.signal.abort("shutdown", "the worker shuts down")
 
     def soft_limit(self) -> bool:
-        """Celery's soft limit has come, in a signal handler; say whether it is held off, since the deadline was extended."""
+        """Celery's soft limit has come, in a signal handler; say whether it is held off.
+
+        That is so where the deadline was extended, and where the handler is a coroutine, which is told on its loop.
+        """
         if not self._in_child:
             return False
         if self._extended and self._deadline is not None and time.time() < self._deadline - 0.05:
             return True
         if self.ctx.signal.mark("timeout", "soft_time_limit"):
             self._stopper.soon(self.ctx.signal.tell)
-        return False
+        if self.interrupt.on_loop:
+            self._stopper.soon(lambda: self._interrupt(SoftTimeLimitExceeded))
+        return self.interrupt.on_loop
 
     def _at_deadline(self) -> None:
         now = time.time()
@@ -215,6 +221,9 @@ class JobStop:
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
         if part != self._part:
+            return
+        if last and self.interrupt.end():
+            self._insist_at(max(grace, INSIST_AFTER), last=True)
             return
         if last and self._in_child:
             logger.error("job %s does not stop: its process is ended", self.ctx.id)

@@ -13,10 +13,11 @@ from celery.app.task import Task
 from celery.utils.functional import head_from_fun
 
 from taskora_celery.context import Context, current_context
+from taskora_celery.delivery import CREATED_HEADER
 from taskora_celery.django import OnCommit
 from taskora_celery.entry import eager_contexts, execute, retrying_locally
 from taskora_celery.errors import JobStalledError
-from taskora_celery.execution import CREATED_HEADER, execution_of
+from taskora_celery.execution import execution_of
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
@@ -206,8 +207,11 @@ def _check_tracked(cls: type[ContextTask]) -> None:
 
 
 def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Signature | None, *, bound: bool) -> None:
-    if inspect.iscoroutinefunction(fun):
-        raise TypeError(f"task {cls.__name__}: `async def` handlers are not supported; use asyncio.run() inside a plain one")
+    if inspect.isasyncgenfunction(inspect.unwrap(fun)):
+        raise TypeError(
+            f"task {cls.__name__}: its handler is an async generator, and a job has one result: report what it yields with "
+            "ctx.progress() or ctx.log, and return at the end"
+        )
     parameter = cls.taskora_parameter
     cls.run = _wrapper(fun, Handler(fun, parameter, takes_self=bound), signature)
     if parameter is not None:

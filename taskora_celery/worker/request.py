@@ -15,9 +15,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from taskora_celery.cancelling import mend_revoked
-from taskora_celery.delivery import STAMP, Delivery
+from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, stamp_of
 from taskora_celery.errors import JobStalledError, StoreUnavailableError
-from taskora_celery.execution import CREATED_HEADER, stamp_of
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.outcomes import Cancelled, revoke, stalled

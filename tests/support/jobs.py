@@ -28,7 +28,7 @@ app = Celery(
     broker=os.environ.get("BROKER_URL", "memory://"),
     backend=os.environ.get("RESULT_BACKEND", "cache+memory://"),
     task_cls=ContextTask,
-    include=["tests.support.reporting_jobs", "tests.support.stopping_jobs"],
+    include=["tests.support.async_jobs", "tests.support.reporting_jobs", "tests.support.stopping_jobs"],
 )
 # The shortest interval, so that the tests need not wait for the result backend.
 app.conf.update(result_expires=600, taskora_backend_interval=0.1, broker_connection_retry_on_startup=True)

@@ -13,6 +13,7 @@ from celery.exceptions import MaxRetriesExceededError as CeleryMaxRetriesExceede
 
 from taskora_celery import errors
 from taskora_celery.errors import (
+    HandlerCancelledError,
     JobAbortedError,
     JobCancelledError,
     JobNotFoundError,
@@ -43,6 +44,7 @@ EXAMPLES: list[TaskoraError] = [
     StoreNotConfiguredError("other words"),
     StoreUnavailableError("redis://h: refused"),
     SettingsError("setting x is wrong"),
+    HandlerCancelledError("job-1"),
     JobAbortedError("cancelled"),
     JobAbortedError("timeout", "too slow"),
     RetryError(),

@@ -198,12 +198,6 @@ def test_two_context_parameters_are_refused_by_name(app: Celery) -> None:
         app.task(lazy=False)(defined("def f(first: Context, data, second: Context): ...", Context=Context))
 
 
-def test_an_async_handler_is_refused(app: Celery) -> None:
-    """A1: a coroutine that nobody awaits would look like success."""
-    with pytest.raises(TypeError, match="`async def` handlers are not supported"):
-        app.task(lazy=False)(defined("async def f(ctx): ..."))
-
-
 def test_a_decorated_handler_keeps_its_context(app: Celery) -> None:
     """A1, A4: ``functools.wraps`` leads to the handler's own signature, through any number of decorators."""
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
     ("store", "lease"),
     ("reporter",),
-    ("context", "local", "signal", "logs", "retry"),
+    ("context", "local", "signal", "logs", "loop", "retry"),
     (
         "task",
         "django",
@@ -25,6 +25,7 @@ LAYERS = (
         "execution",
         "scheduling",
         "cancelling",
+        "coroutines",
         "delivery",
         "entry",
         "handler",

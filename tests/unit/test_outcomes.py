@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import pickle
 from typing import Any
@@ -30,13 +31,17 @@ class Task:
     on_cancel: Any = None
 
 
+def nobody_runs(coro: Any) -> None:
+    raise AssertionError("there is no coroutine here")
+
+
 # --- on_cancel -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_without_the_hook_has_nothing_to_clean_up(ctx: Context) -> None:
     """G5: most have none."""
-    clean_up(Task(), ctx, (1,), {})
-    clean_up(object(), ctx, (1,), {})
+    clean_up(Task(), ctx, (1,), {}, nobody_runs)
+    clean_up(object(), ctx, (1,), {}, nobody_runs)
     assert messages(ctx) == []
 
 
@@ -45,7 +50,7 @@ def test_the_hook_gets_the_context_and_the_arguments(ctx: Context) -> None:
     calls: list[Any] = []
     task = Task()
     task.on_cancel = lambda *args, **kwargs: calls.append((args, kwargs))
-    clean_up(task, ctx, (1, 2), {"three": 3})
+    clean_up(task, ctx, (1, 2), {"three": 3}, nobody_runs)
     assert calls == [((ctx, 1, 2), {"three": 3})]
 
 
@@ -58,10 +63,25 @@ def test_what_the_hook_raises_is_logged_and_no_more(ctx: Context, error: Excepti
 
     task = Task()
     task.on_cancel = fail
-    clean_up(task, ctx, (), {})
+    clean_up(task, ctx, (), {}, nobody_runs)
     ((code, message),) = messages(ctx)
     assert (code, message) == (4, "on_cancel failed")
     assert type(error).__name__ in str(ctx.logs)
+
+
+def test_a_hook_that_is_a_coroutine_is_run(ctx: Context) -> None:
+    """G5, M1: by whoever knows the loop; what it raises is logged as well."""
+    ran: list[str] = []
+
+    async def clean(ctx: Context, data: str) -> None:
+        ran.append(data)
+        raise OSError("no such file")
+
+    task = Task()
+    task.on_cancel = clean
+    clean_up(task, ctx, ("file",), {}, asyncio.run)
+    assert ran == ["file"]
+    assert messages(ctx) == [(4, "on_cancel failed")]
 
 
 def test_the_end_of_the_process_is_not_held_up_by_the_hook(ctx: Context) -> None:
@@ -73,7 +93,7 @@ def test_the_end_of_the_process_is_not_held_up_by_the_hook(ctx: Context) -> None
     task = Task()
     task.on_cancel = leave
     with pytest.raises(SystemExit):
-        clean_up(task, ctx, (), {})
+        clean_up(task, ctx, (), {}, nobody_runs)
 
 
 def plain(ctx: Any, *args: Any) -> tuple[Any, ...]:

@@ -1,0 +1,183 @@
+"""Handlers that are coroutines: on the process's loop, as jobs, and stopped by ``asyncio.CancelledError``."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from celery._state import _task_stack
+from celery.exceptions import SoftTimeLimitExceeded
+
+from taskora_celery.context import Context, activate, deactivate
+from taskora_celery.errors import HandlerCancelledError, JobAbortedError, JobCancelledError
+from taskora_celery.interrupts import Interrupt
+from taskora_celery.loop import JobLoop, LoopJob
+from taskora_celery.records import LEVELS
+from taskora_celery.signal import Signal
+
+__all__ = ["CoroutineInterrupt", "JobScope", "awaited", "check_result", "run_coroutine", "what_cancelled"]
+
+logger = logging.getLogger("taskora_celery.execution")
+
+
+class JobScope:
+    """What each step of a job's coroutines runs in: its request, where Celery looks for it."""
+
+    def __init__(self, task: Any, request: Any, ctx: Context) -> None:
+        self._task = task
+        self._request = request
+        self._ctx = ctx
+
+    def enter(self) -> None:
+        """Begin a step: ``self.request`` and ``celery.current_task`` are the job's."""
+        _task_stack.push(self._task)
+        self._task.request_stack.push(self._request)
+
+    def leave(self) -> None:
+        """End it."""
+        self._task.request_stack.pop()
+        _task_stack.pop()
+
+    def blocked(self, seconds: float, stack: str) -> None:
+        """Say in the job's log, and in the worker's, that its handler holds up all others of this process."""
+        logger.warning("job %s (%s) has blocked its event loop for %.1f s: await what takes long, or asyncio.to_thread() it\n%s",
+                       self._ctx.id, self._ctx.name, seconds, stack)  # fmt: skip
+        # Under the logger's name: an entry of ours is repeated to the task's logger, and the worker's log has this one already.
+        meta = {"seconds": round(seconds, 1), "stack": stack}
+        self._ctx.log.write(LEVELS["warn"], "the handler blocks the event loop", meta, logger.name)
+
+
+class CoroutineInterrupt(Interrupt):
+    """By ``asyncio.CancelledError``, at the next ``await``; first when the job's signal fires, then whenever it is insisted.
+
+    :meth:`end` closes a coroutine that catches that.
+    """
+
+    can = True
+    on_loop = True
+
+    def __init__(self, signal: Signal, loop: JobLoop) -> None:
+        super().__init__()
+        self._signal = signal
+        self._loop = loop
+        self._job: LoopJob | None = None
+        #: The signal alone is to be heard: a plain revoke never interrupts what runs.
+        self.gently = False
+        #: The time limit was fired, whatever the signal has fired for.
+        self.over_limit = False
+
+    def begun(self, job: LoopJob, *, deaf: bool = False) -> None:
+        """Take in the coroutine; called once it can be cancelled. ``deaf``: not by the signal."""
+        self._job = job
+        if not deaf:
+            self._signal.add_listener(self._fired)
+
+    def ended(self) -> None:
+        """Let go of the coroutine."""
+        self._signal.remove_listener(self._fired)
+        self._job = None
+
+    def _fired(self, signal: Signal) -> None:  # noqa: ARG002 - a listener's
+        if not self.gently:
+            super().fire(asyncio.CancelledError)
+
+    def fire(self, exc: type[BaseException]) -> bool:
+        """Cancel the coroutine, at once or behind its shield; say whether there is one."""
+        if exc is SoftTimeLimitExceeded:
+            self.over_limit = True
+            if self._signal.reason == "timeout":
+                return True  # the signal has said so a moment ago: a second time would interrupt the cleaning up
+        return super().fire(asyncio.CancelledError)
+
+    def end(self) -> bool:
+        """Close the coroutine for good, where its loop still answers."""
+        with self._lock:
+            job = self._job if self._open else None
+        if job is None or job.is_closed or not self._loop.answers():
+            return False
+        job.close()
+        return True
+
+    def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - one for all
+        if self._job is not None:
+            self._loop.soon(self._cancel)
+
+    def _cancel(self) -> None:
+        # On the loop: it may have entered a shield in the meantime.
+        with self._lock:
+            job = self._job if self._open else None
+            if job is None:
+                return
+            if self._shields:
+                self._pending = asyncio.CancelledError
+                return
+        job.cancel_here()
+
+
+def run_coroutine(
+    loop: JobLoop,
+    coro: Coroutine[Any, Any, Any],
+    task: Any,
+    request: Any,
+    ctx: Context,
+    interrupt: CoroutineInterrupt | None,
+    *,
+    deaf: bool = False,
+) -> Any:
+    """Run a job's coroutine, and return what it returned, or raise; its cancellation as what it stands for.
+
+    ``interrupt`` is told of it, None where the waiting thread is interrupted; ``deaf`` says that the job's signal is not to.
+    """
+    begun = None if interrupt is None else partial(interrupt.begun, deaf=deaf)
+    try:
+        return loop.run(coro, JobScope(task, request, ctx), begun=begun)
+    except asyncio.CancelledError as exc:
+        raise what_cancelled(ctx, over_limit=interrupt is not None and interrupt.over_limit) from exc
+    finally:
+        if interrupt is not None:
+            interrupt.ended()
+
+
+def what_cancelled(ctx: Context, *, over_limit: bool = False) -> Exception:
+    """Return what ``asyncio.CancelledError`` stands for, which Celery must not see: it is no ``Exception``, and no outcome.
+
+    ``over_limit`` says that the time limit has come behind the signal that has fired for another reason.
+    """
+    reason, message = ctx.signal.reason, ctx.signal.message
+    if reason == "cancelled":
+        return JobCancelledError(ctx.id, message)
+    if reason == "timeout" or over_limit:
+        limit: Exception = SoftTimeLimitExceeded()
+        return limit
+    if reason is None:
+        return HandlerCancelledError(ctx.id)
+    return JobAbortedError(reason, message)
+
+
+async def awaited(ctx: Context, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Await a handler that is called directly, with its context."""
+    token = activate(ctx)
+    try:
+        return await call()
+    finally:
+        deactivate(token)
+
+
+def check_result(task: Any, result: Any) -> Any:
+    """Return what a plain handler returned.
+
+    :raises TypeError: it is to be awaited or iterated over asynchronously, which nobody would do.
+    """
+    kind = type(result)
+    if not (hasattr(kind, "__await__") or hasattr(kind, "__anext__")):
+        return result
+    if inspect.iscoroutine(result):
+        result.close()
+    raise TypeError(
+        f"task {task.name}: its handler is a plain function and returned {kind.__name__!r}, which nobody awaits; "
+        "make the handler `async def` and await it there"
+    )

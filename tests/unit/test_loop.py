@@ -1,0 +1,402 @@
+"""The loop on which jobs' coroutines run, with no Celery around it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from taskora_celery import loop as module
+from taskora_celery.loop import JobLoop, LoopJob, on_job_loop
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+mark: ContextVar[str] = ContextVar("mark", default="")
+
+
+class Steps:
+    """A scope that counts its steps, and knows whether one is being taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.inside = False
+        self.reports: list[tuple[float, str]] = []
+
+    def enter(self) -> None:
+        assert not self.inside
+        self.inside = True
+        self.taken += 1
+
+    def leave(self) -> None:
+        assert self.inside
+        self.inside = False
+
+    def blocked(self, seconds: float, stack: str) -> None:
+        self.reports.append((seconds, stack))
+
+
+@pytest.fixture
+def loop() -> Iterator[JobLoop]:
+    found = JobLoop("default")
+    yield found
+    found.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("taskora-loop")]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEFT_WITHIN", 0.2)
+    monkeypatch.setattr(module, "CLOSED_WITHIN", 0.5)
+
+
+def test_all_coroutines_share_one_loop_and_the_caller_waits(loop: JobLoop) -> None:
+    """M1: it is made by the first of them."""
+
+    async def own() -> tuple[int, str]:
+        await asyncio.sleep(0)
+        return id(asyncio.get_running_loop()), threading.current_thread().name
+
+    found = {loop.run(own(), Steps()) for _ in range(3)}
+    assert len(found) == 1
+    assert found.pop()[1] == "taskora-loop"
+
+
+def test_each_step_is_taken_in_the_scope_that_of_child_tasks_too(loop: JobLoop) -> None:
+    """M1: between two steps the scope is left, since another's step comes."""
+    first, second = Steps(), Steps()
+    running = threading.Barrier(2, timeout=10)
+
+    async def child(own: Steps) -> None:
+        await asyncio.sleep(0)
+        assert own.inside
+
+    async def work(own: Steps, other: Steps) -> None:
+        for _ in range(10):
+            assert own.inside
+            assert not other.inside
+            await asyncio.sleep(0.001)
+            await asyncio.gather(child(own), child(own))
+
+    def run(own: Steps, other: Steps) -> None:
+        running.wait()
+        loop.run(work(own, other), own)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in ((first, second), (second, first))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert first.taken == second.taken
+    assert first.taken > 40
+    assert not first.inside
+    assert not second.inside
+
+
+def test_context_variables_are_the_callers_and_go_no_further(loop: JobLoop) -> None:
+    """M1: a copy: what the coroutine sets, the next does not see."""
+    mark.set("caller")
+
+    async def look() -> str:
+        found = mark.get()
+        mark.set("coroutine")
+        return found
+
+    assert [loop.run(look(), Steps()) for _ in range(2)] == ["caller", "caller"]
+    assert mark.get() == "caller"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
+def test_what_a_coroutine_raises_is_raised_here_and_the_loop_goes_on(loop: JobLoop, error: BaseException) -> None:
+    """M1: be it what ends a loop elsewhere."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        loop.run(fail(), Steps())
+    assert caught.value is error
+
+    async def go_on() -> int:
+        return 3
+
+    assert loop.run(go_on(), Steps()) == 3
+
+
+def test_a_coroutine_is_cancelled_from_any_thread(loop: JobLoop) -> None:
+    """M2: at its next await."""
+    cleaned = threading.Event()
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaned.set()
+
+    def begun(job: LoopJob) -> None:
+        threading.Thread(target=job.cancel).start()
+
+    with pytest.raises(asyncio.CancelledError):
+        loop.run(wait(), Steps(), begun=begun)
+    assert cleaned.is_set()
+
+
+def test_whoever_catches_the_cancel_is_closed(loop: JobLoop) -> None:
+    """M2: it takes no further step; its child tasks neither."""
+    jobs: list[LoopJob] = []
+    steps: list[str] = []
+    caught = threading.Event()
+
+    async def stubborn(name: str) -> None:
+        while True:
+            try:
+                await asyncio.sleep(0.001)
+                steps.append(name)
+            except asyncio.CancelledError:
+                caught.set()
+
+    async def work() -> None:
+        child = asyncio.create_task(stubborn("child"))
+        await stubborn("handler")
+        await child
+
+    def stop() -> None:
+        wait_until(lambda: jobs and {"child", "handler"} <= set(steps), "both")
+        jobs[0].cancel()
+        assert caught.wait(5)
+        jobs[0].close()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run(work(), Steps(), begun=jobs.append)
+    stopper.join()
+    count = len(steps)
+    loop.run(asyncio.sleep(0.05), Steps())
+    assert len(steps) == count
+
+
+def test_one_that_awaits_while_it_is_closed_is_not_asked_again(loop: JobLoop, caplog: pytest.LogCaptureFixture) -> None:
+    """M2: the caller is not held up by a `finally` that waits for ever."""
+    inside = threading.Event()
+
+    async def work() -> None:
+        inside.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(60)
+
+    def begun(job: LoopJob) -> None:
+        assert inside.wait(5)
+        job.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        loop.run(work(), Steps(), begun=begun)
+    assert "a coroutine of an ended job did not close" in caplog.text
+
+
+def test_tasks_that_are_left_behind_end_with_the_job(loop: JobLoop, caplog: pytest.LogCaptureFixture) -> None:
+    """M1: they are told so, and the caller goes on only when they have ended."""
+    ended = []
+
+    async def left() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            ended.append(True)
+            raise
+
+    async def work() -> int:
+        asyncio.create_task(left(), name="left")  # noqa: RUF006 - that is what it is about
+        await asyncio.sleep(0.01)
+        return 3
+
+    assert loop.run(work(), Steps()) == 3
+    assert ended == [True]
+    assert "1 task(s) that it had started; they are cancelled: left" in caplog.text
+
+
+def test_what_is_started_in_no_jobs_context_outlives_it(loop: JobLoop, caplog: pytest.LogCaptureFixture) -> None:
+    """M1: the way to keep a background task of a shared client."""
+    import contextvars
+
+    kept: list[asyncio.Task[int]] = []
+
+    async def background() -> int:
+        await asyncio.sleep(0.05)
+        return 3
+
+    async def work() -> None:
+        kept.append(contextvars.Context().run(asyncio.create_task, background()))
+
+    async def use() -> int:
+        return await kept[0]
+
+    loop.run(work(), Steps())
+    assert not kept[0].done()
+    assert loop.run(use(), Steps()) == 3
+    assert caplog.text == ""
+
+
+def test_an_exception_in_the_waiting_thread_cancels_the_coroutine_first(loop: JobLoop) -> None:
+    """M2: as a time limit in the main thread is; nothing runs on behind it."""
+    import ctypes
+
+    cleaned = threading.Event()
+    begun = threading.Event()
+    outcome: list[BaseException] = []
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaned.set()
+
+    class LimitError(Exception):
+        pass
+
+    class Done(threading.Event):
+        """One that the test can interrupt: the exception comes between two bytecodes."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is not None:
+                return super().wait(timeout)
+            while not super().wait(0.01):
+                pass
+            return True
+
+    def begun_job(job: LoopJob) -> None:
+        job._done = Done()
+
+    def run() -> None:
+        try:
+            loop.run(wait(), Steps(), begun=begun_job, patience=5.0)
+        except BaseException as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(5)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(LimitError))
+    thread.join(10)
+    assert [type(exc) for exc in outcome] == [LimitError]
+    assert cleaned.is_set()
+
+
+def test_a_step_that_blocks_the_loop_is_reported_once(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M3: while it still blocks, and with the stack where it does."""
+    monkeypatch.setattr(module, "BLOCKED_AFTER", 0.1)
+    go_on, scope = threading.Event(), Steps()
+
+    async def block() -> None:
+        go_on.wait(10)
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 - it is to block
+
+    thread = threading.Thread(target=lambda: loop.run(block(), scope))
+    thread.start()
+    wait_until(lambda: scope.reports, "the report")
+    go_on.set()
+    thread.join(10)
+    ((seconds, stack),) = scope.reports
+    assert seconds >= 0.1
+    assert "go_on.wait(10)" in stack
+    assert "taskora_celery" not in stack
+
+
+def test_many_short_steps_are_nothing_to_report(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M3: a handler that awaits is a good neighbour, however long it runs."""
+    monkeypatch.setattr(module, "BLOCKED_AFTER", 0.1)
+    scope = Steps()
+    loop.run(asyncio.sleep(0.5), scope)
+    assert scope.reports == []
+
+
+def test_nobody_looks_while_no_job_runs(loop: JobLoop) -> None:
+    """P11: a process without jobs has nothing to do."""
+    loop.run(asyncio.sleep(0), Steps())
+    wait_until(lambda: loop._look() is None, "the watch's sleep")
+
+
+def test_whether_the_loop_answers(loop: JobLoop) -> None:
+    """G4: a loop that is blocked is told from a coroutine that catches its cancel."""
+    go_on, inside = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        inside.set()
+        go_on.wait(10)
+
+    thread = threading.Thread(target=lambda: loop.run(block(), Steps()))
+    thread.start()
+    assert inside.wait(5)
+    assert not loop.answers()
+    go_on.set()
+    thread.join(10)
+    assert loop.answers()
+
+
+def test_a_coroutine_that_runs_another_to_its_end_does_not_deadlock(loop: JobLoop) -> None:
+    """M1: an eager call inside a handler; it has a loop of its own for the time."""
+
+    async def inner() -> tuple[int, int]:
+        await asyncio.sleep(0.01)
+        return id(asyncio.get_running_loop()), 3
+
+    async def outer() -> tuple[int, Any]:
+        return id(asyncio.get_running_loop()), loop.run(inner(), Steps())
+
+    own, (other, found) = loop.run(outer(), Steps())
+    assert found == 3
+    assert own != other
+
+
+def test_where_a_coroutine_of_a_job_is(loop: JobLoop) -> None:
+    """M3: `ctx.sleep` is refused there, and not in a thread that it starts."""
+
+    async def look() -> tuple[bool, bool]:
+        return on_job_loop(), await asyncio.to_thread(on_job_loop)
+
+    assert loop.run(look(), Steps()) == (True, False)
+    assert not on_job_loop()
+    assert asyncio.run(_elsewhere()) is False
+
+
+async def _elsewhere() -> bool:
+    return on_job_loop()
+
+
+def test_stopping_ends_what_still_runs(caplog: pytest.LogCaptureFixture) -> None:
+    """M2: at the end of the process; who waits is not left to wait."""
+    caplog.set_level(logging.WARNING)
+    loop = JobLoop("default")
+    begun = threading.Event()
+    outcome: list[BaseException] = []
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    def run() -> None:
+        try:
+            loop.run(wait(), Steps())
+        except BaseException as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(5)
+    loop.stop()
+    thread.join(5)
+    assert [type(exc) for exc in outcome] == [asyncio.CancelledError]
+    assert caplog.text == ""
+    JobLoop("default").stop()  # never started
