@@ -40,6 +40,8 @@ LAYERS = (
         "aio",
         "undisturbed",
         "adapters",
+        "typed",
+        "app",
     ),
     ("worker",),
 )
