@@ -133,12 +133,13 @@ class Celery(celery.Celery):  # type: ignore[misc]
     task_cls = ContextTask
 
     if TYPE_CHECKING:
+        conf: Any
         task: TaskDecorator
 
         @overload
-        def register_task(self, task: type[T], **options: Any) -> T: ...
-        @overload
         def register_task(self, task: T, **options: Any) -> T: ...
+        @overload
+        def register_task(self, task: type[T], **options: Any) -> T: ...
         def register_task(self, task: Any, **options: Any) -> Any:
             """Register a task that is a class, or an instance of it; return the instance."""
 

@@ -1,12 +1,9 @@
-"""What type checkers know of a task and of its handle; at run time the classes here are Celery's own.
+"""What type checkers know of tasks and of their handles; at run time the classes here are Celery's own.
 
 Celery is untyped, and ``celery-types`` knows nothing of a context, so the package says itself what callers see.
 
 A class of tasks is ``ContextTask[P, R]``: callers pass ``P`` and get ``R``. A task that was made of a function is a
-``FunctionTask``: it has the parameters of the function, the context included, and the shapes below find where that stands. Each
-method for callers has one overload per shape, and type checkers drop those whose ``self`` does not fit. Overloads of the decorator
-would be shorter, but mypy gives them up for a function with an ``Any`` somewhere in its parameters. For a like reason the
-methods are objects: without stubs Celery's base classes are ``Any``, which fits each shape.
+``FunctionTask``, whose methods find out where the function takes the context: see ``shapes.py``.
 """
 
 from __future__ import annotations
@@ -20,33 +17,26 @@ __all__ = ["P", "R", "R_co", "TypedEagerResult", "TypedResult", "TypedTask"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
-    from datetime import datetime
-    from typing import Concatenate, Generic, Protocol, TypeAlias, overload
+    from typing import Generic, Protocol, overload
 
     import typing_extensions
     from celery.canvas import Signature
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
-    from taskora_celery.context import Context
-    from taskora_celery.handle import JobHandle
+    from taskora_celery.handle import EagerJobHandle, JobHandle
+    from taskora_celery.shapes import ApplyAsync, Call, Calls, Delay, Immutable, SendOptions, Unchecked
     from taskora_celery.task import ContextTask
 
     P = typing_extensions.ParamSpec("P", default=...)
     R = typing_extensions.TypeVar("R", default=Any)
     R_co = typing_extensions.TypeVar("R_co", covariant=True, default=Any)
-    # Of methods and shapes: A, B, C are the parameters before the context, Q are those that callers pass.
     A = TypeVar("A")
     B = TypeVar("B")
     C = TypeVar("C")
     D = TypeVar("D")
-    F = ParamSpec("F")
     Q = ParamSpec("Q")
     S = TypeVar("S")
-    A_contra = TypeVar("A_contra", contravariant=True)
-    B_contra = TypeVar("B_contra", contravariant=True)
-    C_contra = TypeVar("C_contra", contravariant=True)
     S_co = TypeVar("S_co", covariant=True)
-    G_co = TypeVar("G_co", covariant=True)
 
     class _Outcome:
         id: str
@@ -103,218 +93,35 @@ if TYPE_CHECKING:
         ) -> R_co:
             """Return the result, or raise the exception."""
 
-    class _Picklable(Protocol):
-        """Everything but a context, whose ``__reduce__`` returns nothing that could be sent."""
+    class TypedSignature(Signature[R_co], Generic[R_co]):  # type: ignore[misc]
+        """A signature whose job returns ``R_co``; only type checkers know it, at run time it is Celery's."""
 
-        def __reduce__(self) -> str | tuple[Any, ...]: ...
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> JobHandle[R_co]:
+            """Send the job, with more arguments in front of those of the signature."""
 
-    _Sendable: TypeAlias = _Picklable | None
+        def delay(self, *args: Any, **kwargs: Any) -> JobHandle[R_co]:
+            """Send the job."""
 
-    class _Arguments(Protocol):
-        """Calls any function, but passes no context."""
+        def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerJobHandle[R_co]:
+            """Run the job here and now."""
 
-        def __call__(self, *args: _Sendable, **kwargs: _Sendable) -> object: ...
+        def set(self, immutable: bool | None = None, **options: Any) -> Self:
+            """Set options, and return the signature."""
 
-    class _ArgumentsAndKeyword(Protocol):
-        """Calls any function that takes a context by keyword."""
+        def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Self:
+            """Return a copy, with more arguments and options."""
 
-        def __call__(self, *args: _Sendable, ctx: Context, **kwargs: _Sendable) -> object: ...
+        def __or__(self, other: Any) -> Signature[Any]: ...
 
-    class _Of(Protocol[F, G_co]):
-        """Belongs to a function: ``_shape`` says what calls it, and how it is called."""
-
-        def _shape(self, caller: Callable[F, object], /) -> Callable[F, G_co]: ...
-
-    class _Plain(Protocol[Q, S_co]):
-        def _shape(self, caller: _Arguments, /) -> Callable[Q, S_co]: ...
-
-    class _First(Protocol[Q, S_co]):
-        def _shape(self, caller: Any, /) -> Callable[Concatenate[Context, Q], S_co]: ...
-
-    class _Second(Protocol[A_contra, Q, S_co]):
-        def _shape(self, caller: Any, /) -> Callable[Concatenate[A_contra, Context, Q], S_co]: ...
-
-    class _Third(Protocol[A_contra, B_contra, Q, S_co]):
-        def _shape(self, caller: Any, /) -> Callable[Concatenate[A_contra, B_contra, Context, Q], S_co]: ...
-
-    class _Fourth(Protocol[A_contra, B_contra, C_contra, Q, S_co]):
-        def _shape(self, caller: Any, /) -> Callable[Concatenate[A_contra, B_contra, C_contra, Context, Q], S_co]: ...
-
-    class _Keyword(Protocol[S_co]):
-        def _shape(self, caller: _ArgumentsAndKeyword, /) -> Callable[..., S_co]: ...
-
-    class Call(_Of[F, G_co], Protocol[F, G_co]):
-        """Calls the function here and now, with a context of its own or with the one that is passed."""
-
-        @overload
-        def __call__(self: _Plain[Q, S], *args: Q.args, **kwargs: Q.kwargs) -> S: ...
-        @overload
-        def __call__(self: _First[Q, S], *args: Q.args, **kwargs: Q.kwargs) -> S: ...
-        @overload
-        def __call__(self: _Second[A, Q, S], a: A, /, *args: Q.args, **kwargs: Q.kwargs) -> S: ...
-        @overload
-        def __call__(self: _Third[A, B, Q, S], a: A, b: B, /, *args: Q.args, **kwargs: Q.kwargs) -> S: ...
-        @overload
-        def __call__(self: _Fourth[A, B, C, Q, S], a: A, b: B, c: C, /, *args: Q.args, **kwargs: Q.kwargs) -> S: ...
-        @overload
-        def __call__(self: _Keyword[S], *args: Any, **kwargs: Any) -> S: ...
-        @overload
-        def __call__(self, *args: F.args, **kwargs: F.kwargs) -> G_co: ...
-
-    class Delay(_Of[F, G_co], Protocol[F, G_co]):
-        """Sends a job."""
-
-        @overload
-        def __call__(self: _Plain[Q, S], *args: Q.args, **kwargs: Q.kwargs) -> JobHandle[S]: ...
-        @overload
-        def __call__(self: _First[Q, S], *args: Q.args, **kwargs: Q.kwargs) -> JobHandle[S]: ...
-        @overload
-        def __call__(self: _Second[A, Q, S], a: A, /, *args: Q.args, **kwargs: Q.kwargs) -> JobHandle[S]: ...
-        @overload
-        def __call__(self: _Third[A, B, Q, S], a: A, b: B, /, *args: Q.args, **kwargs: Q.kwargs) -> JobHandle[S]: ...
-        @overload
-        def __call__(self: _Fourth[A, B, C, Q, S], a: A, b: B, c: C, /, *args: Q.args, **kwargs: Q.kwargs) -> JobHandle[S]: ...
-        @overload
-        def __call__(self: _Keyword[S], *args: Any, **kwargs: Any) -> JobHandle[S]: ...
-
-    class Immutable(_Of[F, G_co], Protocol[F, G_co]):
-        """Makes a signature that takes no more arguments."""
-
-        @overload
-        def __call__(self: _Plain[Q, S], *args: Q.args, **kwargs: Q.kwargs) -> Signature[S]: ...
-        @overload
-        def __call__(self: _First[Q, S], *args: Q.args, **kwargs: Q.kwargs) -> Signature[S]: ...
-        @overload
-        def __call__(self: _Second[A, Q, S], a: A, /, *args: Q.args, **kwargs: Q.kwargs) -> Signature[S]: ...
-        @overload
-        def __call__(self: _Third[A, B, Q, S], a: A, b: B, /, *args: Q.args, **kwargs: Q.kwargs) -> Signature[S]: ...
-        @overload
-        def __call__(self: _Fourth[A, B, C, Q, S], a: A, b: B, c: C, /, *args: Q.args, **kwargs: Q.kwargs) -> Signature[S]: ...
-        @overload
-        def __call__(self: _Keyword[S], *args: Any, **kwargs: Any) -> Signature[S]: ...
-
-    class SendOptions(typing_extensions.TypedDict, total=False):
-        """What ``apply_async`` takes besides the arguments of the handler; Celery's documentation says what each does."""
-
-        task_id: str | None
-        countdown: float | None
-        eta: datetime | None
-        expires: float | datetime | None
-        time_limit: float | None
-        soft_time_limit: float | None
-        ignore_result: bool
-        link: Any
-        link_error: Any
-        add_to_parent: bool
-        shadow: str | None
-        headers: Mapping[str, Any] | None
-        stamped_headers: Sequence[str]
-        argsrepr: str
-        kwargsrepr: str
-        queue: Any
-        exchange: Any
-        routing_key: str | None
-        priority: int | None
-        serializer: str | None
-        compression: str | None
-        delivery_mode: int | str | None
-        retry: bool
-        retry_policy: Mapping[str, Any] | None
-        producer: Any
-        publisher: Any
-        connection: Any
-        router: Any
-        reply_to: str | None
-        root_id: str | None
-        parent_id: str | None
-        group_id: str | None
-        group_index: int | None
-        chord: Any
-        chain: Any
-        MessageGroupId: str
-        MessageDeduplicationId: str
-
-    _Unchecked: TypeAlias = list[Any] | tuple[Any, Any, Any, Any, Unpack[tuple[Any, ...]]]
-
-    class ApplyAsync(_Of[F, G_co], Protocol[F, G_co]):
-        """Sends a job. Tuples of up to three arguments are checked one by one; longer ones, lists and keywords are not."""
-
-        @overload
-        def __call__(
-            self: _Plain[[], S], args: tuple[()] | None = None, kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Plain[[A], S], args: tuple[A], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Plain[[A, B], S], args: tuple[A, B], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Plain[[A, B, C], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _First[[], S], args: tuple[()] | None = None, kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _First[[A], S], args: tuple[A], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _First[[A, B], S], args: tuple[A, B], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _First[[A, B, C], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Second[A, [], S], args: tuple[A], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Second[A, [B], S], args: tuple[A, B], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Second[A, [B, C], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Third[A, B, [], S], args: tuple[A, B], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Third[A, B, [C], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Fourth[A, B, C, [], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(
-            self: _Keyword[S], args: Sequence[Any] | None = None, kwargs: None = None, **options: Unpack[SendOptions]
-        ) -> JobHandle[S]: ...
-        @overload
-        def __call__(self, args: _Unchecked, kwargs: None = None, **options: Unpack[SendOptions]) -> JobHandle[G_co]: ...
-        @overload
-        def __call__(
-            self, args: Sequence[Any] | None, kwargs: Mapping[str, Any], **options: Unpack[SendOptions]
-        ) -> JobHandle[G_co]: ...
-        @overload
-        def __call__(
-            self, args: Sequence[Any] | None = None, *, kwargs: Mapping[str, Any], **options: Unpack[SendOptions]
-        ) -> JobHandle[G_co]: ...
+        def __ror__(self, other: Any) -> Signature[Any]: ...
 
     class _Runs(Protocol[S_co]):
         def run(self, *args: Any, **kwargs: Any) -> S_co: ...
 
-    class TypedTask(Task[P, R], Generic[P, R]):  # type: ignore[misc]
+    class TypedTask(Task[..., Any], Generic[P, R]):  # type: ignore[misc]
         """The types of :class:`~taskora_celery.ContextTask`: a class of tasks says itself what callers pass and get."""
+
+        def _shape(self, caller: Any, /) -> Callable[P, R]: ...
 
         def run(self, *args: Any, **kwargs: Any) -> R | Coroutine[Any, Any, R]:
             """Do the work; a class of tasks defines it, and takes the context here."""
@@ -325,30 +132,30 @@ if TYPE_CHECKING:
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
             """Send a job."""
 
-        def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        def s(self, *args: Any, **kwargs: Any) -> TypedSignature[R]:
             """Make a signature; what it lacks comes from its caller or from the result before it in a chain."""
 
-        def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        def si(self, *args: P.args, **kwargs: P.kwargs) -> TypedSignature[R]:
             """Make a signature that takes no more arguments."""
 
         @overload
         def apply_async(
-            self: TypedTask[[], S], args: tuple[()] | None = None, kwargs: None = None, **options: Unpack[SendOptions]
+            self: Calls[[], S], args: tuple[()] | None = None, kwargs: None = None, **options: Unpack[SendOptions]
         ) -> JobHandle[S]: ...
         @overload
         def apply_async(
-            self: TypedTask[[A], S], args: tuple[A], kwargs: None = None, **options: Unpack[SendOptions]
+            self: Calls[[A], S], args: tuple[A], kwargs: None = None, **options: Unpack[SendOptions]
         ) -> JobHandle[S]: ...
         @overload
         def apply_async(
-            self: TypedTask[[A, B], S], args: tuple[A, B], kwargs: None = None, **options: Unpack[SendOptions]
+            self: Calls[[A, B], S], args: tuple[A, B], kwargs: None = None, **options: Unpack[SendOptions]
         ) -> JobHandle[S]: ...
         @overload
         def apply_async(
-            self: TypedTask[[A, B, C], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
+            self: Calls[[A, B, C], S], args: tuple[A, B, C], kwargs: None = None, **options: Unpack[SendOptions]
         ) -> JobHandle[S]: ...
         @overload
-        def apply_async(self, args: _Unchecked, kwargs: None = None, **options: Unpack[SendOptions]) -> JobHandle[R]: ...
+        def apply_async(self, args: Unchecked, kwargs: None = None, **options: Unpack[SendOptions]) -> JobHandle[R]: ...
         @overload
         def apply_async(
             self, args: Sequence[Any] | None, kwargs: Mapping[str, Any], **options: Unpack[SendOptions]

@@ -41,6 +41,7 @@ LAYERS = (
         "undisturbed",
         "adapters",
         "typed",
+        "shapes",
         "app",
     ),
     ("worker",),
