@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
         def __reduce__(self) -> str | tuple[Any, ...]: ...
 
-    _Sendable: TypeAlias = _Picklable | None
+    # None, protocols and what can be called have no `__reduce__` for mypy.
+    _Sendable: TypeAlias = _Picklable | Iterable[Any] | Callable[..., Any] | type[Any] | None
 
     class _Arguments(Protocol):
         """Calls any function, but passes no context."""
@@ -54,11 +55,17 @@ if TYPE_CHECKING:
         def __call__(self, *args: _Sendable, ctx: Context, **kwargs: _Sendable) -> object: ...
 
     class _Of(Protocol[F, G_co]):
-        """Belongs to a function: ``_shape`` says what calls it, and how it is called."""
+        """Belongs to a function: ``_shape`` says what may call it, and how it is called.
+
+        Whether a parameter accepts a ``Context`` is seen from the type of the function, but so do ``Any`` and ``object``. Whether
+        it accepts nothing else is seen where the function's type is the parameter of a parameter: there all runs the other way.
+        """
 
         def _shape(self, caller: Callable[F, object], /) -> Callable[F, G_co]: ...
 
     class Calls(Protocol[Q, S_co]):
+        """Fits what is called so, whether there is a context or not."""
+
         def _shape(self, caller: Any, /) -> Callable[Q, S_co]: ...
 
     class _Plain(Protocol[Q, S_co]):

@@ -39,7 +39,7 @@ app.conf.update(taskora_max_stalls=3)
 
 
 @app.task
-def import_rows(data: dict[str, Any], ctx: Context, *, batch: int = 100) -> list[Row]:
+def import_rows(data: dict[str, Any], ctx: Context, batch: int = 100) -> list[Row]:
     assert_type(ctx.attempt, int)
     assert_type(ctx.remaining(), float | None)
     for row in ctx.track([Row(sku="a", count=1)]):
@@ -67,10 +67,10 @@ def second_parameter(ctx: Context) -> None:
     import_rows.delay()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     import_rows.delay({}, batch="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     import_rows.delay({}, size=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    import_rows.delay({}, ctx)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    import_rows.delay({}, ctx)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     import_rows.delay({}, ctx=ctx)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     import_rows.si(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    import_rows.si({}, ctx)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    import_rows.si({}, ctx)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     import_rows(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     wrong: str = handle.get()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     del wrong
@@ -169,7 +169,7 @@ def elsewhere(ctx: Context) -> None:
 
 
 @app.task(max_retries=4, retry_backoff=2, heartbeat_timeout=30)
-async def fetch(url: str, ctx: Context, retries: int = 0) -> bytes:
+async def fetch(url: str, ctx: Context, *, retries: int = 0) -> bytes:
     return b""
 
 
@@ -180,7 +180,7 @@ async def coroutines(ctx: Context) -> None:
     assert_type(fetch.apply_async(("https://example.org",)).get(), bytes)
     assert_type(await fetch("https://example.org"), bytes)
     fetch.delay(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    fetch.delay("https://example.org", ctx)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fetch.delay("https://example.org", ctx=ctx)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     wrong: str = fetch.delay("https://example.org").get()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     del wrong
 
