@@ -1,4 +1,4 @@
-"""What type checkers know of tasks and of their handles; at run time the classes here are Celery's own.
+"""What type checkers know of tasks and of their handles; at run time the classes here add nothing to Celery's.
 
 Celery is untyped, and ``celery-types`` knows nothing of a context, so the package says itself what callers see.
 
@@ -8,6 +8,7 @@ A class of tasks is ``ContextTask[P, R]``: callers pass ``P`` and get ``R``. A t
 
 from __future__ import annotations
 
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from celery.app.task import Task
@@ -178,4 +179,18 @@ if TYPE_CHECKING:
 
 else:
     P, R, R_co = ParamSpec("P"), TypeVar("R"), TypeVar("R_co", covariant=True)
-    TypedTask, TypedResult, TypedEagerResult = Task, AsyncResult, EagerResult
+
+    class TypedTask(Task):
+        """Celery's, with type arguments, which it takes itself only since 5.7."""
+
+        __class_getitem__ = classmethod(GenericAlias)
+
+    class TypedResult(AsyncResult):
+        """Celery's, with type arguments."""
+
+        __class_getitem__ = classmethod(GenericAlias)
+
+    class TypedEagerResult(EagerResult):
+        """Celery's, with type arguments."""
+
+        __class_getitem__ = classmethod(GenericAlias)

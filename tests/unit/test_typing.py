@@ -16,10 +16,11 @@ import pytest
 
 import taskora_celery
 from taskora_celery import Celery, Context, ContextTask, EagerJobHandle, JobHandle, shared_task
+from tests.support.pages import code_of
 
 ROOT = Path(__file__).resolve().parents[2]
 #: As a user has it, who knows nothing of this project's settings.
-MYPY = ("mypy", "--strict", "--config-file=", "--ignore-missing-imports", "--follow-imports=silent")
+MYPY = ("mypy", "--strict", "--config-file=", "--cache-dir=/dev/null", "--ignore-missing-imports", "--follow-imports=silent")
 PYRIGHT = ("pyright", "--pythonpath", sys.executable)
 
 
@@ -37,9 +38,9 @@ def _check(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_mypy_takes_right_uses_of_the_public_api_and_refuses_wrong_ones(tmp_path: Path) -> None:
+def test_mypy_takes_right_uses_of_the_public_api_and_refuses_wrong_ones() -> None:
     """N1: each wrong use carries its error, and mypy complains of one that does not come."""
-    _check(*MYPY, f"--cache-dir={tmp_path}", "tests/typing/api.py")
+    _check(*MYPY, "tests/typing/api.py")
 
 
 def test_pyright_takes_right_uses_of_the_public_api_and_refuses_wrong_ones() -> None:
@@ -47,13 +48,21 @@ def test_pyright_takes_right_uses_of_the_public_api_and_refuses_wrong_ones() -> 
     _check(*PYRIGHT)
 
 
+@pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
+def test_the_examples_of_the_documentation_are_typed(checker: tuple[str, ...], tmp_path: Path) -> None:
+    """N1: docs/typing.md as a module of its own."""
+    page = tmp_path / "typing_page.py"
+    page.write_text("# pyright: strict\n" + code_of("typing.md"), "utf-8")
+    _check(*checker, str(page))
+
+
 needs_stubs = pytest.mark.skipif(not _installed("celery-types"), reason="celery-types is not installed (tox -e typing)")
 
 
 @needs_stubs
-def test_mypy_takes_the_api_for_what_celery_types_says_of_celery(tmp_path: Path) -> None:
+def test_mypy_takes_the_api_for_what_celery_types_says_of_celery() -> None:
     """N1: with the stubs, a task of this package is a ``Task``, its handle an ``AsyncResult``, and Celery's own app goes on."""
-    _check(*MYPY, f"--cache-dir={tmp_path}", "tests/typing/celery_types.py")
+    _check(*MYPY, "tests/typing/celery_types.py")
 
 
 @needs_stubs
