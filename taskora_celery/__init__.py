@@ -2,6 +2,7 @@
 
 from taskora_celery._version import __version__
 from taskora_celery.adapters import abortable, run_process, start_process
+from taskora_celery.app import Celery, shared_task
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.context import Context, current_context
 from taskora_celery.errors import (
@@ -29,6 +30,7 @@ from taskora_celery.task import ContextTask
 __all__ = [
     "AttemptRecord",
     "CancelReceipt",
+    "Celery",
     "Context",
     "ContextTask",
     "EagerJobHandle",
@@ -58,5 +60,6 @@ __all__ = [
     "current_context",
     "local_context",
     "run_process",
+    "shared_task",
     "start_process",
 ]

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from celery.result import AsyncResult, EagerResult
+from celery.result import EagerResult
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.cancelling import cancel_job
@@ -20,6 +20,7 @@ from taskora_celery.local import LocalContext
 from taskora_celery.reading import JobReader, chosen
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
+from taskora_celery.typed import R_co, TypedEagerResult, TypedResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,8 +47,10 @@ class CallableState(str):  # noqa: SLOT000 - it carries what it is called for
         return str, (str(self),)
 
 
-class JobHandle(AsyncResult):  # type: ignore[misc]
+class JobHandle(TypedResult[R_co]):
     """A job, seen from outside. ``JobHandle(id, app=app)`` attaches to a job that somebody else sent.
+
+    For type checkers, ``JobHandle[int]`` is the handle of a job that returns an ``int``.
 
     All that ``AsyncResult`` does works as ever. The methods added here read the job's record with a connection of their own,
     never with the result backend's shared consumer, and may be called from several threads at once. A job that nobody knows
@@ -168,7 +171,7 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
 
     # --- without blocking an event loop --------------------------------------------------------------------------------
 
-    async def aget(self, timeout: float | None = None, **options: Any) -> Any:
+    async def aget(self, timeout: float | None = None, **options: Any) -> R_co:
         """Return the result, or raise, as :meth:`get` does; ``options`` are its, too.
 
         Waits for the job's record to end, then fetches the result, which is there by then or comes a moment later.
@@ -222,13 +225,13 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         return AsyncJobReader(runtime.async_reader(), str(self.id), runtime.settings.log_limit)
 
 
-class EagerJobHandle(EagerResult):  # type: ignore[misc]
+class EagerJobHandle(TypedEagerResult[R_co]):
     """What ``task.apply()`` and ``task_always_eager`` return: the result, with what the handler reported in memory."""
 
     _contexts: tuple[LocalContext, ...] = ()
 
     @classmethod
-    def of(cls, result: EagerResult, contexts: list[LocalContext]) -> EagerJobHandle:
+    def of(cls, result: EagerResult[R_co], contexts: list[LocalContext]) -> EagerJobHandle[R_co]:
         """Return a handle for a result; that of a retried run has the contexts of all its attempts."""
         if isinstance(result, cls):  # of the last attempt: it has all contexts
             return result

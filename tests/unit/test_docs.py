@@ -29,3 +29,11 @@ def test_the_examples_of_long_jobs_run() -> None:
         assert examples["mark_paid"](database, 1, fence=2)
         assert examples["mark_paid"](database, 1, fence=2), "the same delivery may write again"
         assert not examples["mark_paid"](database, 1, fence=1)
+
+
+def test_the_examples_of_typing_run() -> None:
+    """N1: at run time, typed tasks are tasks as ever; type checkers read the page in ``test_typing.py``."""
+    examples = _run_examples("typing.md")
+    assert examples["import_rows"].apply(({"source": "orders.csv"},), {"batch": 5}).get() == 5
+    assert examples["index"].apply(("abc",)).get() == 3
+    assert examples["index"] is examples["app"].tasks["shop.index"]

@@ -41,6 +41,9 @@ LAYERS = (
         "aio",
         "undisturbed",
         "adapters",
+        "typed",
+        "shapes",
+        "app",
     ),
     ("worker",),
 )
