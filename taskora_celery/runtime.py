@@ -295,6 +295,7 @@ def _open_store(app: Any, settings: Settings, endpoint: Endpoint) -> JobStore:
         prefix=settings.key_prefix,
         ttl=settings.record_ttl or _seconds(app.conf.result_expires) or _DEFAULT_TTL,
         log_limit=settings.log_limit,
+        index_limit=settings.index_limit,
         timeout=settings.final_flush_timeout,
     )
 

@@ -12,7 +12,8 @@ from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.connect import Endpoint, async_client
 from taskora_celery.store.keys import JobKeys
 from taskora_celery.store.protocol import Snapshot
-from taskora_celery.store.redis import READ, read_arguments, read_snapshot
+from taskora_celery.store.redis import READ
+from taskora_celery.store.snapshots import read_arguments, read_snapshot
 
 __all__ = ["AsyncRedisReader", "AsyncWatch"]
 
