@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from taskora_celery.errors import SettingsError
 
-__all__ = ["Endpoint", "async_client", "check", "client"]
+__all__ = ["Endpoint", "async_client", "check", "client", "close"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -64,13 +64,19 @@ def check(endpoint: Endpoint) -> None:
         raise SettingsError(f"the Redis for job records, {endpoint.shown()}, cannot be used: {exc}") from exc
 
 
-def async_client(endpoint: Endpoint, timeout: float) -> Any:
+def async_client(endpoint: Endpoint, timeout: float | None) -> Any:
     """Return a ``redis.asyncio`` client, as :func:`client` does for threads."""
     import redis.asyncio
     from redis.asyncio.retry import Retry as AsyncRetry
     from redis.asyncio.sentinel import Sentinel
 
     return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, AsyncRetry(NoBackoff(), 0))
+
+
+async def close(resource: Any) -> None:
+    """Close an asynchronous client or subscription."""
+    # redis-py 4 has only close(), and redis-py 5 warns of it.
+    await (resource.aclose() if hasattr(resource, "aclose") else resource.close())
 
 
 def _build(endpoint: Endpoint, timeout: float | None, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:

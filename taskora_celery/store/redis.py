@@ -107,14 +107,7 @@ class RedisStore:
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it; one round trip."""
-        calls: list[Call] = [(CANCEL, (
-            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
-            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
-        ))]  # fmt: skip
-        # First: what was decided is known to every worker that starts later, also where this process ends in between. An entry
-        # for a job that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
-        calls.insert(0, (REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)))
-        remembered, answer = self._wire().exchange(calls)
+        remembered, answer = self._wire().exchange(self.cancel_calls(request, queued=queued))
         _sound(remembered)
         decided, before = _sound(answer)
         outcome = CancelOutcome(int(decided))
@@ -122,6 +115,18 @@ class RedisStore:
             with self._reading() as reader:
                 reader.zrem(self.keys.cancelled, request.id)
         return outcome
+
+    def cancel_calls(self, request: CancelRequest, *, queued: bool) -> tuple[Call, Call]:
+        """Return the two calls of a request to cancel, in their order: remember the job, then decide.
+
+        What was decided is known to every worker that starts later, also where this process ends in between. An entry for a job
+        that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
+        """
+        remember: Call = REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)
+        return remember, (CANCEL, (
+            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
+            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
+        ))  # fmt: skip
 
     def cancelled_early(self) -> list[str]:
         """Return the jobs that were cancelled before they began, as far as they are remembered."""

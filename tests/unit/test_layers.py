@@ -38,6 +38,8 @@ LAYERS = (
         "runtime",
         "reading",
         "aio",
+        "awaiting",
+        "sse",
         "undisturbed",
         "adapters",
     ),
