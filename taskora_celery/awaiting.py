@@ -23,7 +23,7 @@ from taskora_celery.errors import StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.runtime import Runtime, result_endpoint
 from taskora_celery.store.asyncredis import AsyncRedis
 
-__all__ = ["is_over", "result_of"]
+__all__ = ["is_over", "result_of", "state_of"]
 
 #: A waiter looks again after so many seconds even if nothing was announced: an announcement can be lost.
 LOOK_EVERY = 2.0
@@ -66,12 +66,17 @@ async def result_of(
     return handle.maybe_throw(callback=callback, propagate=propagate)
 
 
+async def state_of(handle: AsyncResult) -> str:
+    """Return a job's state as the result backend has it; ``"PENDING"`` where it cannot be asked. Never raises."""
+    try:
+        return await _results_of(handle).state(handle)
+    except Exception:  # noqa: BLE001 - no backend, one that cannot be asked (rpc), or one that is away: the record decides
+        return str(states.PENDING)
+
+
 async def is_over(handle: AsyncResult) -> bool:
     """Ask the result backend whether a job has ended: some ends (a killed process) are known only there. Never raises."""
-    try:
-        return await _results_of(handle).state(handle) in states.READY_STATES
-    except Exception:  # noqa: BLE001 - no backend, one that cannot be asked (rpc), or one that is away: the record decides
-        return False
+    return await state_of(handle) in states.READY_STATES
 
 
 async def _until_known(
