@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.channels import AsyncWatch, Channels
 from taskora_celery.store.connect import Endpoint, async_client, close
-from taskora_celery.store.wire import Script
+from taskora_celery.store.wire import ELSEWHERE, Script
 
 __all__ = ["AsyncRedis"]
 
@@ -120,7 +120,14 @@ class AsyncRedis:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        try:
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        except BaseException:
+            # It may be in the middle of a handshake or of an answer, and redis-py would use it again. It is idle by now.
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
+        if any(isinstance(answer, ResponseError) and str(answer).startswith(ELSEWHERE) for answer in answers):
+            await self._client.connection_pool.disconnect()  # the primary is another by now: its address is asked for anew
         return answers
 
     async def _single(self, command: _Command) -> Any:

@@ -62,6 +62,8 @@ class Channels:
         self._timeout = timeout
         self.watches: dict[bytes, set[AsyncWatch]] = {}
         self._session: _Session | None = None
+        #: All that may have a connection, those that are about to close it included.
+        self.sessions: set[_Session] = set()
 
     @asynccontextmanager
     async def watch(self, channel: str | bytes) -> AsyncIterator[AsyncWatch]:
@@ -108,10 +110,11 @@ class Channels:
 
     async def close(self) -> None:
         """Give up the connection; all watches fail."""
-        session = self._session
-        if session is not None:
-            self.fail(session, "closed")
+        if self._session is not None:
+            self.fail(self._session, "closed")
+        for session in list(self.sessions):
             await asyncio.wait({session.task})
+            await session.close()  # it may have been cancelled while it did so itself
 
 
 class _Session:
@@ -124,14 +127,17 @@ class _Session:
         self.wanted = asyncio.Event()
         #: Channels whose subscription is confirmed, and not taken back.
         self.heard: set[bytes] = set()
+        self._pubsub: Any = None
+        channels.sessions.add(self)
         self.task = asyncio.create_task(self._run(), name="taskora-channels")
 
     async def _run(self) -> None:
-        pubsub, listening = None, None
+        listening = None
         try:
             if hasattr(self._client, "initialize"):
                 await self._client.initialize()  # a cluster's client has to know its nodes; another has nothing to do
             pubsub, asked = self._client.pubsub(), set[bytes]()
+            self._pubsub = pubsub
             while True:
                 await self.wanted.wait()
                 self.wanted.clear()
@@ -153,7 +159,7 @@ class _Session:
             if listening is not None:
                 listening.cancel()
                 await asyncio.wait({listening})
-            await self._close(pubsub)
+            await self.close()
 
     async def _listen(self, pubsub: Any) -> None:
         try:
@@ -165,16 +171,17 @@ class _Session:
                 if not watches:
                     continue
                 if message["type"] == "subscribe":
-                    # Also behind a reconnect of redis-py's own: from here on nothing is missed, and what was is to be read.
+                    # From here on nothing is missed; what was, where the channel had been taken back meanwhile, is to be read.
                     self.heard.add(message["channel"])
                 for watch in watches:
                     watch.tell()
         except Exception as exc:  # noqa: BLE001 - as above
             self._channels.fail(self, str(exc) or type(exc).__name__)
 
-    async def _close(self, pubsub: Any) -> None:
-        with contextlib.suppress(RedisError, RedisClusterException, OSError):
-            if pubsub is not None:
-                await close(pubsub)
-        with contextlib.suppress(RedisError, RedisClusterException, OSError):
-            await close(self._client)
+    async def close(self) -> None:
+        """Close the connection; may be called again."""
+        for resource in (self._pubsub, self._client):
+            with contextlib.suppress(RedisError, RedisClusterException, OSError):
+                if resource is not None:
+                    await close(resource)
+        self._channels.sessions.discard(self)

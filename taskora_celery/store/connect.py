@@ -70,7 +70,14 @@ def async_client(endpoint: Endpoint, timeout: float | None) -> Any:
     from redis.asyncio.retry import Retry as AsyncRetry
     from redis.asyncio.sentinel import Sentinel
 
-    return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, AsyncRetry(NoBackoff(), 0))
+    class Once(AsyncRetry):  # type: ignore[misc]
+        """Does not even reconnect behind a failure: a subscription's writer and its reader would both, and lose a socket."""
+
+        async def call_with_retry(self, do: Any, *_: Any, **__: Any) -> Any:
+            return await do()
+
+    retry = (AsyncRetry if timeout else Once)(NoBackoff(), 0)
+    return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, retry)
 
 
 async def close(resource: Any) -> None:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
-import uvicorn
 from celery import Celery, states
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +18,7 @@ from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.sse import EVENT_STREAM
 from taskora_celery.task import ContextTask
+from tests.support.browser import Frame, Reading, read, served, shown
 from tests.support.executions import ScriptedExecution
 from tests.support.waiting import wait_until
 
@@ -58,73 +54,6 @@ def url(app: Celery) -> Iterator[str]:
 
     with served(Starlette(routes=[Route("/{job_id}", events)])) as address:
         yield address
-
-
-@contextlib.contextmanager
-def served(application: Any) -> Iterator[str]:
-    """Serve an ASGI application by uvicorn, in a thread, on a free port."""
-    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="warning", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        wait_until(lambda: server.started, "the server")
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-@dataclass
-class Frame:
-    """One event, as a browser would hand it on."""
-
-    name: str
-    id: str
-    data: Any
-
-
-class Reading:
-    """One connection of a client."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self.comments = 0
-        self._lines = response.iter_lines()
-
-    def next(self) -> Frame | None:
-        """The next event, None at the end. Comments are counted."""
-        fields: dict[str, str] = {}
-        for line in self._lines:
-            if not line:
-                if fields:
-                    return Frame(fields["event"], fields["id"], json.loads(fields["data"]))
-                continue
-            name, _, value = line.partition(":")
-            if not name:
-                self.comments += 1
-                continue
-            assert name not in fields, "each frame has one line of each kind"
-            fields[name] = value.removeprefix(" ")
-        return None
-
-    def rest(self) -> list[Frame]:
-        """All that comes until the end."""
-        return list(iter(self.next, None))
-
-
-@contextlib.contextmanager
-def read(url: str, last_id: str | None = None) -> Iterator[Reading]:
-    headers = {} if last_id is None else {"Last-Event-ID": last_id}
-    with httpx.stream("GET", url, headers=headers, timeout=30) as response:
-        assert response.status_code == 200
-        yield Reading(response)
-
-
-def shown(frames: list[Frame]) -> list[tuple[str, Any]]:
-    """What a reader of the tests wants to know of them."""
-    what = {"log": "message", "state": "state", "outcome": "state", "cancel": "phase"}
-    return [(frame.name, frame.data[what[frame.name]] if frame.name in what else frame.data) for frame in frames]
 
 
 def test_a_browser_is_told_all_and_the_outcome(url: str, store: JobStore) -> None:
@@ -216,7 +145,7 @@ def test_silence_is_filled_with_comments(url: str, store: JobStore, monkeypatch:
     """J2: so that no proxy closes the connection; one at once where there is nothing to tell yet."""
     monkeypatch.setattr("taskora_celery.reading.LOOK_EVERY", 0.05)
     with read(f"{url}/job-1?heartbeat=0.1") as reading:
-        for line in reading._lines:
+        for line in reading.lines:
             reading.comments += line == ":"
             if reading.comments == 3:
                 execution = ScriptedExecution(store)
