@@ -149,7 +149,7 @@ class _RedisResults:
 
     async def looks(self, handle: AsyncResult, every: float) -> AsyncGenerator[None, None]:
         yield
-        async with self._redis.watch(handle.backend.get_key_for_task(handle.id)) as watch:
+        async with self._redis.watch(handle.backend.get_key_for_task(str(handle.id))) as watch:
             while True:
                 yield
                 await watch.wait(every)
@@ -167,7 +167,7 @@ class _RedisResults:
         return states.PENDING if meta is None else str(meta["status"])
 
     async def _meta(self, handle: AsyncResult) -> dict[str, Any] | None:
-        data = await self._redis.get(handle.backend.get_key_for_task(handle.id))
+        data = await self._redis.get(handle.backend.get_key_for_task(str(handle.id)))
         if not data:
             return None
         decode: Callable[[bytes], dict[str, Any]] = handle.backend.decode_result

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.channels import AsyncWatch, Channels
@@ -15,6 +16,8 @@ from taskora_celery.store.connect import Endpoint, async_client, close
 from taskora_celery.store.wire import ELSEWHERE, Script
 
 __all__ = ["AsyncRedis"]
+
+logger = logging.getLogger("taskora_celery.store")
 
 #: So many commands in one pipeline at most: the loop has its turn between two of them.
 PIPELINE_COMMANDS = 100
@@ -100,7 +103,9 @@ class AsyncRedis:
         except asyncio.CancelledError:
             self._fail(batch, "closed")
             raise
-        except Exception as exc:  # noqa: BLE001 - the task's outer edge: whatever ends it, nobody may wait in vain
+        except Exception as exc:  # the task's outer edge: whatever ends it, nobody may wait in vain
+            if not isinstance(exc, RedisError | RedisClusterException | OSError):
+                logger.warning("commands to Redis ended unexpectedly", exc_info=exc)
             self._fail(batch, str(exc) or type(exc).__name__)
         finally:
             if self._task is asyncio.current_task():

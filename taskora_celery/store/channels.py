@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 from redis.exceptions import RedisClusterException, RedisError
 
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.store.connect import Endpoint, async_client, close
+from taskora_celery.store.connect import Endpoint, async_client, close, pubsub_of
 
 __all__ = ["AsyncWatch", "Channels"]
+
+logger = logging.getLogger("taskora_celery.store")
+
+_OUTAGES = (RedisError, RedisClusterException, OSError)
 
 
 class AsyncWatch:
@@ -134,9 +139,7 @@ class _Session:
     async def _run(self) -> None:
         listening = None
         try:
-            if hasattr(self._client, "initialize"):
-                await self._client.initialize()  # a cluster's client has to know its nodes; another has nothing to do
-            pubsub, asked = self._client.pubsub(), set[bytes]()
+            pubsub, asked = await pubsub_of(self._client), set[bytes]()
             self._pubsub = pubsub
             while True:
                 await self.wanted.wait()
@@ -154,7 +157,7 @@ class _Session:
                 if listening is None:
                     listening = asyncio.create_task(self._listen(pubsub), name="taskora-listen")
         except Exception as exc:  # noqa: BLE001 - the task's outer edge: whatever ends it, nobody may wait in vain
-            self._channels.fail(self, str(exc) or type(exc).__name__)
+            self._fail(exc)
         finally:
             if listening is not None:
                 listening.cancel()
@@ -176,12 +179,17 @@ class _Session:
                 for watch in watches:
                     watch.tell()
         except Exception as exc:  # noqa: BLE001 - as above
-            self._channels.fail(self, str(exc) or type(exc).__name__)
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        if not isinstance(exc, _OUTAGES):
+            logger.warning("a subscription to Redis ended unexpectedly", exc_info=exc)
+        self._channels.fail(self, str(exc) or type(exc).__name__)
 
     async def close(self) -> None:
         """Close the connection; may be called again."""
         for resource in (self._pubsub, self._client):
-            with contextlib.suppress(RedisError, RedisClusterException, OSError):
+            with contextlib.suppress(*_OUTAGES):
                 if resource is not None:
                     await close(resource)
         self._channels.sessions.discard(self)

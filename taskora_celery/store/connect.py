@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from taskora_celery.errors import SettingsError
 
-__all__ = ["Endpoint", "async_client", "check", "client", "close"]
+__all__ = ["Endpoint", "async_client", "check", "client", "close", "pubsub_of"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -78,6 +78,22 @@ def async_client(endpoint: Endpoint, timeout: float | None) -> Any:
 
     retry = (AsyncRetry if timeout else Once)(NoBackoff(), 0)
     return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, retry)
+
+
+async def pubsub_of(client: Any) -> Any:
+    """Return an asynchronous client's subscription; nothing is subscribed yet. It is closed by itself, before the client is.
+
+    :raises redis.RedisError: the nodes of a cluster cannot be found.
+    """
+    if hasattr(client, "initialize"):
+        await client.initialize()  # a cluster's client has to know its nodes; another has nothing to do
+    if hasattr(client, "pubsub"):
+        return client.pubsub()
+    # The cluster's client of redis-py before 8: any node will do, an announcement goes to all of them.
+    from redis.asyncio import ConnectionPool, Redis
+
+    node = client.get_default_node()
+    return Redis(connection_pool=ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)).pubsub()
 
 
 async def close(resource: Any) -> None:
