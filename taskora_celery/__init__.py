@@ -25,6 +25,7 @@ from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.signal import Signal
+from taskora_celery.sse import server_sent_events
 from taskora_celery.task import ContextTask
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "current_context",
     "local_context",
     "run_process",
+    "server_sent_events",
     "shared_task",
     "start_process",
 ]

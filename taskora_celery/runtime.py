@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -30,10 +29,11 @@ from taskora_celery.stopping import KEPT_FOR, Stopper
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
+from taskora_celery.store.loops import LoopConnections
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
+__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -41,6 +41,12 @@ logger = logging.getLogger("taskora_celery")
 _DEFAULT_TTL = 86_400.0
 
 
+#: Where Celery's own backends on Redis are; what is derived from them may keep its results elsewhere.
+_REDIS_BACKENDS = "celery.backends.redis"
+#: Settings of Celery's that its backend heeds and our client does not.
+_BESIDE_THE_URL = (
+    "redis_backend_credential_provider", "redis_db", "redis_host", "redis_password", "redis_port", "redis_username",
+)  # fmt: skip
 #: Transports that set ``redelivered`` on a message that was delivered before.
 _MARKING_TRANSPORTS = frozenset({*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory", "filesystem"})
 
@@ -72,9 +78,7 @@ class Runtime:
         #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
         self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
         self._ready = False
-        #: By the loop that owns the connections; what a closed loop has left is given up at the next call.
-        self._async_readers: dict[asyncio.AbstractEventLoop, AsyncRedisReader] = {}
-        self._async_lock = threading.Lock()
+        self.loops = LoopConnections()
 
     @classmethod
     def of(cls, app: Any) -> Runtime:
@@ -129,17 +133,10 @@ class Runtime:
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """
-        loop = asyncio.get_running_loop()
-        with self._async_lock:
-            for gone in [known for known in self._async_readers if known.is_closed()]:
-                del self._async_readers[gone]  # and with it its connections: a closed loop can close nothing
-            reader = self._async_readers.get(loop)
-            if reader is None:
-                store = self.readable()
-                if not isinstance(store, RedisStore):
-                    raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
-                reader = self._async_readers[loop] = AsyncRedisReader(store.endpoint, store.keys)
-        return reader
+        store = self.readable()
+        if not isinstance(store, RedisStore):
+            raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
+        return AsyncRedisReader(self.loops.redis(store.endpoint), store)
 
     def close(self) -> None:
         """Flush what can be flushed, and give up threads and connections."""
@@ -263,6 +260,16 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
     if is_redis(broker):
         return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
     return None
+
+
+def result_endpoint(app: Any, backend: Any) -> Endpoint | None:
+    """Return where a result backend is; None where it is no Redis, or is reached by more than its URL and its options say."""
+    url = app.conf.result_backend
+    if type(backend).__module__ != _REDIS_BACKENDS or not is_redis(url) or backend.url not in {url, url.split("+", 1)[-1]}:
+        return None
+    if any(app.conf.get(name) for name in _BESIDE_THE_URL) or "credential_provider" in url:
+        return None
+    return _endpoint(url, app.conf.redis_backend_use_ssl, app.conf.result_backend_transport_options)
 
 
 def _scheme(url: Any) -> str:

@@ -39,6 +39,8 @@ LAYERS = (
         "runtime",
         "reading",
         "aio",
+        "awaiting",
+        "sse",
         "undisturbed",
         "adapters",
         "typed",
