@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import REDIS_SCHEMES, Settings
-from taskora_celery.stopping import KEPT_FOR, Stopper
+from taskora_celery.stopping import Stopper
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
@@ -47,8 +46,6 @@ _REDIS_BACKENDS = "celery.backends.redis"
 _BESIDE_THE_URL = (
     "redis_backend_credential_provider", "redis_db", "redis_host", "redis_password", "redis_port", "redis_username",
 )  # fmt: skip
-#: Transports that set ``redelivered`` on a message that was delivered before.
-_MARKING_TRANSPORTS = frozenset({*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory", "filesystem"})
 
 
 class Runtime:
@@ -75,8 +72,6 @@ class Runtime:
         self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
         self.clock = SYSTEM_CLOCK
-        #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
-        self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
         self._ready = False
         self.loops = LoopConnections()
 
@@ -163,17 +158,6 @@ class Runtime:
         for _, on_ready in self._hearers:
             on_ready()
         self.reporter.look()
-
-    def may_be_cancelled(self, job_id: str, checked_at: float) -> bool:
-        """Say whether a job that is about to begin may have been cancelled since the worker's parent looked: it waited here.
-
-        ``checked_at`` is when that was, in seconds since the epoch; 0 where it could not say. No I/O: it is what this process has
-        heard.
-        """
-        since = None if self.listener is None else self.listener.ready_since
-        if not checked_at or since is None or since > checked_at or time.time() - checked_at > KEPT_FOR:
-            return True
-        return self.stopper.has_heard(job_id)
 
     def cancel_request(self, job_id: str) -> CancelRequest | None:
         """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""

@@ -279,10 +279,6 @@ class Stopper:
             if found is not None and found[1].now_ms >= stop.ctx.timestamp:
                 stop.cancel(found[1])
 
-    def has_heard(self, job_id: str) -> bool:
-        """Say whether somebody wanted this job to stop, in the last ``KEPT_FOR`` seconds."""
-        return bool(self._recent) and job_id in self._recent
-
     def forget(self, stop: JobStop) -> None:
         """Let go of a job that has ended."""
         self._running.pop(id(stop), None)
