@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.app.task import Task
+from celery.local import class_property
 from celery.utils.functional import head_from_fun
 
 from taskora_celery.context import Context, current_context
@@ -22,6 +23,7 @@ from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_options, complete_options, is_left_alone, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
+from taskora_celery.standin import app_here, hand_over_app
 
 __all__ = ["ContextTask"]
 
@@ -68,6 +70,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _instrument(cls)
+        hand_over_app(cls)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
@@ -76,6 +79,13 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         bound = super().bind(app)
         complete_options(cls, app, unset)
         return bound
+
+    @classmethod
+    def _get_app(cls) -> Any:
+        return app_here(super()._get_app())
+
+    #: The task's app, or what stands in for it here.
+    app = class_property(_get_app, bind)
 
     @classmethod
     def on_bound(cls, app: Any) -> None:

@@ -38,6 +38,7 @@ LAYERS = (
         "runtime",
         "reading",
         "aio",
+        "standin",
         "undisturbed",
         "adapters",
     ),
