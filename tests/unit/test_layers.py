@@ -43,6 +43,7 @@ LAYERS = (
         "adapters",
     ),
     ("worker",),
+    ("testing",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
