@@ -47,6 +47,11 @@ class Course:
         self._moments = conditions.moments()
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Let go of all that knows an app: contexts, and what was to happen."""
+        self.pending.clear()
+        self.contexts.clear()
+
     def plan(self, name: str, action: Callable[[RecordedContext | None], object]) -> None:
         """Let something happen when its moment comes, if it is among the conditions."""
         moment = self._moments.get(name)

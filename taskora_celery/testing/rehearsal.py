@@ -79,7 +79,7 @@ class Rehearsal:
                 self._drive()
                 return self._told(handle)
         finally:
-            self._course.pending.clear()
+            self._course.close()
             self._store.hear = None
             runtime.close()
 

@@ -54,6 +54,12 @@ class InlineReporter(Reporter):
             self._virtual.advance(max(pause, _SOON))
             self._touched()
 
+    def close(self) -> None:
+        """Drop what could not be written: a store that is down at the end of a run stays down."""
+        super().close()
+        self._backlog.clear()
+        self._live.clear()
+
     def _touched(self) -> None:
         if threading.get_ident() in self._turning:
             return
