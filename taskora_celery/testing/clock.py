@@ -46,16 +46,11 @@ class VirtualClock:
             if until is not None and until():
                 return
 
-    def wait(self, until: Callable[[], object]) -> bool:
-        """Let time pass until ``until()`` is true; false where nothing is due any more that could make it so."""
-        while not until():
-            with self._lock:
-                target = self._alarms[0][0] if self._alarms else None
-            action = None if target is None else self._next(target)
-            if action is None:
-                return False
-            action()
-        return True
+    def wait(self, until: Callable[[], object], at_most: float) -> bool:
+        """Let time pass until ``until()`` is true, for ``at_most`` seconds; say whether it is."""
+        if not until():
+            self.advance(at_most, until)
+        return bool(until())
 
     def _next(self, target: float) -> Callable[[], object] | None:
         with self._lock:

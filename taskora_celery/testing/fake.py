@@ -99,11 +99,12 @@ def advance(duration: float | timedelta) -> None:
     blocking call. The signal alone does not end it.
 
     :raises NoActiveJobError: no handler is running here in virtual time.
+    :raises ValueError: ``duration`` is negative or not finite.
     """
-    ctx = current_context(None)
+    wanted, ctx = seconds(duration, "duration"), current_context(None)
     if isinstance(ctx, RecordedContext):
-        ctx.work_for(seconds(duration, "duration"))
+        ctx.work_for(wanted)
     elif isinstance(ctx, FakeContext):
-        ctx.clock.advance(seconds(duration, "duration"))
+        ctx.clock.advance(wanted)
     else:
         raise NoActiveJobError("advance() is for what a handler calls in run_job(), or with a fake context")

@@ -10,6 +10,9 @@ from taskora_celery.testing.clock import VirtualClock
 
 __all__ = ["VirtualSignal"]
 
+#: Behind so many virtual seconds (a day) a wait without a timeout is taken for endless.
+_FOR_EVER = 86_400.0
+
 
 class Sleeper(Protocol):
     """A context that sleeps in virtual time."""
@@ -40,13 +43,13 @@ class VirtualSignal(Signal):
 
         In other threads than the handler's, which wait for its work to go on, it is real time.
 
-        :raises RuntimeError: without a timeout, where nothing will fire the signal.
+        :raises RuntimeError: without a timeout, where nothing fires the signal within a virtual day.
         """
         if threading.get_ident() != self._thread:
             return super().wait(timeout)
         if timeout is not None:
             self._sleeper.pass_time(timeout)
-        elif not self._sleeper.clock.wait(lambda: self.aborted):
-            raise RuntimeError("ctx.signal.wait() would never return: nothing fires the signal here (cancel_at=…, say)")
+        elif not self._sleeper.clock.wait(lambda: self.aborted, _FOR_EVER):
+            raise RuntimeError("ctx.signal.wait() would never return: nothing fires the signal within a virtual day")
         self._sleeper.arrive()
         return self.aborted

@@ -301,6 +301,20 @@ def other(*args: Any, **kwargs: Any) -> None:
     """Be called by others."""
 
 
+@app.task(shared=False)
+def on_error(job_id: str) -> None:
+    """Be an errback that takes the id, and is sent as a job of its own."""
+
+
+errors: list[Any] = []
+
+
+@app.task(shared=False)
+def on_error_in_place(request: Any, exc: Exception, traceback: Any) -> None:
+    """Be an errback that is called in place."""
+    errors.append(str(exc))
+
+
 @app.task(shared=False, bind=True)
 def calls_others(self: Any, ctx: Context) -> list[str]:
     """Send in all ways."""
@@ -319,3 +333,41 @@ def replaced(self: Any, ctx: Context) -> Any:
     """Hand the job over."""
     ctx.progress("handed over")
     return self.replace(echo.s("by another"))
+
+
+# --- deliveries and outages ----------------------------------------------------------------------------------------------
+
+
+@app.task(shared=False, acks_late=True)
+def deaf_and_late(to: int, ctx: Context) -> int:
+    """Report the delivery, and look at no signal."""
+    for number in range(to):
+        ctx.progress([ctx.delivery, number])
+    return ctx.delivery
+
+
+@app.task(shared=False)
+def reports_in_an_outage(to: int, ctx: Context) -> None:
+    """Report progress and log."""
+    for number in range(to):
+        ctx.progress(number)
+        ctx.log.info(f"line {number}")
+
+
+@app.task(shared=False)
+def sleepy_count(to: int, ctx: Context) -> None:
+    """Report, and sleep for a minute each time."""
+    for number in range(to):
+        ctx.progress(number)
+        ctx.sleep(60)
+
+
+small = Celery("small", broker=NOWHERE, backend=NOWHERE, task_cls=ContextTask, set_as_current=False)
+small.conf.taskora_buffer_limit = 100
+
+
+@small.task(shared=False)
+def small_buffer(to: int, ctx: Context) -> None:
+    """Log more than there is room for."""
+    for number in range(to):
+        ctx.log.info(f"line {number}")

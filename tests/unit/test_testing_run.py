@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import socket
 import threading
 import weakref
@@ -12,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, group
 from kombu.exceptions import EncodeError
 
-from taskora_celery import Context, ContextTask
+from taskora_celery import Context, ContextTask, current_context
 from taskora_celery.runtime import Runtime
 from taskora_celery.testing import JobRunner, run_job
 from tests.support import kit_jobs as jobs
@@ -27,6 +28,14 @@ def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
+
+
+@pytest.fixture
+def no_logging() -> Iterator[None]:
+    """Without log records: pytest keeps them, and they keep tracebacks with all that their frames hold."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def test_a_run_tells_all_that_a_handler_did() -> None:
@@ -126,7 +135,7 @@ def test_a_handler_that_needs_no_context_has_one() -> None:
     @jobs.app.task(shared=False, name="kit.plain_handler")
     def plain_handler() -> int:
         """Report through the current context."""
-        jobs.current_context().progress(5)
+        current_context().progress(5)
         return 5
 
     assert run_job(plain_handler).progress == (5,)
@@ -182,7 +191,7 @@ def test_what_is_no_task_of_this_library_is_refused() -> None:
         """Belong to Celery alone."""
 
     plain = Celery("plain", broker=jobs.NOWHERE, set_as_current=False).task(shared=False)(handler)
-    for wrong in (plain, print, jobs.group(jobs.echo.s(1))):
+    for wrong in (plain, print, group(jobs.echo.s(1))):
         with pytest.raises(TypeError, match="give a task whose base is ContextTask"):
             run_job(wrong)
 
@@ -222,7 +231,8 @@ def test_an_app_that_is_always_eager_is_run_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"cancel_at": 2}, {"store_down": True}, {"timeout_at": 1}])
-def test_a_run_leaves_nothing_behind(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("no_logging")
+def test_a_run_leaves_nothing_behind(options: dict[str, Any]) -> None:
     """O1: no thread, no app, no runtime; the task is its own app's again."""
     threads = set(threading.enumerate())
     run = run_job(jobs.greet, "Ada", **options)
@@ -231,7 +241,6 @@ def test_a_run_leaves_nothing_behind(options: dict[str, Any], caplog: pytest.Log
     assert jobs.greet.app is jobs.app
     assert set(threading.enumerate()) == threads
     del run
-    caplog.clear()  # records with tracebacks hold all that their frames held
     gc.collect()
     assert stand_in() is None
     assert jobs.app not in Runtime._by_app
