@@ -1,10 +1,11 @@
-"""Tasks for the tests of the test kit. Their broker and their Redis are at a port where nobody answers."""
+"""Tasks for the tests of the test kit. Where no worker runs them, nobody answers at their broker and their Redis."""
 
 # mypy: allow-untyped-decorators, allow-subclassing-any
 
 from __future__ import annotations
 
 import logging
+import os
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -16,7 +17,11 @@ from taskora_celery.testing import advance
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
-app = Celery("kit", broker=NOWHERE, backend=NOWHERE, task_cls=ContextTask, set_as_current=False)
+app = Celery(
+    "kit", broker=os.environ.get("BROKER_URL", NOWHERE), backend=os.environ.get("RESULT_BACKEND", NOWHERE), task_cls=ContextTask,
+    set_as_current=False,
+)  # fmt: skip
+app.conf.update(result_expires=600, broker_connection_retry_on_startup=True)
 task_logger = logging.getLogger("celery.task.kit.tests")
 
 
@@ -371,3 +376,30 @@ def small_buffer(to: int, ctx: Context) -> None:
     """Log more than there is room for."""
     for number in range(to):
         ctx.log.info(f"line {number}")
+
+
+# --- with short delays, for a real worker --------------------------------------------------------------------------------
+
+
+@app.task(shared=False, max_retries=2, default_retry_delay=0)
+def retries_in_vain_at_once(ctx: Context) -> None:
+    """Use all retries up."""
+    ctx.log.info("trying")
+    raise ctx.retry(reason="the server is away")
+
+
+@app.task(shared=False, autoretry_for=(OSError,), dont_autoretry_for=(FileNotFoundError,), default_retry_delay=0)
+def autoretries_at_once(error: str, ctx: Context) -> int:
+    """Raise in the first two attempts."""
+    if ctx.attempt < 3:
+        raise {"os": OSError, "file": FileNotFoundError}[error]("no")
+    return ctx.attempt
+
+
+@app.task(shared=False, acks_late=True)
+def remembers_at_once(ctx: Context) -> list[Any]:
+    """Leave a checkpoint for the next attempt."""
+    if ctx.attempt == 1:
+        ctx.checkpoint("half")
+        raise ctx.retry(delay=0.1, exc=OSError("busy"))
+    return [ctx.last_checkpoint, [record.delay for record in ctx.history], ctx.max_attempts]
