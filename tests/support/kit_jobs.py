@@ -138,12 +138,12 @@ def ignores(ctx: Context) -> None:
     raise Ignore
 
 
-@app.task(shared=False, acks_late=True)
-def rejects_once(ctx: Context) -> int:
-    """Give the message back by Celery's own exception."""
+@app.task(shared=False, bind=True, acks_late=True)
+def rejects_once(self: Any, ctx: Context) -> list[Any]:
+    """Give the message back by Celery's own exception; say what the broker would say of the next delivery."""
     if ctx.delivery == 1:
         raise Reject("again", requeue=True)
-    return ctx.delivery
+    return [ctx.delivery, self.request.delivery_info["redelivered"]]
 
 
 # --- retries -------------------------------------------------------------------------------------------------------------
@@ -341,6 +341,44 @@ def replaced(self: Any, ctx: Context) -> Any:
 
 
 # --- deliveries and outages ----------------------------------------------------------------------------------------------
+
+
+signals: list[str | None] = []
+
+
+@app.task(shared=False, acks_late=True, ignore_result=True)
+def looks_at_once(ctx: Context) -> int:
+    """Look at the signal behind the first report."""
+    ctx.progress("looking")
+    signals.append(ctx.signal.reason)
+    return ctx.delivery
+
+
+@app.task(shared=False)
+def returns_a_tuple(ctx: Context) -> Any:
+    """Return what JSON has no word for, but one like it."""
+    return (1, 2)
+
+
+class Told(ContextTask):
+    """A task that sees how its retries are told of."""
+
+    name = "kit.told"
+    delays: list[float | None] = []  # noqa: RUF012 - the test's
+
+    def run(self, ctx: Context) -> None:
+        """Be retried after an hour, then at an instant."""
+        if ctx.attempt == 1:
+            raise ctx.retry(delay=3600)
+        if ctx.attempt == 2:
+            raise ctx.retry(eta=datetime.fromtimestamp(ctx.time() + 120, timezone.utc))
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Keep the delay that Celery was told of."""
+        self.delays.append(exc.delay)
+
+
+told = app.register_task(Told())
 
 
 @app.task(shared=False, acks_late=True)

@@ -139,6 +139,19 @@ def test_a_lost_lease_fires_the_signal_and_refuses_the_outcome() -> None:
     assert run.handle.record().stalls == 1
 
 
+def test_the_signal_of_a_lost_lease_fires_at_once() -> None:
+    """O1, C3, D7: the handler need not report again to learn of it."""
+    jobs.signals.clear()
+    assert run_job(jobs.looks_at_once, lease_lost_at=1).result == 2
+    assert jobs.signals == ["superseded", None]
+
+
+def test_the_outcome_of_the_earlier_delivery_is_nobodys() -> None:
+    """O1, D7: also where no result backend says which one counts."""
+    run = run_job(jobs.looks_at_once, deliver_twice=True)
+    assert (run.state, run.result, run.deliveries) == ("SUCCESS", 2, 2)
+
+
 def test_a_lease_lost_too_often_fails_the_job() -> None:
     """O1, D6: past ``max_stalls`` it is JobStalledError, with the last progress."""
 

@@ -61,6 +61,14 @@ def test_celerys_own_retry_and_an_instant_are_followed() -> None:
     assert run_job(jobs.retries_at).delays == (120.0,)
 
 
+def test_celery_is_told_of_virtual_delays() -> None:
+    """O1, I4: what ``on_retry``, the RETRY state and the event say of an instant counts from virtual time, too."""
+    jobs.Told.delays.clear()
+    run = run_job(jobs.told)
+    assert run.delays == (3600.0, 120.0)
+    assert jobs.Told.delays == [3600.0, 120.0]
+
+
 def test_the_next_attempt_finds_what_the_last_one_left() -> None:
     """O1, E8, B4, B6: the checkpoint, the history, and the creation time."""
     run = run_job(jobs.remembers)

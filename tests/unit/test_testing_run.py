@@ -144,6 +144,7 @@ def test_a_handler_that_needs_no_context_has_one() -> None:
 def test_arguments_and_results_travel_encoded() -> None:
     """O1, A6: what JSON does to them, and refuses, is what production would show."""
     assert run_job(jobs.echo, (1, 2)).result == [1, 2]
+    assert run_job(jobs.returns_a_tuple).result == [1, 2]
     with pytest.raises(EncodeError):
         run_job(jobs.echo, object())
     run = run_job(jobs.returns_a_set)
@@ -171,7 +172,7 @@ def test_what_celery_ends_by_itself_keeps_its_name() -> None:
     """O1, I6: Ignore and Reject pass through; what is rejected with requeue comes again."""
     assert run_job(jobs.ignores).state == "IGNORED"
     run = run_job(jobs.rejects_once)
-    assert (run.state, run.result, run.attempts, run.deliveries) == ("SUCCESS", 2, 1, 2)
+    assert (run.state, run.result, run.attempts, run.deliveries) == ("SUCCESS", [2, True], 1, 2)
 
 
 def test_a_handlers_own_parameter_may_have_an_options_name() -> None:
