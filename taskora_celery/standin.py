@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["app_here", "hand_over_app", "standing_in"]
+__all__ = ["TaskApp", "app_here", "hand_over_app", "standing_in"]
 
 #: From a task's app to what stands in for it in this context; None: nothing does.
 _find: ContextVar[Callable[[Any], Any] | None] = ContextVar("taskora_stand_in", default=None)
@@ -17,6 +17,16 @@ def app_here(app: Any) -> Any:
     """Return the app that a task of ``app`` works with in this context."""
     find = _find.get()
     return app if find is None else find(app)
+
+
+class TaskApp:
+    """The attribute ``app`` of a task. Celery's own descriptor for it takes twice as long, and a job asks some ten times."""
+
+    def __get__(self, task: Any, cls: Any = None) -> Any:
+        return (type(task) if cls is None else cls)._get_app()  # noqa: SLF001 - Celery's method, which the task overrides
+
+    def __set__(self, task: Any, app: Any) -> None:
+        task.bind(app)
 
 
 @contextmanager

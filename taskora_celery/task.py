@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.app.task import Task
-from celery.local import class_property
 from celery.utils.functional import head_from_fun
 
 from taskora_celery.context import Context, current_context
@@ -23,7 +22,7 @@ from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_options, complete_options, is_left_alone, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
-from taskora_celery.standin import app_here, hand_over_app
+from taskora_celery.standin import TaskApp, app_here, hand_over_app
 
 __all__ = ["ContextTask"]
 
@@ -82,10 +81,12 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
 
     @classmethod
     def _get_app(cls) -> Any:
-        return app_here(super()._get_app())
+        app = cls._app
+        # What is not bound yet is bound at the first use, by Celery's own.
+        return app_here(app if app is not None and cls.__bound__ else super()._get_app())
 
     #: The task's app, or what stands in for it here.
-    app = class_property(_get_app, bind)
+    app = TaskApp()
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
