@@ -8,6 +8,7 @@ import pytest
 
 from taskora_celery.testing import JobRun, run_job
 from tests.support import kit_jobs as jobs
+from tests.support import kit_quick_jobs as quick_jobs
 from tests.support.apps import pointed_at
 from tests.support.waiting import wait_until
 
@@ -25,7 +26,7 @@ TIMEOUT = 60.0  # seconds
 def worker(start_worker: StartWorker, redis_url: str) -> Iterator[Worker]:
     """A worker with threads: its jobs wait side by side."""
     with pointed_at(jobs.app, redis_url):
-        yield start_worker("tests.support.kit_jobs:app", "threads", concurrency=8)
+        yield start_worker("tests.support.kit_quick_jobs:app", "threads", concurrency=8)
 
 
 #: Each with what happens to it in the kit and how long its delays are, so that a worker is through in a moment.
@@ -36,10 +37,10 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "a failure": (jobs.fails, ()),
     "a result that cannot be encoded": (jobs.returns_a_set, ()),
     "retries": (jobs.retries, (0.2,)),
-    "retries used up": (jobs.retries_in_vain_at_once, ()),
-    "autoretry": (jobs.autoretries_at_once, ("os",)),
-    "no autoretry": (jobs.autoretries_at_once, ("file",)),
-    "a checkpoint": (jobs.remembers_at_once, ()),
+    "retries used up": (quick_jobs.retries_in_vain_at_once, ()),
+    "autoretry": (quick_jobs.autoretries_at_once, ("os",)),
+    "no autoretry": (quick_jobs.autoretries_at_once, ("file",)),
+    "a checkpoint": (quick_jobs.remembers_at_once, ()),
     "a rejection": (jobs.rejects_once, ()),
     "a requeue": (jobs.requeues_once, ()),
     "logging": (jobs.logs_elsewhere, ()),

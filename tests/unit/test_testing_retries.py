@@ -10,6 +10,7 @@ import pytest
 from taskora_celery import MaxRetriesExceededError
 from taskora_celery.testing import run_job
 from tests.support import kit_jobs as jobs
+from tests.support.kit_quick_jobs import Told, told
 
 
 def test_retries_are_followed_in_virtual_time() -> None:
@@ -63,10 +64,10 @@ def test_celerys_own_retry_and_an_instant_are_followed() -> None:
 
 def test_celery_is_told_of_virtual_delays() -> None:
     """O1, I4: what ``on_retry``, the RETRY state and the event say of an instant counts from virtual time, too."""
-    jobs.Told.delays.clear()
-    run = run_job(jobs.told)
+    Told.delays.clear()
+    run = run_job(told)
     assert run.delays == (3600.0, 120.0)
-    assert jobs.Told.delays == [3600.0, 120.0]
+    assert Told.delays == [3600.0, 120.0]
 
 
 def test_the_next_attempt_finds_what_the_last_one_left() -> None:
