@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -74,7 +73,7 @@ class Execution:
         self.request = request
         self._task = task
         self._reporter = runtime.reporter
-        self._started = time.time()
+        self._started = runtime.clock.time()
         self._worker = request.hostname or ""
         self._announced = False
         self._handler_ended = False
@@ -265,7 +264,7 @@ class Execution:
     def _retry(self, error: RetryError) -> NoReturn:
         # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
-            schedule(self._task, self.request, error)
+            schedule(self._task, self.request, error, self.runtime.clock.time())
         except (Retry, Ignore):
             self._release()
             raise
@@ -325,7 +324,7 @@ class Execution:
 
     def _new_context(self) -> Context:
         task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
-        ctx = Context(
+        ctx = self.runtime.new_context(
             str(request.id), task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
             checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
         )  # fmt: skip

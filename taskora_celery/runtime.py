@@ -14,7 +14,8 @@ from celery.local import maybe_evaluate
 from kombu.utils.compat import detect_environment
 
 from taskora_celery.capture import install_capture
-from taskora_celery.clock import SYSTEM_CLOCK
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
+from taskora_celery.context import Context
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
@@ -57,23 +58,47 @@ class Runtime:
     _by_app: ClassVar[WeakKeyDictionary[Any, Runtime]] = WeakKeyDictionary()
     _lock = threading.Lock()
 
-    def __init__(self, app: Any, store: JobStore | None = None) -> None:
+    def __init__(self, app: Any, store: JobStore | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.pid = os.getpid()
         self.settings = settings_of(app)
         self.redactor = redactor_of(self.settings)
         endpoint = endpoint_of(app, self.settings)
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
-        self.reporter = Reporter(
-            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
-        )  # fmt: skip
-        self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        self.clock = clock
+        self.reporter = self._new_reporter(app)
+        self.stopper = self._new_stopper()
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
-        self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+        self.listener = self._new_listener()
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
-        self.clock = SYSTEM_CLOCK
         self._ready = False
         self.loops = LoopConnections()
+
+    # --- its parts: a subclass may have others, and `use` puts it in force -----------------------------------------------
+
+    def _new_reporter(self, app: Any) -> Reporter:
+        return Reporter(
+            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping,
+            clock=self.clock,
+        )  # fmt: skip
+
+    def _new_stopper(self) -> Stopper:
+        return Stopper(detect_environment(), self.reporter.flush, self.clock)
+
+    def _new_listener(self) -> Listener | None:
+        return None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+
+    def new_context(self, *args: Any, **options: Any) -> Context:
+        """Return the context of a job that is about to begin; the arguments are those of :class:`Context`."""
+        return Context(*args, **options)
+
+    # --- one for each app ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def use(cls, app: Any, runtime: Runtime) -> None:
+        """Let this be the app's runtime in this process, from its first use on."""
+        with cls._registry_lock():
+            cls._by_app[maybe_evaluate(app)] = runtime
 
     @classmethod
     def of(cls, app: Any) -> Runtime:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -393,7 +392,9 @@ def test_every_delivery_is_registered_before_its_handler_is_called(app: Celery, 
     state, _ = traced(work, task_id=JOB, **CHECKED)
     assert len(store.begins) == 1
     assert (state, record(store)) == ("IGNORED", CANCELLED)
-    assert [event.data["phase"] for event in decode(store.read(JOB, 0).journal) if event.kind == "cancel"][:1] == ["requested"]
+    found = store.read(JOB, 0)
+    assert found is not None
+    assert [event.data["phase"] for event in decode(found.journal) if event.kind == "cancel"][:1] == ["requested"]
 
 
 def test_a_cancel_before_the_start_is_seen_by_the_first_delivery(app: Celery, store: ScriptedStore) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 from typing import Any
+
+import pytest
 
 from tests.support.pages import code_of
 
@@ -37,3 +40,14 @@ def test_the_examples_of_typing_run() -> None:
     assert examples["import_rows"].apply(({"source": "orders.csv"},), {"batch": 5}).get() == 5
     assert examples["index"].apply(("abc",)).get() == 3
     assert examples["index"] is examples["app"].tasks["shop.index"]
+
+
+def test_the_examples_of_tests_pass(monkeypatch: pytest.MonkeyPatch, job_runner: Any, job_context: Any) -> None:
+    """O1, O2: every test on the page, with its fixtures."""
+    examples = _run_examples("testing.md")
+    fixtures = {"monkeypatch": monkeypatch, "job_runner": job_runner, "job_context": job_context}
+    tests = {name: value for name, value in examples.items() if name.startswith("test_")}
+    assert len(tests) >= 10
+    for test in tests.values():
+        test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
+        monkeypatch.undo()
