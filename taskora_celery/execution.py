@@ -61,6 +61,7 @@ class Execution:
         "_started",
         "_stop",
         "_task",
+        "_unaware",
         "_worker",
         "ctx",
         "request",
@@ -75,6 +76,8 @@ class Execution:
         self._reporter = runtime.reporter
         self._started = runtime.clock.time()
         self._worker = request.hostname or ""
+        #: The handler takes no context, and does not see its signal: a plain revoke does not decide how it ends.
+        self._unaware = False
         self._announced = False
         self._handler_ended = False
         #: The handler is being called just now.
@@ -99,6 +102,7 @@ class Execution:
         :raises Reject: the message goes back into its queue.
         :raises JobStalledError: the job was lost or stalled too often.
         """
+        self._unaware = handler.parameter is None
         with undisturbed():
             begun = self._begin()
             setattr(self.request, _ATTRIBUTE, self)
@@ -187,22 +191,27 @@ class Execution:
                 self._reporter.release(self.ctx)
                 self.ctx.retire()
 
+    @property
+    def _is_cancelled(self) -> bool:
+        """Whether it is to end as cancelled, as far as it has heard."""
+        return self.ctx.signal.reason == "cancelled" and not (self._unaware and self._stop.is_gentle)
+
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def _returned(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._handler_ended = True
         self._arguments = args, kwargs
-        if self.ctx.signal.reason == "cancelled":
+        if self._is_cancelled:
             self._end_cancelled()
         # A soft limit that was reached in our own lines came too late: the handler has its result.
         with suppress(SoftTimeLimitExceeded):
-            self.finish(self._ended(Outcome.SUCCESS))
+            self.finish(self._own(self._ended(Outcome.SUCCESS)))
         return result
 
     def _raised(self, exc: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
         """Record how the handler ended by raising, and raise what Celery is to see of it."""
         self._arguments = args, kwargs
-        if self.ctx.signal.reason == "cancelled" and isinstance(exc, Exception) and not isinstance(exc, Retry):
+        if self._is_cancelled and isinstance(exc, Exception) and not isinstance(exc, Retry):
             self._handler_ended = True
             self._end_cancelled(exc)
         if isinstance(exc, RetryError):
@@ -218,7 +227,7 @@ class Execution:
         if isinstance(exc, Retry) or not isinstance(exc, Exception):
             self._release()  # of a process that is ending, what becomes of the job is not known here
         elif isinstance(exc, Ignore):
-            self.finish(self._ended(Outcome.IGNORED))
+            self.finish(self._own(self._ended(Outcome.IGNORED)))
         elif self._autoretries(exc):
             # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
             finalize(self.request, self._reporter.release, self.ctx)
@@ -305,6 +314,7 @@ class Execution:
         if reply is Reply.CANCELLED and self._inside:
             request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)
             self._stop.cancel(request)
+            self._unaware = False  # from here on it knows
             raise JobCancelledError(self.ctx.id, request.reason)  # the handler has called `self.retry`, and is to end first
         if reply is Reply.CANCELLED:
             self._end_cancelled()
@@ -315,10 +325,14 @@ class Execution:
 
     def _failure(self, exc: BaseException) -> Ended:
         reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]
-        return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
+        return self._own(self._ended(Outcome.FAILURE, reason, type(exc).__name__))
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
         return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+
+    def _own(self, ended: Ended) -> Ended:
+        """Return an end that is the handler's own doing, and the last."""
+        return msgspec.structs.replace(ended, unaware=self._unaware)
 
     # --- the beginning -------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class JobStop:
         self._limit = limit
         self._extended = False
         self._closed = False
-        self._cancelled = False
+        self._request: CancelRequest | None = None
         #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
         self._part = 0
         self._interrupted = False
@@ -150,17 +150,25 @@ class JobStop:
     # --- the other side ------------------------------------------------------------------------------------------------
 
     def cancel(self, request: CancelRequest) -> None:
-        """Somebody wants the job to stop; the first request counts."""
-        if self._cancelled or self._closed:
+        """Somebody wants the job to stop; the first request counts, but one that is not gentle counts over a gentle one."""
+        before = self._request
+        if self._closed or (before is not None and (request.gently or not before.gently)):
             return
-        self._cancelled = True
+        self._request = request
         heard = self.ctx.time()
         self.interrupt.gently = request.gently
         self.ctx.signal.abort("cancelled", request.reason)
         self.note("delivered", heard)
         if not request.gently:
             grace = self._grace if request.grace is None else request.grace
+            if before is not None and self.interrupt.on_loop:
+                self.interrupt.fire(JobCancelledError)  # by now the signal, which does that at once, has fired
             self._insist_at(grace, last=False)
+
+    @property
+    def is_gentle(self) -> bool:
+        """Whether what was heard until now is a plain revoke: only the signal has fired, and nothing is to follow."""
+        return self._request is not None and self._request.gently
 
     def shut_down(self) -> None:
         """Say that the worker shuts down."""
@@ -194,10 +202,14 @@ class JobStop:
         """Fire the signal, since the soft time limit has come, and interrupt the handler."""
         # Once: each instant that the deadline has had is due some time, and a late thread finds several to be. The signal may
         # have fired for another reason, and the limit holds all the same; but a cancel has its own road to the end.
-        if not (self._limit_told or self._cancelled or self._closed):
+        if not (self._limit_told or self._is_ending or self._closed):
             self._limit_told = True
             self.ctx.signal.abort("timeout", "soft_time_limit")
             self._interrupt_at_limit(self._part)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._request is not None and not self._request.gently
 
     def _interrupt_at_limit(self, part: int) -> None:
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:

@@ -19,9 +19,11 @@ from taskora_celery.store.memory_job import (
     created_ms,
     drop_oldest,
     is_anew,
+    is_gentle,
     logs_in,
     losing,
     lost_attempt,
+    may_end,
     not_begun,
     reason_of,
     runs_already,
@@ -216,7 +218,8 @@ class MemoryStore:
         seq = fields.get("q", 0)
         job.journal.append((seq, 1, encode_cancel(request)))
         fields["q"] = seq + 1
-        fields.setdefault("j", packed(request))
+        if "j" not in fields or (is_gentle(fields["j"]) and not request.gently):
+            fields["j"] = packed(request)
         if state == "STARTED":
             return CancelOutcome.REQUESTED
         if state == Outcome.REJECTED:  # given back behind an early acknowledgement: it comes as another message
@@ -291,7 +294,7 @@ class MemoryStore:
             fields["p"] = report.progress
         if report.checkpoint is not None:
             fields["k"] = report.checkpoint
-        if "j" in fields and report.ended is not None and report.ended.state != Outcome.REVOKED:
+        if "j" in fields and report.ended is not None and not may_end(report.ended, fields["j"]):
             return Reply.CANCELLED
         self._end(job, report)
         return Reply.STOPPING if "j" in fields else Reply.ACCEPTED

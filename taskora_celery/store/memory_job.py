@@ -8,11 +8,11 @@ from taskora_celery.encoding import unpack
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Loss, Verdict
+from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Verdict
 
 __all__ = [
-    "MemoryJob", "created_ms", "drop_oldest", "is_anew", "logs_in", "losing", "lost_attempt", "not_begun", "reason_of",
-    "runs_already", "verdict_on",
+    "MemoryJob", "created_ms", "drop_oldest", "is_anew", "is_gentle", "logs_in", "losing", "lost_attempt", "may_end", "not_begun",
+    "reason_of", "runs_already", "verdict_on",
 ]  # fmt: skip
 
 
@@ -43,6 +43,17 @@ def reason_of(request: bytes) -> str:
     """Return the reason in a packed request to cancel."""
     found = unpacked(request)
     return (found.reason if isinstance(found, CancelRequest) else None) or ""
+
+
+def is_gentle(request: bytes) -> bool:
+    """Say whether a packed request to cancel only fires the signal."""
+    found = unpacked(request)
+    return isinstance(found, CancelRequest) and found.gently
+
+
+def may_end(ended: Ended, request: bytes) -> bool:
+    """Say whether a job that is to be cancelled may end so."""
+    return ended.state == Outcome.REVOKED or (ended.unaware and is_gentle(request))
 
 
 def runs_already(begin: Begin, fields: dict[str, Any]) -> bool:

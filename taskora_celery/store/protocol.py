@@ -156,6 +156,8 @@ class Ended(msgspec.Struct, frozen=True):
     reason: str | None = None
     error: str | None = None
     keep: AttemptRecord | None = None
+    #: The handler could not see that it was to stop (it takes no context): a gentle request does not decide this end.
+    unaware: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):

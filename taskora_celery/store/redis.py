@@ -290,7 +290,7 @@ class RedisStore:
         arguments: list[bytes | str | int] = [
             *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
             report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
-            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), report.first,
+            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), "1" if ended.unaware else "", report.first,
         ]  # fmt: skip
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)

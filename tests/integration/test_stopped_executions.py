@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -565,6 +566,94 @@ def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) ->
 
     traced(work, task_id=JOB)
     assert (record(store), phases(store)) == ((Outcome.REVOKED, "JobCancelledError", "revoked"), ["requested", "delivered"])
+
+
+def revoked_plainly(app: Celery, store: ScriptedStore, current: Context) -> None:
+    """In a handler that takes no context: somebody calls Celery's revoke."""
+    store.cancel(request_of(app, JOB, "revoked", None, gently=True))
+    assert current.signal.wait(TIMEOUT)
+
+
+def test_a_plain_revoke_lets_a_handler_without_a_context_succeed(app: Celery, store: ScriptedStore, failures: Failures) -> None:
+    """G8: it could not know, and plain Celery would keep its result."""
+
+    @app.task
+    def work() -> int:
+        revoked_plainly(app, store, current_context())
+        return 7
+
+    assert traced(work, task_id=JOB) == ("SUCCESS", 7)
+    assert (record(store)[0], failures.told, phases(store)) == (Outcome.SUCCESS, [], ["requested", "delivered"])
+
+
+def test_a_plain_revoke_lets_a_handler_without_a_context_fail(app: Celery, store: ScriptedStore) -> None:
+    """G8: with its own error, as in plain Celery."""
+
+    @app.task
+    def work() -> None:
+        revoked_plainly(app, store, current_context())
+        raise OSError("disk full")
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store)) == ("FAILURE", OSError, (Outcome.FAILURE, "OSError", "disk full"))
+
+
+@pytest.mark.parametrize("by", ["celery", "autoretry"])
+def test_behind_a_plain_revoke_no_retry_is_begun(app: Celery, store: ScriptedStore, sent: list[dict[str, Any]], by: str) -> None:
+    """G6, G8: plain Celery drops the next attempt when it comes; here its message is not sent."""
+
+    @app.task(bind=True, max_retries=3, autoretry_for=(OSError,) if by == "autoretry" else ())
+    def work(self: Any) -> None:
+        revoked_plainly(app, store, current_context())
+        if by == "celery":
+            self.retry(countdown=0)
+        raise OSError("disk full")
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), sent) == ("IGNORED", Cancelled, [])
+    assert record(store) == (Outcome.REVOKED, "JobCancelledError", "revoked")
+
+
+def test_a_cancel_behind_a_plain_revoke_is_a_cancel(app: Celery, store: ScriptedStore) -> None:
+    """G3, G4, G8: it interrupts, and its reason is the job's, though the signal has fired before."""
+
+    @app.task(cancel_grace=0.05)
+    def work() -> None:
+        revoked_plainly(app, store, current_context())
+        cancel_job(app, JOB, "no longer wanted")
+        while True:
+            time.sleep(0.01)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
+    assert sorted(phases(store)) == ["delivered", "delivered", "interrupted", "requested", "requested"]
+
+
+def test_a_cancel_behind_a_plain_revoke_cancels_a_coroutine_at_once(app: Celery, store: ScriptedStore) -> None:
+    """G4, M2: the plain revoke left it running."""
+
+    @app.task
+    async def work() -> None:
+        store.cancel(request_of(app, JOB, "revoked", None, gently=True))
+        await current_context().signal.wait_async()
+        await asyncio.to_thread(cancel_job, app, JOB, "no longer wanted")
+        await asyncio.sleep(60)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
+
+
+def test_the_time_limit_holds_behind_a_plain_revoke(app: Celery, store: ScriptedStore) -> None:
+    """G8, H1: the revoke does not end the job, so nothing is taken from what does."""
+
+    @app.task(soft_time_limit=0.3)
+    def work() -> None:
+        revoked_plainly(app, store, current_context())
+        while True:
+            time.sleep(0.01)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error)) == ("FAILURE", SoftTimeLimitExceeded)
 
 
 def test_a_shielded_block_is_finished_first(app: Celery, store: ScriptedStore) -> None:
