@@ -232,7 +232,7 @@ class Execution:
             # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
             finalize(self.request, self._reporter.release, self.ctx)
         elif isinstance(exc, Reject):
-            self.finish(self._ended(Outcome.REJECTED))
+            self.finish(self._given_back(None) if exc.requeue else self._ended(Outcome.REJECTED))
         else:
             self.finish(self._failure(exc))
         raise exc
@@ -263,7 +263,7 @@ class Execution:
     def _requeue(self, exc: BaseException) -> NoReturn:
         """Give the message back, no attempt used; where it was acknowledged early, send it anew."""
         reason = str(exc)
-        self.finish(self._ended(Outcome.REJECTED, reason))
+        self.finish(self._given_back(reason))
         if not self._delivery.early:
             raise GivenBack(reason, requeue=True) from exc
         again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0)
@@ -304,10 +304,7 @@ class Execution:
         now = self.runtime.clock.time()
         delay = delay_of(self._task, countdown, eta, now)
         reason, error = reason_of(exc, self.runtime.redactor)
-        keep = AttemptRecord(
-            self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
-            round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
-        )  # fmt: skip
+        keep = self._row(Outcome.RETRY, now, reason, error, delay, int((now + delay) * 1000))
         data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
         self.ctx.logs.append((STATE, now, data, None, None))
         reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
@@ -329,6 +326,14 @@ class Execution:
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
         return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+
+    def _given_back(self, reason: str | None) -> Ended:
+        """Return the end of a delivery whose message goes back: the next one has a record of its own."""
+        return self._ended(Outcome.REJECTED, reason, keep=self._row(Outcome.REJECTED, self.runtime.clock.time(), reason))
+
+    def _row(self, outcome: str, now: float, *how: Any) -> AttemptRecord:
+        worker, started_ms, took = self._worker, int(self._started * 1000), round(now - self._started, 3)
+        return AttemptRecord(self.ctx.attempt, self.ctx.delivery, worker, started_ms, outcome, took, *how)
 
     def _own(self, ended: Ended) -> Ended:
         """Return an end that is the handler's own doing, and the last."""

@@ -101,7 +101,7 @@ class JobHandle(TypedResult[R_co]):
         return self._reader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
 
     def history(self) -> Sequence[AttemptRecord]:
-        """Return one record for each attempt and lost delivery, oldest first; the last is that of now."""
+        """Return one record for each attempt, and each delivery that was lost or given back; the last is that of now."""
         return self._reader.history()
 
     @property

@@ -14,6 +14,7 @@ from celery.exceptions import Ignore, Reject
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
 from taskora_celery.reading import last_words
+from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
 
@@ -69,7 +70,7 @@ def check_stalls(task: Any, job_id: str, begun: Begun, store: JobStore | None) -
     limit = task.max_stalls
     if limit is None or begun.stalls <= limit:
         return
-    before = begun.attempts[-1] if begun.attempts else None
+    before = next((record for record in reversed(begun.attempts) if record.outcome == Outcome.LOST), None)
     worker, reason = (before.worker, before.reason) if before else ("", None)
     raise stalled(job_id, begun.stalls, limit, worker, reason, store)
 

@@ -59,7 +59,7 @@ class LogEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One attempt, or one delivery of it that was lost.
+    """One attempt, or one delivery of it that was lost (``LOST``) or given back (``REJECTED``: a shutdown, a requeue).
 
     ``duration`` is in seconds, None where the end is not known. ``outcome`` is one of :class:`Outcome`, None while it runs.
     ``reason`` says why it ended so, ``error`` is the class of the exception. After a retry, ``delay`` is the seconds to the

@@ -18,6 +18,7 @@ from taskora_celery.store.memory_job import (
     MemoryJob,
     created_ms,
     drop_oldest,
+    failed_by_loss,
     is_anew,
     is_gentle,
     logs_in,
@@ -189,9 +190,9 @@ class MemoryStore:
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
-        if attempt == begin.attempt and state == "STARTED":
+        if attempt == begin.attempt and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
-            fields["x"] = fields.get("x", 0) + 1
+            fields["x"] = fields.get("x", 0) + (state == "STARTED")
         if state == Outcome.RETRY:
             fields.update(g=fields["f"], v=fields["u"])
         for name in "erz":

@@ -18,7 +18,7 @@ from taskora_celery.cancelling import cancel_job, request_of
 from taskora_celery.delivery import STAMP
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.outcomes import Cancelled, GivenBack
-from taskora_celery.reading import logs_of, status_of
+from taskora_celery.reading import history_of, logs_of, status_of
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.journal import decode
@@ -719,6 +719,34 @@ def test_a_message_that_was_acknowledged_early_is_sent_anew(
     ((message),) = sent
     assert (message["name"], message["task_id"], message["retries"], message["countdown"]) == (work.name, JOB, 2, 0)
     assert record(store)[0] == Outcome.REJECTED
+
+
+def rejects_itself(ctx: Context, app: Celery) -> None:
+    raise Reject("not here", requeue=True)
+
+
+@pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+@pytest.mark.parametrize("stop", [stops_for_shutdown, requeues_itself, rejects_itself], ids=lambda stop: stop.__name__)
+def test_a_delivery_that_was_given_back_has_its_place_in_the_history(
+    app: Celery, store: ScriptedStore, sent: list[dict[str, Any]], stop: Callable[[Context, Any], None], acks_late: bool
+) -> None:
+    """B6, I3: with its reason, and no attempt used; the next delivery begins a record of its own."""
+    seen: list[Any] = []
+
+    @app.task(acks_late=acks_late)
+    def work(ctx: Context) -> None:
+        seen.append(ctx.history)
+        if len(seen) == 1:
+            stop(ctx, app)
+
+    traced(work, task_id=JOB)
+    traced(work, task_id=JOB, delivery_info={"routing_key": "celery", "redelivered": acks_late})
+    first, second = history_of(store.read(JOB, attempts=True))
+    reason = {"stops_for_shutdown": "shutdown: the worker shuts down", "requeues_itself": "somebody else may"}.get(stop.__name__)
+    assert (first.number, first.delivery, first.outcome, first.reason) == (1, 1, Outcome.REJECTED, reason)
+    assert first.duration is not None
+    assert (second.number, second.delivery, second.outcome) == (1, 2, Outcome.SUCCESS)
+    assert seen == [(), (first,)]
 
 
 def test_an_abort_for_another_reason_is_no_requeue(app: Celery, store: ScriptedStore) -> None:
