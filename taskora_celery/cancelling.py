@@ -73,6 +73,8 @@ def cancel_job(
         _store_revoked(app, request)
     if wait and outcome is CancelOutcome.REQUESTED:
         outcome = _outcome_of(_wait(app, request.id, None if wait is True else float(wait)))
+    if outcome is CancelOutcome.ALREADY:
+        return _receipt(_of_before(request, runtime.cancel_request(request.id)), CancelOutcome.CANCELLED)
     return _receipt(request, outcome)
 
 
@@ -97,6 +99,10 @@ async def acancel_job(
         await asyncio.to_thread(_store_revoked, app, request)
     if wait and outcome is CancelOutcome.REQUESTED:
         outcome = _outcome_of(await _await_end(handle, None if wait is True else float(wait)))
+    if outcome is CancelOutcome.ALREADY:
+        before = await runtime.async_reader().read(request.id)
+        stored = None if before is None else unpacked(before.fields.get("j", b""))
+        return _receipt(_of_before(request, stored), CancelOutcome.CANCELLED)
     return _receipt(request, outcome)
 
 
@@ -104,7 +110,12 @@ def _outcome_of(state: str | None) -> CancelOutcome:
     """Return what came of a request, by the state in which the job ended; None: it has not."""
     if state is None:
         return CancelOutcome.REQUESTED
-    return CancelOutcome.CANCELLED if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+    return CancelOutcome.ALREADY if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+
+
+def _of_before(request: CancelRequest, stored: object) -> CancelRequest:
+    """Return the request that has ended the job, as far as it is known."""
+    return stored if isinstance(stored, CancelRequest) else request
 
 
 def _receipt(request: CancelRequest, outcome: CancelOutcome) -> CancelReceipt:

@@ -133,7 +133,8 @@ class JobHandle(TypedResult[R_co]):
         A job that has not begun (queued, scheduled, waiting for a retry) never runs: ``"cancelled"``, and its state is REVOKED at
         once. One that runs is asked to stop: ``"requested"``. Its signal fires; within ``grace`` seconds (default: the task's
         ``cancel_grace``) its handler should end, else it is interrupted by ``JobCancelledError`` where the pool can, and after
-        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended.
+        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended
+        otherwise; one that had ended as cancelled is ``"cancelled"``, with the reason that is stored.
         ``"unknown"``: there is no record of it, and this handle did not send it; nothing was changed.
 
         With ``wait`` (True, or seconds without a word of the job) it waits for the end of a job that runs, and the outcome is

@@ -114,7 +114,8 @@ class CancelReceipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``outcome`` is ``"cancelled"`` (it will never run, or has ended as cancelled), ``"requested"`` (it runs, and will end as
     cancelled), ``"too_late"`` (it had ended otherwise) or ``"unknown"``; with the last two nothing was changed. ``requested_ms``
-    is the instant of the request, in milliseconds since the epoch.
+    is the instant of the request, in milliseconds since the epoch, and ``reason`` its reason as it is stored; of a job that has
+    ended as cancelled they are those of the request that counted.
     """
 
     id: str

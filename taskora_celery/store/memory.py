@@ -10,7 +10,7 @@ from queue import SimpleQueue
 import msgspec
 
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
-from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.errors import JobCancelledError, StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
@@ -213,9 +213,11 @@ class MemoryStore:
             if not queued:
                 return CancelOutcome.UNKNOWN
             job = self._jobs[request.id] = MemoryJob()
+        fields = job.fields
+        if state == Outcome.REVOKED and "j" in fields and fields.get("z") == JobCancelledError.__name__:
+            return CancelOutcome.ALREADY
         if state in Outcome.FINAL:
             return CancelOutcome.TOO_LATE
-        fields = job.fields
         seq = fields.get("q", 0)
         job.journal.append((seq, 1, encode_cancel(request)))
         fields["q"] = seq + 1

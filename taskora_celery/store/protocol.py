@@ -133,6 +133,8 @@ class Shutdown(msgspec.Struct, frozen=True, array_like=True):
 class CancelOutcome(IntEnum):
     """What a request to cancel comes to."""
 
+    #: An earlier request has ended it as cancelled; nothing was changed.
+    ALREADY = -1
     UNKNOWN = 0
     TOO_LATE = 1
     CANCELLED = 2

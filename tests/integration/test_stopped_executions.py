@@ -854,7 +854,7 @@ def test_a_handle_that_sent_the_job_cancels_it_in_its_queue(app: Celery, store: 
     assert (record(store), handle.state) == (CANCELLED, "REVOKED")
     with pytest.raises(JobCancelledError, match="no longer wanted"):
         handle.get(timeout=TIMEOUT)
-    assert handle.cancel("again").outcome == "too_late"
+    assert handle.cancel("again").outcome == "cancelled"
 
 
 def test_a_handle_that_was_attached_to_an_id_knows_nothing_of_a_queue(app: Celery, store: ScriptedStore) -> None:
@@ -876,6 +876,26 @@ def test_the_receipt_says_what_the_cancel_comes_to(app: Celery, store: ScriptedS
     assert JobHandle(JOB, app=app).cancel("no longer wanted").outcome == outcome
     assert asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted")).outcome == outcome
     app.backend.forget("job-2")
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["queued", "ran"])
+def test_to_cancel_once_more_gives_the_same_receipt(app: Celery, store: ScriptedStore, ran: bool) -> None:
+    """G7: a client that asks again, since the answer was lost, learns that the job is cancelled, and why."""
+    handle = JobHandle(JOB, app=app)
+    handle.queued = not ran
+    execution = job_in(store, "STARTED", JOB) if ran else None
+    first = handle.cancel("no longer wanted")
+    if execution is not None:
+        assert first.outcome == "requested"
+        execution.end(Outcome.REVOKED, "no longer wanted", "JobCancelledError")
+    expected = CancelReceipt(JOB, "cancelled", first.requested_ms, "no longer wanted")
+    assert [handle.cancel("another reason"), handle.cancel(wait=True), asyncio.run(handle.acancel("again"))] == [expected] * 3
+
+
+def test_a_job_that_was_revoked_otherwise_cannot_be_cancelled_any_more(app: Celery, store: ScriptedStore) -> None:
+    """G7: its process was ended by ``terminate``, or it had expired."""
+    job_in(store, "STARTED", JOB).end(Outcome.REVOKED, "terminated", "Terminated")
+    assert JobHandle(JOB, app=app).cancel("no longer wanted").outcome == "too_late"
 
 
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:

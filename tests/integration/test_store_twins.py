@@ -190,7 +190,9 @@ class JobsLife(RuleBasedStateMachine):
         """Somebody cancels."""
         before = self.twins.state(JOB)
         outcome = self.twins.cancel(request(JOB, now_ms=self._later(), gently=gently), queued=queued)
-        if outcome >= CancelOutcome.CANCELLED:
+        if outcome is CancelOutcome.ALREADY:
+            assert (before, self.requested) == (Outcome.REVOKED, True)
+        elif outcome >= CancelOutcome.CANCELLED:
             assert before not in Outcome.FINAL
             self.gently = gently and (self.gently or not self.requested)
             self.requested = True
