@@ -308,9 +308,13 @@ class Keeper:
             return
         assert request.fenced is not None
         reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
-        logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
-        request.lose(reason)
-        if lease is not None:
+        told = request.lose(reason)
+        outcome = "it has been cancelled" if told.cancelled else "it fails" if told.ended else "it is delivered again"
+        logger.error("job %s (%s) is stalled: %s; %s", request.id, request.name, reason, outcome)
+        # In a pool whose places are all held by what hangs, no delivery could begin that stores the end.
+        if lease is not None and told.ended and not self._has_processes():
+            request.end_lost(told, reason)
+        elif lease is not None:
             lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
         request.given_up = reason
         request.fenced.give_up()

@@ -160,6 +160,21 @@ class JobRequest(Request):  # type: ignore[misc]
             logger.error("job %s: that it was lost (%s) could not be written: %s", self.id, reason, exc)  # noqa: TRY400
             return Lost(None)
 
+    def end_lost(self, told: Lost, reason: str) -> None:
+        """Store the end that this loss has brought, as its process would, and remove the message. Called by the keeper's thread.
+
+        The handler still runs: what it returns is refused.
+        """
+        if told.cancelled:
+            self._store_revoked()
+            self.acknowledge()
+            self._tell_revoked(terminated=False)
+        else:
+            super().on_failure(self._stalled(told, reason))
+        if self.fenced is not None:
+            # Celery leaves it to the worker's main thread, which in a solo worker is the one that hangs.
+            self.fenced.basic_ack(self.hold.tag)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record."""
         was_active = self.is_active
@@ -175,10 +190,13 @@ class JobRequest(Request):  # type: ignore[misc]
     def _end_cancelled(self) -> None:
         """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""
         state.task_ready(self)
-        request = Runtime.of(self._app).cancel_request(str(self.id))
-        revoke(self._task, self._context, None if request is None else request.reason)
+        self._store_revoked()
         self.acknowledge()
         self._tell_revoked(terminated=True)
+
+    def _store_revoked(self) -> None:
+        request = Runtime.of(self._app).cancel_request(str(self.id))
+        revoke(self._task, self._context, None if request is None else request.reason)
 
     def _tell_revoked(self, *, terminated: bool) -> None:
         number = int(signal.SIGKILL) if terminated else None
