@@ -27,6 +27,7 @@ from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
+from taskora_celery.worker.leftovers import Leftovers
 
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
@@ -81,6 +82,7 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
+        self.leftovers = Leftovers(self._thread.wake)
         self.exits = ExitWatch(worker)
         self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self
@@ -107,9 +109,15 @@ class Keeper:
         self._shutting_down = True
         self._thread.wake()
 
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether a warm shutdown has begun."""
+        return self._shutting_down
+
     def drain(self) -> None:
         """Go on for the jobs that still run; the thread ends with the pool."""
         self._draining = True
+        self.leftovers.consumer_stopped()
         self._thread.wake()
 
     def stop(self) -> None:
@@ -227,6 +235,7 @@ class Keeper:
                 logger.warning("running jobs cannot be told of the shutdown: %s; they are left to finish", exc)
 
     def _keep(self, lease: Lease, now: float) -> float:
+        leave = self.leftovers.turn(lease, now)
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
@@ -247,7 +256,7 @@ class Keeper:
         if renewal.due or overdue:
             # Looked for more at once, unless it is somebody else who brings it back.
             return 0.0 if self._bring_back(lease, overdue, renewal.due) else LOOK_AGAIN
-        interval = self._interval(lease)
+        interval = self._interval(lease) if leave is None else min(leave, self._interval(lease))
         if renewal.next_due is None:
             return interval
         return min(interval, renewal.next_due + random.uniform(0.01, 0.01 + SPREAD * interval))  # noqa: S311 - no secret

@@ -77,7 +77,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def revoked(self) -> bool:
         """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
-        if self._adopted or self._is_lost_before_start():
+        if self._adopted or self._is_lost_before_start() or self._is_left_over():
             state.task_ready(self)
             return True
         return bool(super().revoked())
@@ -91,6 +91,21 @@ class JobRequest(Request):  # type: ignore[misc]
             self.fenced.give_up()
             return True
         return False
+
+    def _is_left_over(self) -> bool:
+        """Say whether the worker shuts down, and does not begin it: it would have to stop at once."""
+        keeper = self._keeper
+        if keeper is None or self.fenced is None or self.time_start is not None or not keeper.is_shutting_down:
+            return False
+        logger.info("job %s (%s) is not begun here, since the worker shuts down: its message goes back", self.id, self.name)
+        keeper.leftovers.add(self)
+        return True
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject the message as Celery does: by the worker's event loop, which in a shutdown waits for the other jobs to end."""
+        super().reject(requeue)
+        if requeue and self._keeper is not None and self._keeper.is_shutting_down:
+            self._keeper.leftovers.add(self)
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """Handle that the pool has begun with it."""

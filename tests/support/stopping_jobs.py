@@ -338,6 +338,17 @@ def extend_nothing(ctx: Context) -> str:
     return ""
 
 
+@app.task(acks_late=True)
+def obey_always(ctx: Context) -> int:
+    """Sleep in each delivery, until the signal or the gate; return the delivery's number."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    with gates.gate_client() as connection:
+        while not gates.is_open(connection, ctx.id):
+            ctx.sleep(0.05)
+    return ctx.delivery
+
+
 def _long(how: str, ctx: Context) -> dict[str, Any]:
     tell(ctx.id, "started")
     found = {"attempt": ctx.attempt, "delivery": ctx.delivery, "checkpoint": ctx.last_checkpoint}
