@@ -20,7 +20,17 @@ from taskora_celery.delivery import CREATED_HEADER, Delivery, stamp_of
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_is_stored, reason_in, requeues, revoke
+from taskora_celery.outcomes import (
+    Cancelled,
+    GivenBack,
+    check_stalls,
+    clean_up,
+    outcome_is_stored,
+    reason_in,
+    requeues,
+    revoke,
+    with_reason,
+)
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
@@ -258,12 +268,17 @@ class Execution:
             self._release()
         if reply is Reply.SUPERSEDED:
             raise self._refused() from exc
-        raise revoke(task, self.request, reason) from exc
+        raise self._revoked("was cancelled, and has ended", reason) from exc
+
+    def _revoked(self, what: str, reason: str | None) -> Cancelled:
+        logger.info("job %s (%s) %s%s", self.ctx.id, self._task.name, what, with_reason(reason))
+        return revoke(self._task, self.request, reason)
 
     def _requeue(self, exc: BaseException) -> NoReturn:
         """Give the message back, no attempt used; where it was acknowledged early, send it anew."""
         reason = str(exc)
         self.finish(self._given_back(reason))
+        logger.info("job %s (%s) goes back into its queue, no attempt used: %s", self.ctx.id, self._task.name, reason)
         if not self._delivery.early:
             raise GivenBack(reason, requeue=True) from exc
         again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0)
@@ -361,7 +376,7 @@ class Execution:
         if delivery.is_doubtful(self._started) and not delivery.early:
             assert delivery.hold is not None
             if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
-                raise self._refused("its message was put back, or delivered again, before it began")
+                raise self._not_run("its message was put back, or delivered again, before it began")
         now_ms = int(self._started * 1000)
         created = stamp_of(getattr(request, CREATED_HEADER, None))
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
@@ -378,27 +393,29 @@ class Execution:
         if begun is None:
             begun = Begun(self.ctx.fence, 1, now_ms)
         if begun.fence == Verdict.CANCELLED:
-            raise revoke(task, request, reason_in(begun.cancel))
+            raise self._revoked("was cancelled before it began, and is not run", reason_in(begun.cancel))
         if begun.fence <= 0:
             verdict = Verdict(begun.fence)
             if verdict is not Verdict.SUPERSEDED:
                 logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, _VERDICTS[verdict])
                 raise Ignore(_VERDICTS[verdict])
-            raise self._refused(_VERDICTS[verdict])
+            raise self._not_run(_VERDICTS[verdict])
         timestamp = created or begun.created_ms
         info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline, begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
         return begun
 
+    def _not_run(self, why: str) -> Any:
+        logger.warning("job %s (%s), attempt %d, is not run here: %s", self.ctx.id, self._task.name, self.ctx.attempt, why)
+        return self._refused(why)
+
     def _refused(self, why: str = "it was delivered again, or given up") -> Any:
-        """Return what Celery is to see of an execution that counts no more.
+        """Return what Celery is to see of an execution that counts no more; where it ran, the reporter has said so in the log.
 
         Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet
         (it was given up a moment ago), it goes back into its queue. Where the job is another message's (the same id was sent
         twice), this one is acknowledged: the two would push each other out for ever.
         """
-        logger.warning("job %s (%s), attempt %d: not run, or its outcome refused, here: %s", self.ctx.id, self._task.name,
-                       self.ctx.attempt, why)  # fmt: skip
         record = self.runtime.record(self.ctx.id)
         tag = str((record or {}).get("l", ""))
         if tag and self._delivery.hold is not None and tag != self._delivery.hold.tag:

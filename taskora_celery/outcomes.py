@@ -19,8 +19,8 @@ from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
 
 __all__ = [
-    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "outcome_is_stored", "reason_in", "requeues", "revoke",
-    "stalled",
+    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "log_once", "outcome_is_stored", "reason_in", "requeues",
+    "revoke", "stalled", "with_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -38,10 +38,30 @@ class GivenBack(Reject):  # type: ignore[misc]
     """The message goes back into its queue, as far as it is still this delivery's. Not to be retried by ``autoretry_for``."""
 
 
+class _SaidAlready(logging.Filter):
+    """Leaves out what Celery's tracer logs of a job that is given back, a warning with a traceback: a line of ours says why."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], GivenBack))
+
+
+_said_already = _SaidAlready()
+
+
+def log_once() -> None:
+    """Let the log have one line of a job that is given back; called when Celery has set up logging in this process."""
+    logging.getLogger("celery.app.trace").addFilter(_said_already)
+
+
 def reason_in(cancel: bytes | None) -> str | None:
     """Return the reason of a request to cancel, packed as the store has it."""
     request = unpacked(cancel or b"")
     return request.reason if isinstance(request, CancelRequest) else None
+
+
+def with_reason(reason: str | None) -> str:
+    """Return a reason as it stands at the end of a line in the log."""
+    return f": {reason}" if reason else ""
 
 
 def revoke(task: Any, request: Any, reason: str | None) -> Cancelled:

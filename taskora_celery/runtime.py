@@ -20,6 +20,7 @@ from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreU
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.loop import JobLoop
+from taskora_celery.outcomes import log_once
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
@@ -131,6 +132,7 @@ class Runtime:
             return
         self._ready = True
         install_capture(self.settings.capture_logging)
+        log_once()
         if self.listener is not None:
             self.listener.start()
         from celery.signals import worker_process_shutdown, worker_shutdown

@@ -34,10 +34,16 @@ class Recovery:
         if self.sweep_interval <= self.visibility_timeout:
             return None
         return (
-            f"visibility_timeout is {self.visibility_timeout:g} s, but kombu's own sweep runs every {self.sweep_interval:g} s: "
-            "where no worker with this library runs, a dead worker's messages wait that long. Set unacked_restore_interval=1 and "
-            "unacked_restore_throttle=1 in broker_transport_options (Celery 5.7 and later)"
+            f"kombu's own sweep runs every {self.sweep_interval:g} s: where no worker with this library runs, a dead worker's "
+            "messages wait that long. Set unacked_restore_interval=1 and unacked_restore_throttle=1 in broker_transport_options "
+            "(Celery 5.7 and later)"
         )
+
+    @property
+    def told(self) -> str:
+        """What a worker's log says of it at its start: one line."""
+        due = f"a dead worker's messages are put back {self.visibility_timeout:g} s behind its last renewal"
+        return due if self.warning is None else f"{due}; {self.warning}"
 
 
 def recovery_of(options: Mapping[str, Any], *, configurable: bool) -> Recovery:

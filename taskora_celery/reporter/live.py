@@ -138,7 +138,8 @@ class LiveJob:
         """Note that another delivery has the job, or that it was given up: the store takes nothing of this, and never will."""
         if self.superseded is None:
             self.superseded = why
-            logger.warning("job %s: %s; the reports of this execution are refused", self.report.id, why)
+            logger.warning("job %s (%s): %s; what this execution still reports, and its outcome, are refused", self.report.id,
+                           self.report.name, why)  # fmt: skip
 
     def wants_renewal(self, now: float) -> bool:
         """Say whether its lease is to be renewed, or its silence to be looked at."""

@@ -53,12 +53,7 @@ def _check_lease(app: Any, interval: float | None) -> None:
         channel = app.connection_for_read().transport.Channel
         recovery = recovery_of(options, configurable=hasattr(channel, "unacked_restore_throttle"))
         timeout = recovery.visibility_timeout
-        logger.info(
-            "a dead worker's messages are due %g s behind its last renewal, and put back then; kombu's own sweep runs every %g s",
-            timeout, recovery.sweep_interval,
-        )  # fmt: skip
-        if recovery.warning is not None:
-            logger.info(recovery.warning)
+        logger.info(recovery.told)
     if interval is not None and timeout is not None and interval >= timeout:
         raise SettingsError(
             f"setting taskora_lease_interval={interval:g} is wrong: not below the broker's "

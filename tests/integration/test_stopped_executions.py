@@ -749,6 +749,41 @@ def test_a_delivery_that_was_given_back_has_its_place_in_the_history(
     assert seen == [(), (first,)]
 
 
+def test_the_log_says_in_one_line_why_a_job_goes_back(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """I3: no warning, and no traceback of what is not an error."""
+    caplog.set_level(logging.INFO)
+
+    @app.task(acks_late=True)
+    def work(ctx: Context) -> None:
+        stops_for_shutdown(ctx, app)
+
+    traced(work, task_id=JOB)
+    said = [record for record in caplog.records if JOB in record.getMessage()]
+    assert [record.getMessage() for record in said] == [
+        f"job {JOB} ({work.name}) goes back into its queue, no attempt used: shutdown: the worker shuts down"
+    ]
+    assert said[0].exc_info is None
+
+
+def test_the_log_says_that_a_job_was_cancelled_and_why(
+    app: Celery, store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """G3, G2: whether it ran or not; Celery's own line says only that it was ignored."""
+    caplog.set_level(logging.INFO, "taskora_celery")
+
+    @app.task
+    def work(ctx: Context) -> None:
+        cancelled_meanwhile(ctx, app)
+
+    traced(work, task_id=JOB)
+    store.cancel(request_of(app, "job-2", None, None), queued=True)
+    traced(work, task_id="job-2")
+    assert [record.getMessage() for record in caplog.records if record.name == "taskora_celery.execution"] == [
+        f"job {JOB} ({work.name}) was cancelled, and has ended: no longer wanted",
+        f"job job-2 ({work.name}) was cancelled before it began, and is not run",
+    ]
+
+
 def test_an_abort_for_another_reason_is_no_requeue(app: Celery, store: ScriptedStore) -> None:
     """I3: an error of that class that somebody else raised, without a shutdown, is a failure."""
 

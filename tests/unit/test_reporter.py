@@ -446,7 +446,7 @@ def test_reports_of_a_superseded_execution_are_refused_and_told_once(rig: Rig, c
     rig.end(ctx)
     assert (rig.progress(), rig.state()) == (None, "STARTED")
     assert [record.message for record in caplog.records].count(
-        "job job-1: it was delivered again; the reports of this execution are refused"
+        "job job-1 (shop.work): it was delivered again; what this execution still reports, and its outcome, are refused"
     ) == 1
 
 
