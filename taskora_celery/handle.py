@@ -142,8 +142,10 @@ class JobHandle(TypedResult[R_co]):
         before it is announced: it survives restarts of workers, and reaches workers that start later. Blocks for one round trip,
         or for the end. May be called from any thread, and again: the first request counts.
 
-        :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
-        :raises ValueError: ``grace`` is negative or not finite.
+        ``reason`` is redacted and cut to 500 characters; the receipt has it as it is stored.
+
+        :raises TypeError: ``reason`` is no text, ``grace`` or ``wait`` no duration; nothing was stored.
+        :raises ValueError: ``grace`` or ``wait`` is negative or not finite; nothing was stored.
         """
         return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.queued)
 

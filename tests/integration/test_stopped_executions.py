@@ -933,6 +933,24 @@ def test_a_job_that_was_revoked_otherwise_cannot_be_cancelled_any_more(app: Cele
     assert JobHandle(JOB, app=app).cancel("no longer wanted").outcome == "too_late"
 
 
+@pytest.mark.parametrize("wait", [-1, float("nan"), "5", None, [5]])
+def test_a_wait_that_makes_no_sense_stores_nothing(app: Celery, store: ScriptedStore, wait: Any) -> None:
+    """G1: who reads the error must not find the job cancelled."""
+    job_in(store, "STARTED", JOB)
+    with pytest.raises((TypeError, ValueError), match="wait="):
+        JobHandle(JOB, app=app).cancel(wait=wait)
+    with pytest.raises((TypeError, ValueError), match="wait="):
+        asyncio.run(JobHandle(JOB, app=app).acancel(wait=wait))
+    assert phases(store) == []
+
+
+def test_the_receipt_has_the_reason_as_it_is_stored(app: Celery, store: ScriptedStore) -> None:
+    """G1, F7: redacted, and cut to 500 characters."""
+    job_in(store, Outcome.RETRY, JOB)
+    receipt = cancel_job(app, JOB, "x" * 600)
+    assert receipt.reason == record(store)[2] == "x" * 500
+
+
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:
     """E5, G7: the backend knows of an end that the record does not (it expired, say)."""
     app.backend.store_result(JOB, OSError("no answer"), "FAILURE")
