@@ -339,7 +339,7 @@ def redactor_of(settings: Settings) -> Redactor:
         try:
             hook = symbol_by_name(hook)
         except (ImportError, AttributeError, ValueError) as exc:
-            raise SettingsError(f"setting taskora_redact={hook!r} is wrong: {exc}") from exc
+            raise SettingsError(f"setting taskora_redact={hook!r} cannot be imported: {exc}") from exc
     if hook is not None and not callable(hook):
         raise SettingsError(f"setting taskora_redact={settings.redact!r} is wrong: not a callable (key, value) -> value")
     return Redactor(settings.redact_keys, hook)

@@ -32,6 +32,8 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             _check_lease(parent.app, settings.lease_interval)
         except SettingsError as exc:
             raise SystemExit(f"taskora_celery: {exc}") from exc
+        for told in _early_acknowledged(parent.app):
+            logger.warning(told)
         warning = unrenewable_warning(parent.app.connection_for_read())
         if warning is not None:
             logger.warning(warning)
@@ -40,6 +42,16 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
                 "taskora_redis_url is not set, and neither the result backend nor the broker is Redis: job records are off. "
                 "Progress appears in the result backend only; logs, checkpoints and history are not kept."
             )
+
+
+def _early_acknowledged(app: Any) -> list[str]:
+    """Return a warning for each task whose silence is looked for, and whose message is gone by then."""
+    tasks = [task for _, task in sorted(app.tasks.items()) if isinstance(getattr(task, "heartbeat_timeout", None), float)]
+    return [
+        f"task {task.name}: heartbeat_timeout={task.heartbeat_timeout:g} with acks_late=False: a job that shows no sign of life "
+        "is given up, and never delivered again, since its message was acknowledged at its start; set acks_late=True"
+        for task in tasks if not task.acks_late
+    ]  # fmt: skip
 
 
 def _check_lease(app: Any, interval: float | None) -> None:
