@@ -23,7 +23,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from taskora_celery.background import Background
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.context import Context
-from taskora_celery.errors import JobCancelledError, NotSupportedError
+from taskora_celery.errors import JobCancelledError, NotSupportedError, cancelled_as
 from taskora_celery.interrupts import Interrupt, interrupt_for
 from taskora_celery.store.journal import CANCEL
 from taskora_celery.store.protocol import CancelRequest, Shutdown
@@ -249,7 +249,8 @@ class JobStop:
                 if part == self._part:
                     os.kill(os.getpid(), signal.SIGKILL)
             return
-        fired = self._interrupt(JobCancelledError)
+        reason = self.ctx.signal.message if self._request is None else self._request.reason
+        fired = self._interrupt(cancelled_as(self.ctx.id, reason))
         if fired and not self._interrupted:
             self._interrupted = True
             self.note("interrupted")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -554,6 +555,34 @@ def test_a_handler_that_ignores_the_signal_is_interrupted(app: Celery, store: Sc
     ((state, error),) = outcomes
     assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
     assert phases(store) == ["requested", "delivered", "interrupted"]
+
+
+@pytest.mark.parametrize("in_main", [True, False], ids=["main thread", "other thread"])
+def test_what_interrupts_a_handler_says_why(app: Celery, store: ScriptedStore, in_main: bool) -> None:
+    """G4: the reason that was given; and it can be handed to another process, as any error."""
+    caught: list[JobCancelledError] = []
+
+    @app.task(cancel_grace=0.01)
+    def work(ctx: Context) -> None:
+        cancel_job(app, ctx.id, "no longer wanted")
+        try:
+            while True:
+                time.sleep(0.005)
+        except JobCancelledError as exc:
+            caught.append(exc)
+            raise
+
+    thread = threading.Thread(target=lambda: traced(work, task_id=JOB))
+    if in_main:
+        traced(work, task_id=JOB)
+    else:
+        thread.start()
+        thread.join(TIMEOUT)
+    (error,) = caught
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.reason, error.reason, error.job_id) == (JobCancelledError, *["no longer wanted"] * 2, JOB)
+    assert str(error) == f"job {JOB} was cancelled: no longer wanted"
+    assert record(store) == CANCELLED
 
 
 def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) -> None:
