@@ -81,14 +81,14 @@ class Reporter:
         self._given_up = 0
         self._outage = Outage()
 
-    def begin(self, report: JobReport, begin: Begin, *, wait: bool = True) -> Begun | None:
+    def begin(self, report: JobReport, begin: Begin) -> Begun | None:
         """Take over the report of a delivery, and register the delivery with the store.
 
-        With ``wait``, what the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Without, or
-        where the store is away, None is returned, and the delivery is registered with the first report. Where the answer is a
-        verdict against the delivery, nothing is taken over.
+        What the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Where the store is away,
+        None is returned, and the delivery is registered with the first report. Where the answer is a verdict against the
+        delivery, nothing is taken over.
         """
-        begun = self._begin(begin) if wait else None
+        begun = self._begin(begin)
         if begun is not None and begun.fence <= 0:
             return begun
         live = LiveJob(report, begin, self._settings, self._redactor, self._clock.monotonic())

@@ -35,8 +35,8 @@ class Begin(msgspec.Struct, frozen=True):
     now_ms: int
     #: The broker says that it delivered this message before.
     redelivered: bool = False
-    #: The fence that the caller uses already, in microseconds since the epoch; 0 to be given one. A first delivery needs to know
-    #: nothing before it starts: it takes the time as its fence and registers with its first report.
+    #: The fence that the caller uses already, in microseconds since the epoch; 0 to be given one. A delivery that began while the
+    #: store was away took the time as its fence, and registers with its first report.
     fence: int = 0
     #: The message's delivery tag, and what tells this delivery of it from others; empty and 0 where there is no broker.
     tag: str = ""

@@ -78,7 +78,6 @@ class Rig:
         attempt: int = 1,
         timeout: float | None = None,
         early: bool = False,
-        wait: bool = True,
     ) -> Context:
         ctx = Context(
             job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
@@ -86,7 +85,7 @@ class Rig:
         )  # fmt: skip
         ctx.sink = sink
         begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
-        self.begun = self.reporter.begin(ctx, begin, wait=wait)
+        self.begun = self.reporter.begin(ctx, begin)
         return ctx
 
     def end(self, ctx: Context, state: str = Outcome.SUCCESS) -> None:
@@ -220,9 +219,9 @@ def test_the_final_flush_waits_for_a_value_that_is_just_being_read(rig: Rig) -> 
 
 
 def test_a_job_that_said_nothing_ends_in_one_round_trip(make_rig: Callable[..., Rig]) -> None:
-    """P15, G7: its beginning and its end go out together, and the store decides whether it had been cancelled."""
+    """P15, G7: besides that of its beginning; the store decides whether it had been cancelled."""
     rig = make_rig(flush_interval=NEVER)
-    ctx = rig.begin(wait=False)
+    ctx = rig.begin()
     rig.end(ctx)
     assert rig.state() == Outcome.SUCCESS
     assert [len(flush) for flush in rig.store.flushes] == [1]
@@ -651,7 +650,7 @@ def test_the_outcome_of_a_silent_job_is_refused_too_once_its_message_was_deliver
     """D7: it need not ask the store, which may be away, or not know of it yet."""
     rig = make_rig(flush_interval=NEVER)
     rig.store.away = True
-    ctx = rig.begin(tag="tag-1", wait=False)
+    ctx = rig.begin(tag="tag-1")
     rig.lease.stands["tag-1"] = Held.TAKEN
     ctx.heartbeat()
     assert ctx.signal.wait(10)
