@@ -99,10 +99,12 @@ class Execution:
         self.ctx = self._new_context()
         soft, hard = limits_of(task, request)
         self._deadline = self._started + (soft or hard or 0) if soft or hard else None
+        in_child = self._delivery.parent not in {0, os.getpid()}
+        kept = in_child or runtime.stopper.environment == "gevent"  # the other pools know no hard limit
         self._stop = JobStop(
             runtime.stopper, self.ctx, worker=self._worker, grace=task.cancel_grace,
-            in_child=self._delivery.parent not in {0, os.getpid()},
-            deadline=self._started + soft if soft else None, limit=self._started + hard if hard else None,
+            in_child=in_child, deadline=self._started + soft if soft else None,
+            limit=self._started + hard if hard and kept else None,
         )  # fmt: skip
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

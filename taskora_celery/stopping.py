@@ -64,7 +64,8 @@ class JobStop:
     """How one running job is stopped. Made and closed by the thread that runs the handler; told by any.
 
     ``grace`` is in seconds; ``in_child`` says that the job has a process of a pool for itself; ``deadline`` is the instant of the
-    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one.
+    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one where the
+    pool keeps it.
     """
 
     def __init__(
@@ -106,14 +107,15 @@ class JobStop:
     def extend(self, seconds: float) -> float:
         """Move the soft deadline; return the new one.
 
-        :raises NotSupportedError: there is no soft time limit, or the hard one is before the new deadline.
+        :raises NotSupportedError: there is no soft time limit, or the hard one, if the pool keeps it, is before the new deadline.
         """
         if self._deadline is None:
             raise NotSupportedError("this job has no soft time limit that could be extended: set soft_time_limit on the task")
         moved = self._deadline + seconds
         if self._limit is not None and moved >= self._limit:
             raise NotSupportedError(
-                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which the pool keeps, ends the job before"
+                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which this pool keeps, ends the job in "
+                f"{max(self._limit - self._stopper.clock.time(), 0):.1f} s"
             )
         self._deadline, self._extended, self._limit_told = moved, True, False
         self._at(moved, self._at_deadline)
@@ -182,13 +184,19 @@ class JobStop:
         """
         if not self._in_child:
             return False
+        # The log is the thread's, too: its lock may be held by the lines that this interrupts.
         if self._extended and self._deadline is not None and self._stopper.clock.time() < self._deadline - 0.05:
+            self._stopper.soon(lambda: self._log(logging.INFO, "the soft time limit has come, but was extended: the job goes on"))
             return True
+        self._stopper.soon(lambda: self._log(logging.WARNING, "the soft time limit is exceeded"))
         if self.ctx.signal.mark("timeout", "soft_time_limit"):
             self._stopper.soon(self.ctx.signal.tell)
         if self.interrupt.on_loop:
             self._stopper.soon(lambda: self._interrupt(SoftTimeLimitExceeded))
         return self.interrupt.on_loop
+
+    def _log(self, level: int, what: str) -> None:
+        logger.log(level, "job %s (%s): %s", self.ctx.id, self.ctx.name, what)
 
     def _at_deadline(self) -> None:
         now = self._stopper.clock.time()
@@ -204,6 +212,7 @@ class JobStop:
         # have fired for another reason, and the limit holds all the same; but a cancel has its own road to the end.
         if not (self._limit_told or self._is_ending or self._closed):
             self._limit_told = True
+            self._log(logging.WARNING, "the soft time limit is exceeded")
             self.ctx.signal.abort("timeout", "soft_time_limit")
             self._interrupt_at_limit(self._part)
 

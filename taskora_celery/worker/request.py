@@ -24,6 +24,7 @@ from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
 from taskora_celery.worker.keeper import Keeper
+from taskora_celery.worker.revoke import remember
 
 __all__ = ["JobRequest"]
 
@@ -155,6 +156,9 @@ class JobRequest(Request):  # type: ignore[misc]
         if not soft and not state.should_terminate:
             requeued = self.task.acks_late and not self.task.acks_on_timeout
             self.lose(f"TimeLimitExceeded({timeout})", None if requeued else Outcome.FAILURE, TimeLimitExceeded.__name__)
+        if soft:  # its process says whether it is exceeded, or was extended
+            logger.debug("job %s (%s): its soft time limit of %g s has come", self.id, self.name, timeout)
+            return
         super().on_timeout(soft, timeout)
 
     def lose(self, reason: str, ends_as: str | None = None, error: str | None = None, *, counts: bool = True) -> Lost:
@@ -191,9 +195,19 @@ class JobRequest(Request):  # type: ignore[misc]
             self.fenced.basic_ack(self.hold.tag)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record."""
+        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record.
+
+        Pools of threads, and solo, cannot end anything: there it is a plain revoke.
+        """
         was_active = self.is_active
-        super().terminate(pool, signal)  # in pools that cannot, it raises, and the job goes on
+        try:
+            super().terminate(pool, signal)
+        except NotImplementedError:
+            where = type(pool).__module__.rpartition(".")[2]
+            logger.warning("job %s (%s) cannot be ended in a pool of kind %r: terminate fires its signal, as a plain revoke does",
+                           self.id, self.name, where)  # fmt: skip
+            remember(self._app, [str(self.id)])
+            return
         if was_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
 

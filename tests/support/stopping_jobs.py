@@ -338,6 +338,13 @@ def extend_nothing(ctx: Context) -> str:
     return ""
 
 
+@app.task(bind=True)
+def without_context(self: Any) -> str:
+    """Take no context, and so see no signal; return when the gate is opened."""
+    gates.stop_at(self.request.id)
+    return "kept"
+
+
 @app.task(acks_late=True)
 def obey_always(ctx: Context) -> int:
     """Sleep in each delivery, until the signal or the gate; return the delivery's number."""
