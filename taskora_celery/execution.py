@@ -20,17 +20,7 @@ from taskora_celery.delivery import CREATED_HEADER, Delivery, stamp_of
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import (
-    Cancelled,
-    GivenBack,
-    check_stalls,
-    clean_up,
-    outcome_is_stored,
-    reason_in,
-    requeues,
-    revoke,
-    with_reason,
-)
+from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_is_stored, reason_in, refused, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
@@ -48,12 +38,6 @@ logger = logging.getLogger("taskora_celery.execution")
 _ATTRIBUTE = "taskora_execution"
 #: Marks a request whose body has run.
 _RAN = "taskora_ran"
-#: Why a delivery does not run its job.
-_VERDICTS = {
-    Verdict.SUPERSEDED: "a later delivery has it",
-    Verdict.ENDED: "its outcome is stored already",
-    Verdict.RETRIED: "its retry has begun",
-}
 
 
 class Execution:
@@ -270,15 +254,11 @@ class Execution:
             self._release()
         if reply is Reply.SUPERSEDED:
             raise self._refused() from exc
-        raise self._revoked("was cancelled, and has ended", reason) from exc
-
-    def _revoked(self, what: str, reason: str | None) -> Cancelled:
-        logger.info("job %s (%s) %s%s", self.ctx.id, self._task.name, what, with_reason(reason))
-        return revoke(self._task, self.request, reason)
+        raise revoke(task, self.request, reason, "was cancelled, and has ended") from exc
 
     def _requeue(self, exc: BaseException) -> NoReturn:
         """Give the message back, no attempt used; where it was acknowledged early, send it anew."""
-        reason = str(exc)
+        reason = self.runtime.redactor.text(str(exc), "reason")[:REASON_CHARS]
         self.finish(self._given_back(reason))
         logger.info("job %s (%s) goes back into its queue, no attempt used: %s", self.ctx.id, self._task.name, reason)
         if not self._delivery.early:
@@ -388,20 +368,19 @@ class Execution:
             self.ctx.id, task.name, self.ctx.attempt, self._worker, created, now_ms, redelivered=redelivered,
             tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
         )  # fmt: skip
-        # Waited for, since a cancel is decided against it: who is told that a job will never run relies on that.
-        begun = self._reporter.begin(self.ctx, begin)
+        begun = self._reporter.begin(self.ctx, begin)  # waited for, since a cancel is decided against it
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True))
         if begun is None:
             begun = Begun(self.ctx.fence, 1, now_ms)
         if begun.fence == Verdict.CANCELLED:
-            raise self._revoked("was cancelled before it began, and is not run", reason_in(begun.cancel))
+            raise revoke(task, request, reason_in(begun.cancel), "was cancelled before it began, and is not run")
         if begun.fence <= 0:
             verdict = Verdict(begun.fence)
             if verdict is not Verdict.SUPERSEDED:
-                logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, _VERDICTS[verdict])
-                raise Ignore(_VERDICTS[verdict])
-            raise self._not_run(_VERDICTS[verdict])
+                logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, verdict.why)
+                raise Ignore(verdict.why)
+            raise self._not_run(verdict.why)
         timestamp = created or begun.created_ms
         info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline, begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
@@ -412,17 +391,7 @@ class Execution:
         return self._refused(why)
 
     def _refused(self, why: str = "it was delivered again, or given up") -> Any:
-        """Return what Celery is to see of an execution that counts no more; where it ran, the reporter has said so in the log.
-
-        Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet
-        (it was given up a moment ago), it goes back into its queue. Where the job is another message's (the same id was sent
-        twice), this one is acknowledged: the two would push each other out for ever.
-        """
-        record = self.runtime.record(self.ctx.id)
-        tag = str((record or {}).get("l", ""))
-        if tag and self._delivery.hold is not None and tag != self._delivery.hold.tag:
-            return Ignore(why)
-        return GivenBack(why, requeue=True)
+        return refused(why, self._delivery.hold, self.runtime.record(self.ctx.id))
 
 
 def execution_of(request: Any) -> Execution | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,14 +13,15 @@ from celery.exceptions import Ignore, Reject
 
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
+from taskora_celery.lease.protocol import Hold
 from taskora_celery.reading import last_words
 from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
 
 __all__ = [
-    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "log_once", "outcome_is_stored", "reason_in", "requeues",
-    "revoke", "stalled", "with_reason",
+    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "log_once", "outcome_is_stored", "reason_in", "refused",
+    "requeues", "revoke", "stalled",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -59,16 +60,25 @@ def reason_in(cancel: bytes | None) -> str | None:
     return request.reason if isinstance(request, CancelRequest) else None
 
 
-def with_reason(reason: str | None) -> str:
-    """Return a reason as it stands at the end of a line in the log."""
-    return f": {reason}" if reason else ""
+def refused(why: str, hold: Hold | None, record: Mapping[str, Any] | None) -> Ignore | GivenBack:
+    """Return what Celery is to see of an execution that counts no more; where it ran, the reporter has said so in the log.
+
+    Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet
+    (it was given up a moment ago), it goes back into its queue. Where the job is another message's, as its ``record`` says (the
+    same id was sent twice), this one is acknowledged: the two would push each other out for ever.
+    """
+    tag = str((record or {}).get("l", ""))
+    if tag and hold is not None and tag != hold.tag:
+        return Ignore(why)
+    return GivenBack(why, requeue=True)
 
 
-def revoke(task: Any, request: Any, reason: str | None) -> Cancelled:
+def revoke(task: Any, request: Any, reason: str | None, how: str = "was cancelled, and is ended") -> Cancelled:
     """Store a job's end as REVOKED, so that chords and ``link_error`` see a failure; return what the tracer is to see of it.
 
-    ``mark_as_revoked`` would call no ``link_error``.
+    ``mark_as_revoked`` would call no ``link_error``. The log says ``how``.
     """
+    logger.info("job %s (%s) %s%s", request.id, task.name, how, f": {reason}" if reason else "")
     exc = JobCancelledError(str(request.id), reason)
     ignored = vars(request).get("ignore_result")
     ignored = task.ignore_result if ignored is None else ignored

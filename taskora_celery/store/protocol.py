@@ -59,6 +59,11 @@ class Verdict(IntEnum):
     #: It is cancelled, and does not begin.
     CANCELLED = -4
 
+    @property
+    def why(self) -> str:
+        """What the log says of it."""
+        return {-2: "its outcome is stored already", -3: "its retry has begun"}.get(self.value, "a later delivery has it")
+
 
 class Begun(msgspec.Struct, frozen=True):
     """What the store knows when a delivery begins; the caller holds the fence from here on.
