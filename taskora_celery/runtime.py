@@ -199,11 +199,15 @@ class Runtime:
             return None
         return None if found is None else found.fields
 
-    def _on_stopping(self, report: JobReport) -> None:
-        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way."""
+    def _on_stopping(self, report: JobReport) -> bool:
+        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way.
+
+        Return false where more may follow: the request is a plain revoke, or could not be read.
+        """
         request = self.cancel_request(report.id)
         if request is not None:
             self.stopper.cancel(request)
+        return request is not None and not request.gently
 
     def _on_shutdown(self, **_: object) -> None:
         if self.pid == os.getpid():

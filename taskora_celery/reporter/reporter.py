@@ -54,10 +54,13 @@ class Reporter:
         redactor: Redactor,
         *,
         open_lease: Callable[[], Lease] | None = None,
-        on_stopping: Callable[[JobReport], None] | None = None,
+        on_stopping: Callable[[JobReport], bool] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says."""
+        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says.
+
+        It returns false where it is to be called again when the store says so once more.
+        """
         self._store = store
         self._on_stopping = on_stopping
         self._settings = settings
@@ -366,8 +369,8 @@ class Reporter:
                 live.told = True
                 live.report.supersede(live.superseded)
             if live.stopping and not live.told_stopping and self._on_stopping is not None:
-                live.told_stopping = True
-                self._on_stopping(live.report)
+                # A plain revoke may be followed by a cancel: then the next word from the store is asked for again.
+                live.told_stopping = live.stopping = self._on_stopping(live.report)
 
     def _show(self) -> None:
         """Write progress to the result backend, for the jobs whose turn it is."""

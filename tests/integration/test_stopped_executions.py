@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import pickle
 import threading
@@ -656,6 +657,27 @@ def test_a_cancel_behind_a_plain_revoke_is_a_cancel(app: Celery, store: Scripted
     state, error = traced(work, task_id=JOB)
     assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
     assert sorted(phases(store)) == ["delivered", "delivered", "interrupted", "requested", "requested"]
+
+
+def test_a_cancel_behind_a_plain_revoke_is_heard_of_without_its_announcement(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G3, G4: the store says it again with each report, also behind the revoke."""
+    monkeypatch.setattr(Runtime.of(app).stopper, "announced", lambda _: None)
+
+    @app.task(cancel_grace=0.05)
+    def work() -> None:
+        ctx = current_context()
+        store.cancel(request_of(app, JOB, "revoked", None, gently=True))
+        for n in itertools.count():
+            ctx.progress(n)
+            time.sleep(0.005)
+            if ctx.signal.aborted and not asked:
+                asked.append(cancel_job(app, JOB, "no longer wanted").outcome)
+
+    asked: list[str] = []
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store), asked) == ("IGNORED", Cancelled, CANCELLED, ["requested"])
 
 
 def test_a_cancel_behind_a_plain_revoke_cancels_a_coroutine_at_once(app: Celery, store: ScriptedStore) -> None:
