@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+from celery import states
 
 from taskora_celery.errors import JobNotFoundError
 from taskora_celery.reading import history_of
@@ -14,10 +15,10 @@ from taskora_celery.records import AttemptRecord, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import max_attempts
 from taskora_celery.store.journal import decode_logs
-from taskora_celery.store.protocol import JobStore
+from taskora_celery.store.protocol import JobStore, Snapshot
 from taskora_celery.views import ENDED, GOING, JobFilter, JobView, Paces, TaskFacts, view_of
 
-__all__ = ["AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook"]
+__all__ = ["AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -69,6 +70,18 @@ class TaskBook:
         return TaskFacts(max_attempts(task), getattr(task, "heartbeat_timeout", None))
 
 
+def final_state(app: Any, job_id: str) -> str | None:
+    """Return how a job has ended as the result backend has it; None where it has not, or nobody can be asked.
+
+    Some ends (a process that was killed) are known only there.
+    """
+    try:
+        state = app.backend.get_state(job_id)
+    except Exception:  # noqa: BLE001 - any result backend's, or none: the record decides
+        return None
+    return str(state) if state in states.READY_STATES else None
+
+
 class JobsReader:
     """Reads the jobs of one app. Remembers their progress between two looks, for the time left; not shared between threads."""
 
@@ -100,7 +113,7 @@ class JobsReader:
             for job_id, snapshot in zip(chunk, self.store.records(chunk), strict=True):
                 if snapshot is None:
                     continue
-                view = view_of(job_id, snapshot, self.keep, self._facts(snapshot.fields.get("n", "")), now_ms, self._paces)
+                view = self.seen(job_id, snapshot, now_ms)
                 if wanted.takes(view):
                     found.append(view)
             if len(found) >= limit:
@@ -120,6 +133,10 @@ class JobsReader:
             for at in range(0, len(job_ids), size):
                 yield job_ids[at : at + size]
 
+    def seen(self, job_id: str, snapshot: Snapshot, now_ms: int) -> JobView:
+        """Return a job whose record was read already, with its last attempt, as it is seen now."""
+        return view_of(job_id, snapshot, self.keep, self._facts(snapshot.fields.get("n", "")), now_ms, self._paces)
+
     def view(self, job_id: str, now_ms: int) -> JobView:
         """Return one job.
 
@@ -135,7 +152,7 @@ class JobsReader:
         snapshot = self.store.read(job_id, 0 if logs else None, attempts=True)
         if snapshot is None:
             raise JobNotFoundError(job_id)
-        view = view_of(job_id, snapshot, self.keep, self._facts(snapshot.fields.get("n", "")), now_ms, self._paces)
+        view = self.seen(job_id, snapshot, now_ms)
         return JobDetail(view, history_of(snapshot), decode_logs(snapshot.journal)[-logs:] if logs else [])
 
     def find(self, text: str) -> str:

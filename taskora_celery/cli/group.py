@@ -22,11 +22,11 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """Imports a command's module when the command runs, and not to list it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names in the order of the table."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command, imported now; None where there is no such."""
         if cmd_name not in COMMANDS:
             return None
@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
         command: click.Command = found.command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands from the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -47,6 +47,6 @@ def jobs(**_: Any) -> None:
     An id may be cut to its first six characters or more, and `-` reads ids from the standard input. Durations are written 90s,
     10m, 2h, 1d. With -j, each line is one JSON object.
 
-    Exit codes: 0 done (watch: succeeded), 1 failed, 2 wrong usage, 3 cancelled (cancel: too late), 4 not found or expired, 69 Redis
-    cannot be reached, 124 timed out, 130 Ctrl-C (the job goes on).
+    Exit codes: 0 done (watch: succeeded), 1 failed, 2 wrong usage, 3 cancelled (cancel: too late), 4 not found or expired, 69
+    Redis cannot be reached, 124 timed out, 130 Ctrl-C (the job goes on).
     """

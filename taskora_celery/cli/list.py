@@ -12,7 +12,7 @@ import msgspec
 
 from taskora_celery.cli.documents import encoded, job_document
 from taskora_celery.cli.drawing import COLUMNS, STATE_STYLES, cells, fields, short_ids, state_text
-from taskora_celery.cli.params import DURATION, STATE, as_json
+from taskora_celery.cli.params import as_json, duration, states
 from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.table import table
 from taskora_celery.cli.terminal import Output
@@ -25,17 +25,19 @@ __all__ = ["command", "lines", "show"]
 
 
 @click.command(cls=JobsCommand, name="list", short_help="List jobs.")
-@click.option("--state", "states", type=STATE, multiple=True, help="Only jobs in these states: running, failed, … (commas).")
+@click.option(
+    "--state", "wanted_states", callback=states, multiple=True, help="Only jobs in these states: running, failed, … (commas)."
+)
 @click.option("--task", metavar="GLOB", help="Only jobs of tasks with such a name: 'reports.*'.")
 @click.option("--worker", metavar="GLOB", help="Only jobs of such a worker.")
-@click.option("--since", type=DURATION, help="Only jobs whose state changed in this time: 90s, 10m, 2h, 1d.")
+@click.option("--since", callback=duration, help="Only jobs whose state changed in this time: 90s, 10m, 2h, 1d.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
-@click.option("--watch", type=DURATION, is_flag=False, flag_value="2s", metavar="[=2s]", help="List again and again.")
+@click.option("--watch", callback=duration, is_flag=False, flag_value="2s", metavar="[=2s]", help="List again and again.")
 @as_json
 @click.pass_obj
 def command(
     session: Session,
-    states: tuple[frozenset[str], ...],
+    wanted_states: frozenset[str],
     task: str | None,
     worker: str | None,
     since: float | None,
@@ -47,11 +49,11 @@ def command(
     """List jobs: those that have not ended first, then by the last change of their state.
 
     On a terminal it is a table that fits. In a pipe each line is a job with tabs between its fields (id, task, state, progress,
-    attempt, age, beat, reason, worker), without heading, colours or cuts. Jobs that wait in a queue are not known before they begin.
+    attempt, age, beat, reason, worker), without heading, colours or cuts. A job that waits in a queue is not known yet.
     """
     now_ms = session.now_ms()
     wanted = JobFilter(
-        frozenset().union(*states), task, worker, 0 if since is None else now_ms - int(since * 1000)
+        wanted_states, task, worker, 0 if since is None else now_ms - int(since * 1000)
     )  # fmt: skip
     views = session.reader.views(wanted, limit, now_ms)
     if watch is None:

@@ -13,39 +13,24 @@ from taskora_celery.cli.session import NOT_FOUND, Failure, Session
 from taskora_celery.cli.words import parse_duration
 from taskora_celery.views import state_named
 
-__all__ = ["DURATION", "STATE", "as_json", "resolved", "some_ids"]
+__all__ = ["as_json", "duration", "resolved", "some_ids", "states", "typed_ids"]
 
 
-class _Duration(click.ParamType):
-    """``90s``, ``10m``, ``2h``, ``1d``: float seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds."""
-        try:
-            return float(value) if isinstance(value, (int, float)) else parse_duration(value)
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return the seconds of ``90s``, ``10m``, ``2h``, ``1d``."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
 
 
-class _State(click.ParamType):
-    """States, by their words or by Celery's names, with commas between them."""
+def states(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
+    """Return the words of states, given by their words or by Celery's names, with commas between them."""
+    try:
+        return frozenset(state_named(part.strip()) for value in values for part in value.split(","))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
 
-    name = "state"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
-        """Return the words."""
-        if isinstance(value, frozenset):
-            return value
-        try:
-            return frozenset(state_named(part.strip()) for part in str(value).split(","))
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
-
-
-DURATION = _Duration()
-STATE = _State()
 
 as_json = click.option("-j", "--json", "as_json", is_flag=True, help="One JSON object per line.")
 _ids = click.argument("ids", nargs=-1, required=False, metavar="ID…")

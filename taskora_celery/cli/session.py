@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from taskora_celery.cli.terminal import Output
+from taskora_celery.cli.text import one_line
 from taskora_celery.errors import JobNotFoundError, SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.listing import AmbiguousIdError, JobsReader
 
@@ -24,15 +25,18 @@ UNREACHABLE, TIMED_OUT, INTERRUPTED = 69, 124, 130
 #: Who reads our output has gone: what the shell says of a program that SIGPIPE ended.
 PIPE_CLOSED = 141
 
+#: So many ids are named where many are meant.
+NAMED = 8
+
 NO_APP = "which app? Say it before the command: celery -A your_app jobs …"
 
 
-class Failure(click.ClickException):
+class Failure(Exception):  # noqa: N818 - it is how a command ends
     """Ends the command with a line of its own and an exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
-        self.exit_code = code
+        self.code = code
 
 
 class Session:
@@ -66,23 +70,21 @@ class JobsCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        session = Session(_app_of(ctx), _output_of(ctx))
-        ctx.obj = session
-        return _guarded(session, lambda: super(JobsCommand, self).invoke(ctx))
+        output = Output(sys.stdout, sys.stderr, os.environ, no_color=bool(getattr(ctx.obj, "no_color", False)))
+        # Without -A Celery hands over a default app, which knows nobody's broker.
+        if ctx.obj is None or ctx.find_root().params.get("app", ctx.obj) is None:
+            output.note(f"Error: {NO_APP}")
+            ctx.exit(USAGE)
+        ctx.obj = session = Session(ctx.obj.app, output)
+        try:
+            return _failing(session, lambda: super(JobsCommand, self).invoke(ctx))
+        except Failure as failure:
+            output.note(f"Error: {one_line(failure)}")
+            ctx.exit(failure.code)
 
 
-def _app_of(ctx: click.Context) -> Any:
-    # Without -A Celery hands over a default app, which knows nobody's broker.
-    if ctx.obj is None or ctx.find_root().params.get("app", ctx.obj) is None:
-        raise Failure(NO_APP, USAGE)
-    return ctx.obj.app
-
-
-def _output_of(ctx: click.Context) -> Output:
-    return Output(sys.stdout, sys.stderr, os.environ, no_color=bool(getattr(ctx.obj, "no_color", False)))
-
-
-def _guarded(session: Session, run: Callable[[], Any]) -> Any:
+def _failing(session: Session, run: Callable[[], Any]) -> Any:
+    """Run a command; what it comes to in an error becomes a :class:`Failure` or an exit."""
     try:
         return run()
     except StoreUnavailableError as exc:
@@ -97,14 +99,12 @@ def _guarded(session: Session, run: Callable[[], Any]) -> Any:
         _hush()
         raise click.exceptions.Exit(PIPE_CLOSED) from exc
     except (KeyboardInterrupt, click.Abort) as exc:
-        session.output.note(session.on_interrupt)
-        raise click.exceptions.Exit(INTERRUPTED) from exc
-    finally:
-        session.output.settle()
+        raise Failure(session.on_interrupt, INTERRUPTED) from exc
 
 
 def _some(job_ids: list[str]) -> str:
-    return ", ".join(job_ids[:8]) + (f" and {len(job_ids) - 8} more" if len(job_ids) > 8 else "")  # noqa: PLR2004 - enough
+    more = len(job_ids) - NAMED
+    return ", ".join(job_ids[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _hush() -> None:

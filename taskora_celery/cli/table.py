@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from taskora_celery.cli.text import fit, pad, width
 
-__all__ = ["Cell", "Column", "fitted", "table"]
+__all__ = ["Cell", "Column", "fitted", "joined", "table"]
 
 _GAP = 2
 
@@ -49,6 +49,18 @@ def fitted(columns: Sequence[Column], natural: Sequence[int], room: int) -> list
         if over <= 0 or not columns[spare].spare:
             return widths
         widths = [0 if at == spare or not widths[at] else size for at, size in enumerate(natural)]
+
+
+def joined(parts: Sequence[Cell], room: int, paint: Callable[..., str], *, mark: str = "…") -> str:
+    """Return texts in a line with two spaces between them, cut where it is wider than ``room``; empty ones are left out."""
+    line, used = list[str](), 0
+    for part in parts:
+        left = room - used - (_GAP if line else 0)
+        if part.text and left > 0:
+            text = fit(part.text, left, mark=mark)
+            line.append(paint(text, *part.styles))
+            used = room - left + width(text)
+    return (" " * _GAP).join(line)
 
 
 def table(
