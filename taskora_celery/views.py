@@ -12,7 +12,8 @@ import msgspec
 from taskora_celery.progress import percent as share_of
 from taskora_celery.reading import status_of
 from taskora_celery.records import AttemptRecord, JobStatus, Outcome
-from taskora_celery.store.protocol import Snapshot
+from taskora_celery.store.announcements import unpacked
+from taskora_celery.store.protocol import CancelRequest, Shutdown, Snapshot
 
 __all__ = [
     "ENDED", "GOING", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "message_of", "percent_of", "state_named",
@@ -154,23 +155,26 @@ def view_of(
     state, silent = STATES.get(status.state, status.state.lower()), False
     if state == "running" and facts.heartbeat_timeout is not None:
         silent = now_ms - status.alive_ms > facts.heartbeat_timeout * 1000
-    cancelling = state == "running" and "j" in snapshot.fields
+    request = unpacked(snapshot.fields.get("j", b"")) if state == "running" else None
     next_ms = last.next_ms if state == "retrying" and last is not None else None
     percent = percent_of(status.progress)
     left = None
     if state == "running" and percent is not None:
         left = time_left(percent, status.progress_ms or 0, (paces or Paces()).since(snapshot, status, percent), now_ms)
     return JobView(
-        status, "stalled" if silent else state, _reason(status, state, last, silent=silent, cancelling=cancelling),
-        facts.max_attempts, next_ms, percent, None if silent else left, cancelling,
+        status, "stalled" if silent else state, _reason(status, state, last, request, silent=silent),
+        facts.max_attempts, next_ms, percent, None if silent else left, request is not None,
     )  # fmt: skip
 
 
-def _reason(status: JobStatus, state: str, last: AttemptRecord | None, *, silent: bool, cancelling: bool) -> str | None:
+def _reason(
+    status: JobStatus, state: str, last: AttemptRecord | None, request: CancelRequest | Shutdown | None, *, silent: bool
+) -> str | None:  # fmt: skip
     if silent:
         return f"no sign of life from {status.worker or 'its worker'}"
-    if cancelling:
-        return "asked to stop"
+    if request is not None:
+        why = request.reason if isinstance(request, CancelRequest) else None
+        return f"asked to stop: {why}" if why else "asked to stop"
     if state == "running":
         return None if last is None else named(last.error, last.reason)
     if state == "stalled":
