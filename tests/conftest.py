@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.support.sqs",
     "tests.support.rabbitmq",
     "tests.support.commands",
+    "tests.support.scripted_jobs",
 ]

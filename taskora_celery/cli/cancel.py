@@ -12,14 +12,14 @@ import click
 
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.cli.documents import encoded, receipt_document
-from taskora_celery.cli.drawing import short_ids
+from taskora_celery.cli.drawing import short_ids, state_text
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, typed_ids
 from taskora_celery.cli.session import CANCELLED, DONE, FAILED, NOT_FOUND, USAGE, Failure, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import CancelReceipt
-from taskora_celery.views import ENDED, GOING, JobFilter
+from taskora_celery.views import ENDED, GOING, JobFilter, JobView
 
 __all__ = ["command"]
 
@@ -68,31 +68,42 @@ def command(
         views = session.reader.views(JobFilter(wanted_states or GOING, task), _ALL, session.now_ms())
         job_ids = [view.id for view in views]
     else:
+        views = []
         job_ids = list(dict.fromkeys(typed_ids(ids))) if queued and ids else resolved(session, ids)
     teller = _Teller(session, job_ids, as_json=as_json)
     if not job_ids:
         session.output.note("No job is like that; nothing was cancelled.")
     elif dry_run:
+        known = {view.id: view for view in views or _known(session, job_ids)}
         for job_id in job_ids:
-            teller.tell(CancelReceipt(job_id, "would_cancel", 0, reason))
+            teller.tell(CancelReceipt(job_id, "would_cancel", 0, reason), known.get(job_id))
     else:
         if bulk and not yes:
-            _ask(session, len(job_ids))
+            _ask(session, views)
         _cancel(session, teller, job_ids, reason, grace, queued=queued, wait=wait)
     ctx.exit(teller.code)
 
 
-def _ask(session: Session, count: int) -> None:
-    """Ask whether so many jobs are to be cancelled.
+def _ask(session: Session, views: Sequence[JobView]) -> None:
+    """Ask whether these jobs are to be cancelled.
 
     :raises Failure: nobody is there to answer, or the answer is no.
     """
-    jobs = f"{count} job" + ("s" if count > 1 else "")
+    jobs = f"{len(views)} job" + ("s" if len(views) > 1 else "")
     if not sys.stdin.isatty():
         raise Failure(f"this would cancel {jobs}; nobody can be asked here: say -y", USAGE)
     session.on_interrupt = "Nothing was cancelled."
+    for task, count in Counter(view.status.name for view in views).most_common():
+        session.output.note(f"{count:>5}  {one_line(task)}")
     if not click.confirm(f"Cancel {jobs}?", err=True):
         raise Failure("nothing was cancelled", FAILED)
+
+
+def _known(session: Session, job_ids: Sequence[str]) -> list[JobView]:
+    """Return the jobs that have a record."""
+    now_ms = session.now_ms()
+    records = zip(job_ids, session.reader.store.records(job_ids), strict=True)
+    return [session.reader.seen(job_id, record, now_ms) for job_id, record in records if record is not None]
 
 
 class _Teller:
@@ -109,15 +120,16 @@ class _Teller:
         """The exit code for all of them."""
         return next((code for outcome, code in _CODES.items() if self._outcomes[outcome]), DONE)
 
-    def tell(self, receipt: CancelReceipt) -> None:
-        """Print one."""
+    def tell(self, receipt: CancelReceipt, view: JobView | None = None) -> None:
+        """Print one; with the job's task and state where they are given."""
         self._outcomes[receipt.outcome] += 1
         output, word = self._output, _WORDS.get(receipt.outcome, receipt.outcome)
         if self._as_json:
             output.write(encoded(receipt_document(receipt)))
         elif output.live:
             style = "yellow" if receipt.outcome in _CODES else "green"
-            output.write(f"{one_line(self._shorts[receipt.id])}  {output.paint(word, style)}")
+            what = [] if view is None else [one_line(view.status.name), state_text(view)]
+            output.write("  ".join([one_line(self._shorts[receipt.id]), *what, output.paint(word, style)]))
         else:
             output.write(f"{one_line(receipt.id)}\t{word}")
 

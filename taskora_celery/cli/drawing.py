@@ -9,7 +9,18 @@ from taskora_celery.cli.text import fit, one_line
 from taskora_celery.cli.words import age
 from taskora_celery.views import JobView, message_of
 
-__all__ = ["COLUMNS", "STATE_STYLES", "attempt_text", "bar", "cells", "fields", "progress_text", "short_ids", "state_text"]
+__all__ = [
+    "COLUMNS",
+    "ID_CHARS",
+    "STATE_STYLES",
+    "attempt_text",
+    "bar",
+    "cells",
+    "fields",
+    "progress_text",
+    "short_ids",
+    "state_text",
+]
 
 #: What of an id is shown, at least.
 ID_CHARS = 8
@@ -31,11 +42,11 @@ COLUMNS = (
     Column("ID"),
     Column("TASK", least=10, keep_end=True),
     Column("STATE"),
-    Column("PROGRESS", least=10, spare=1),
+    Column("PROGRESS", spare=1),
     Column("ATTEMPT", spare=4),
     Column("AGE", spare=3),
     Column("BEAT", spare=5),
-    Column("LAST REASON", least=14, spare=2),
+    Column("LAST REASON", least=12, spare=2),
 )
 
 

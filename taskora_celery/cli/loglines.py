@@ -99,5 +99,6 @@ def _marker(event: Event) -> str | None:
     if state == "STARTED":
         delivery = data.get("delivery", 1)
         again = f" (delivery {delivery})" if delivery > 1 else ""
-        return f"attempt {attempt}{again} on {data.get('worker')}" if attempt > 1 or delivery > 1 else None
+        where = f" on {data['worker']}" if data.get("worker") else ""
+        return f"attempt {attempt}{again}{where}" if attempt > 1 or delivery > 1 else None
     return None

@@ -139,18 +139,23 @@ class _Printer:
             if event.kind == "gap":
                 self._output.note(f"{job_id}: {event.data['count']} entries are not kept any more")
             return [encoded(log_document(job_id, event.data))] if event.kind == "log" else []
-        known = self._attempts.get(job_id, 1)
+        entry = entry_lines(event.data, self._style, prefix) if event.kind == "log" else []
+        return [*filter(None, [self._marker(job_id, event, prefix)]), *entry]
+
+    def _marker(self, job_id: str, event: Event, prefix: str) -> str | None:
+        known = self._attempts.get(job_id)
         if event.kind == "log":
             self._attempts[job_id] = event.data.attempt
-            lines = entry_lines(event.data, self._style, prefix)
-            if event.data.attempt == known:
-                return lines
-            began = Event("state", event.seq, event.timestamp, {"state": "STARTED", "attempt": event.data.attempt})
-            return [*filter(None, [marker(began, self._style, prefix)]), *lines]
-        if event.kind == "state" and event.data["state"] == "STARTED":
-            self._attempts[job_id] = event.data["attempt"]
-        line = marker(event, self._style, prefix)
-        return [] if line is None else [line]
+            if event.data.attempt == (known or 1):
+                return None
+            event = Event("state", event.seq, event.timestamp, {"state": "STARTED", "attempt": event.data.attempt})
+        elif event.kind == "state":
+            attempt, state = event.data.get("attempt", 1), event.data["state"]
+            if known is None and state == "STARTED":  # the first event says where the job is now, and its past is still to come
+                self._attempts[job_id] = 1
+                return None
+            self._attempts[job_id] = attempt + 1 if state == "RETRY" else attempt
+        return marker(event, self._style, prefix)
 
     def tell_ends(self, changes: Sequence[Change]) -> None:
         """Say how jobs ended: it is no entry of theirs."""

@@ -42,9 +42,11 @@ class Failure(Exception):  # noqa: N818 - it is how a command ends
 class Session:
     """One run of a command."""
 
-    def __init__(self, app: Any, output: Output) -> None:
+    def __init__(self, app: Any, output: Output, called: str = "celery jobs") -> None:
         self.app = app
         self.output = output
+        #: How the group of commands was called, for hints.
+        self.called = called
         self._reader: JobsReader | None = None
         #: What to say when somebody presses Ctrl-C.
         self.on_interrupt = "Interrupted."
@@ -72,14 +74,17 @@ class JobsCommand(click.Command):
         """Run the command."""
         output = Output(sys.stdout, sys.stderr, os.environ, no_color=bool(getattr(ctx.obj, "no_color", False)))
         # Without -A Celery hands over a default app, which knows nobody's broker.
-        if ctx.obj is None or ctx.find_root().params.get("app", ctx.obj) is None:
+        named = ctx.find_root().params.get("app", ctx.obj)
+        if ctx.obj is None or named is None:
             output.note(f"Error: {NO_APP}")
             ctx.exit(USAGE)
-        ctx.obj = session = Session(ctx.obj.app, output)
+        name = named if isinstance(named, str) else ctx.obj.app.main
+        ctx.obj = session = Session(ctx.obj.app, output, f"celery -A {name} jobs")
         try:
             return _failing(session, lambda: super(JobsCommand, self).invoke(ctx))
         except Failure as failure:
-            output.note(f"Error: {one_line(failure)}")
+            text = one_line(failure)
+            output.note(text if failure.code == INTERRUPTED else f"Error: {text}")
             ctx.exit(failure.code)
 
 

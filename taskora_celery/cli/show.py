@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from taskora_celery.cli.documents import detail_document, encoded
-from taskora_celery.cli.drawing import STATE_STYLES, attempt_text, beat_text, progress_text, state_text
+from taskora_celery.cli.drawing import ID_CHARS, STATE_STYLES, attempt_text, beat_text, progress_text, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, resolved, some_ids
 from taskora_celery.cli.session import JobsCommand, Session
@@ -50,7 +50,7 @@ def command(session: Session, ids: tuple[str, ...], *, traceback: bool, as_json:
             continue
         output.write(*([""] if at else []), *page(detail, session.now_ms(), output, trace))
         if output.live:
-            _hint(output, detail.view)
+            _hint(session, detail.view)
 
 
 def _traceback_of(session: Session, job_id: str) -> str | None:
@@ -85,7 +85,8 @@ def _head(view: JobView, now_ms: int, output: Output) -> Iterator[str]:
     for name, value in (
         ("id", one_line(view.id)),
         ("task", one_line(status.name)),
-        ("state", output.paint(state_text(view), *styles) + (f": {one_line(view.reason)}" if view.reason else "")),
+        ("state", output.paint(state_text(view), *styles)),
+        ("reason", one_line(view.reason or "")),
         ("progress", _progress_line(view, now_ms, output)),
         ("attempt", attempt_text(view) + (f", delivery {status.delivery}" if status.delivery > 1 else "")),
         ("worker", one_line(status.worker)),
@@ -97,7 +98,7 @@ def _head(view: JobView, now_ms: int, output: Output) -> Iterator[str]:
         ("dropped", f"{status.dropped_logs} log entries are not kept" if status.dropped_logs else ""),
     ):
         if value and value != "-":
-            yield output.paint(f"{name:<9}", "dim") + value
+            yield output.paint(f"{name:<10}", "dim") + value
 
 
 def _when(ms: int | None, now_ms: int) -> str:
@@ -127,8 +128,9 @@ def _attempt_row(record: AttemptRecord, now_ms: int) -> list[Cell]:
     ]
 
 
-def _hint(output: Output, view: JobView) -> None:
-    commands = ["logs"] if view.over else ["watch", "logs -f", "cancel"]
+def _hint(session: Session, view: JobView) -> None:
+    """Say what could be typed next."""
+    output = session.output
     output.note("")
-    for name in commands:
-        output.note(output.paint(f"  celery -A … jobs {name} {one_line(view.id)}", "dim"))
+    for name in ["logs"] if view.over else ["watch", "logs -f", "cancel"]:
+        output.note(output.paint(f"{session.called} {name} {one_line(view.id[:ID_CHARS])}", "dim"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -34,7 +33,7 @@ class Output:
         self._data = data
         self._notes = notes
         self._env = env
-        self.live = data.isatty() and env.get("TERM", "dumb") != "dumb"
+        self.live = data.isatty() and env.get("TERM") not in {None, "", "dumb"}
         self.color = wants_color(terminal=self.live, refused=no_color, env=env)
         self.unicode = (data.encoding or "").lower().replace("-", "").startswith("utf")
         #: Ends what was cut.
@@ -51,17 +50,18 @@ class Output:
 
     @property
     def rows(self) -> int:
-        """The terminal's height, as it is now."""
+        """The terminal's height, as it is now; ``LINES`` goes before it."""
         return self._size()[1]
 
     def _size(self) -> tuple[int, int]:
-        found = shutil.get_terminal_size()
         try:
             own = os.get_terminal_size(self._data.fileno())
-        except (OSError, ValueError):
-            own = found
-        columns = found.columns if self._env.get("COLUMNS", "").isdigit() else own.columns
-        return columns or found.columns, own.lines or found.lines
+        except (OSError, ValueError):  # no terminal
+            own = os.terminal_size((0, 0))
+        columns, lines = (
+            int(said) if said.isdigit() else 0 for said in (self._env.get("COLUMNS", ""), self._env.get("LINES", ""))
+        )
+        return columns or own.columns or 80, lines or own.lines or 24
 
     def paint(self, text: str, *names: str) -> str:
         """Return text in a style: ``bold``, ``dim``, ``red``, ``green``, ``yellow``, ``magenta``, ``cyan``."""

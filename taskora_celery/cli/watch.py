@@ -18,7 +18,7 @@ from taskora_celery.cli.table import Cell, joined
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit, one_line
 from taskora_celery.cli.waiting import EXPIRED, end_of, exit_code, following, goes_on
-from taskora_celery.cli.words import age, clock
+from taskora_celery.cli.words import clock
 from taskora_celery.following import Change
 from taskora_celery.records import LogEntry
 from taskora_celery.store.protocol import Snapshot
@@ -56,7 +56,7 @@ def command(ctx: click.Context, ids: tuple[str, ...], timeout: float | None, *, 
         scene.show(ends)
     if not follower.ended:
         going = [job_id for job_id in job_ids if job_id not in ends]
-        session.output.note(f"Timed out after {age(timeout or 0)}. {goes_on(going)}")
+        session.output.note(f"Timed out after {timeout:g}s. {goes_on(going)}")
         ctx.exit(TIMED_OUT)
     ctx.exit(exit_code(ends.values()))
 
@@ -175,7 +175,8 @@ def block(
     how_far += [Cell(_share(view, now_ms)), Cell(one_line(message_of(status.progress)) if view.next_ms is None else "")]
     lines.append(joined(how_far, columns, output.paint, mark=mark))
     if view.reason:
-        lines.append(joined([Cell(one_line(view.reason), ("yellow",))], columns, output.paint, mark=mark))
+        why = f"after {view.reason}" if view.state == "running" and not view.cancelling else view.reason
+        lines.append(joined([Cell(one_line(why), ("yellow",))], columns, output.paint, mark=mark))
     style = LogStyle(unicode=output.unicode)
     texts = [fit(line, columns, mark=mark) for entry in logs for line in entry_lines(entry, style, "  ")][-LAST_LOGS:]
     return [line for line in lines if line] + [output.paint(text, "dim") for text in texts]

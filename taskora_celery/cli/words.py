@@ -9,8 +9,8 @@ from taskora_celery.clock import instant
 __all__ = ["age", "clock", "moment", "parse_duration"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
+_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?", re.ASCII)
 #: Up to twice a unit, the smaller one says more.
 _STEPS = ((120, 1, "s"), (7_200, 60, "m"), (172_800, 3_600, "h"))
 

@@ -146,7 +146,8 @@ def test_followed_logs_go_on_after_a_lost_connection(
     entries = [json.loads(line) for line in [*lines, *rest.splitlines()]]
     assert [entry["meta"]["n"] for entry in entries] == list(range(60))
     assert follower.returncode == 0
-    assert f"{handle.id} done" in told
+    assert "Redis cannot be reached, trying again: " in told
+    assert told.endswith(f"Redis is back.\n{handle.id} done\n")
 
 
 def _cut_connections(client: redis.Redis) -> None:
@@ -192,7 +193,7 @@ def test_many_are_cancelled_after_a_question(start_worker: Any, jobs_app: Celery
     assert (piped.returncode, piped.stdout) == (USAGE, "")
     assert "3 jobs" in piped.stderr
     with jobs_command.terminal("cancel", "--task", "*.obey") as terminal:
-        terminal.wait_for(lambda text: "Cancel 3 jobs? [y/N]" in text, "the question")
+        terminal.wait_for(lambda text: "3  tests.support.stopping_jobs.obey\nCancel 3 jobs? [y/N]" in text, "the question")
         terminal.type("n\n")
         assert terminal.end()[0] == FAILED
     assert {handle.record().state for handle in handles} == {"STARTED"}
