@@ -14,24 +14,18 @@ from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import redis
     from celery import Celery
 
     from tests.support.commands import Commands
     from tests.support.worker_fixtures import SharedWorker
 
-    Use = Callable[[str], None]
+
+#: A reader does not see the pool; what the record says in each is for other tests.
+one_pool = pytest.mark.parametrize("pool", ["threads"], indirect=True)
 
 
-@pytest.fixture(autouse=True)
-def _one_pool(request: pytest.FixtureRequest) -> None:
-    """A reader does not see the pool; what the record says in each is for other tests."""
-    if "pool" in request.fixturenames and request.getfixturevalue("pool") != "threads":
-        pytest.skip("one pool is enough for readers")
-
-
+@one_pool
 def test_a_running_job_is_listed_on_a_terminal(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: id, task, state, progress, attempt; and the table fits."""
     handle = reporting_jobs.report_steps.delay()
@@ -47,6 +41,7 @@ def test_a_running_job_is_listed_on_a_terminal(shared_worker: SharedWorker, jobs
     assert max(map(len, rows)) <= 120
 
 
+@one_pool
 def test_a_job_is_watched_in_place_until_it_ends(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: a bar, the message, the last log lines, redrawn; at the end the picture stays, and the exit code is 0."""
     handle = reporting_jobs.report_at_gates.delay([{"current": 1, "total": 4, "percent": 25.0, "message": "one"}, 50])
@@ -64,6 +59,7 @@ def test_a_job_is_watched_in_place_until_it_ends(shared_worker: SharedWorker, jo
     assert "100%" in text
 
 
+@one_pool
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_exit_code_says_how_a_job_ended(
     shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands, terminal: bool
@@ -85,6 +81,7 @@ def test_the_exit_code_says_how_a_job_ended(
         assert {json.loads(line)["state"] for line in done.stdout.splitlines()} == {"failed", "cancelled"}
 
 
+@one_pool
 def test_ctrl_c_ends_the_watching_and_not_the_job(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: 130, and it says that the job goes on."""
     handle = reporting_jobs.report_steps.delay()
@@ -99,6 +96,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(shared_worker: SharedWorker, j
     assert handle.get(timeout=20) == "done"
 
 
+@one_pool
 def test_watching_ends_at_its_timeout(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: 124, and the job goes on."""
     handle = reporting_jobs.report_steps.delay()
@@ -109,6 +107,7 @@ def test_watching_ends_at_its_timeout(shared_worker: SharedWorker, jobs_app: Cel
     assert "running" in done.stdout
 
 
+@one_pool
 def test_followed_logs_cross_a_retry_and_end_with_the_job(
     shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands
 ) -> None:
@@ -130,6 +129,7 @@ def test_followed_logs_cross_a_retry_and_end_with_the_job(
     ]  # fmt: skip
 
 
+@one_pool
 def test_followed_logs_go_on_after_a_lost_connection(
     shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands
 ) -> None:
@@ -157,6 +157,7 @@ def _cut_connections(client: redis.Redis) -> None:
             client.client_kill_filter(_id=found["id"])
 
 
+@one_pool
 def test_what_a_job_logs_cannot_steer_the_terminal(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: a title, a cleared screen, a turned line: shown, not obeyed."""
     handle = reporting_jobs.log_text.delay("\x1b]0;owned\x07\x9b2J\u202eoverwritten\rSUCCESS\nINFO  forged")
@@ -171,6 +172,7 @@ def test_what_a_job_logs_cannot_steer_the_terminal(shared_worker: SharedWorker, 
     assert not {"\x07", "\x9b", "\u202e"} & set(terminal.written)
 
 
+@one_pool
 def test_a_running_job_is_cancelled_and_waited_for(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3, G1: the outcome is printed; a second time it is too late."""
     handle = stopping_jobs.obey.delay("sleep")
@@ -215,6 +217,7 @@ def test_a_job_that_waits_in_its_queue_is_cancelled_by_its_whole_id(jobs_app: Ce
     assert JobHandle(handle.id, app=jobs_app).state == "REVOKED"
 
 
+@one_pool
 def test_ids_go_through_a_pipe(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: ``-`` reads what ``list`` and ``list -j`` print."""
     handle = jobs.add.delay(1, 2)
@@ -227,6 +230,7 @@ def test_ids_go_through_a_pipe(shared_worker: SharedWorker, jobs_app: Celery, jo
         assert json.loads(shown.stdout)["job"]["id"] == handle.id
 
 
+@one_pool
 def test_a_reader_that_goes_away_is_no_error(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: ``| head`` ends the command without a word."""
     handle = reporting_jobs.log_many.delay(5_000)
