@@ -137,7 +137,7 @@ class _Printer:
         prefix = self._output.paint(self._prefixes[job_id], "cyan")
         if self._as_json:
             if event.kind == "gap":
-                self._output.note(f"{job_id}: {event.data['count']} entries are not kept any more")
+                self._output.note(f"{one_line(job_id)}: {event.data['count']} entries are not kept any more")
             return [encoded(log_document(job_id, event.data))] if event.kind == "log" else []
         entry = entry_lines(event.data, self._style, prefix) if event.kind == "log" else []
         return [*filter(None, [self._marker(job_id, event, prefix)]), *entry]

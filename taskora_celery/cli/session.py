@@ -16,8 +16,8 @@ from taskora_celery.errors import JobNotFoundError, SettingsError, StoreNotConfi
 from taskora_celery.listing import AmbiguousIdError, JobsReader
 
 __all__ = [
-    "CANCELLED", "DONE", "FAILED", "INTERRUPTED", "NOT_FOUND", "TIMED_OUT", "UNREACHABLE", "USAGE", "Failure", "JobsCommand",
-    "Session",
+    "CANCELLED", "DONE", "FAILED", "INTERRUPTED", "NOT_FOUND", "PIPE_CLOSED", "TIMED_OUT", "UNREACHABLE", "USAGE", "Failure",
+    "JobsCommand", "Session",
 ]  # fmt: skip
 
 DONE, FAILED, USAGE, CANCELLED, NOT_FOUND = 0, 1, 2, 3, 4

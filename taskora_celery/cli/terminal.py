@@ -11,6 +11,7 @@ from taskora_celery.cli.text import rows_of
 __all__ = ["Output", "wants_color"]
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36"}
+_LINES_AT_ONCE = 200
 
 
 def wants_color(*, terminal: bool, refused: bool, env: Mapping[str, str]) -> bool:
@@ -71,9 +72,14 @@ class Output:
 
     def write(self, *lines: str) -> None:
         """Write lines of data, and flush them; above the picture where there is one."""
-        drawn, self._drawn = self._drawn, ()
-        self._send(self._erasing(drawn) + "".join(f"{line}\n" for line in (*lines, *drawn)))
-        self._drawn = drawn
+        if self._drawn:
+            drawn, self._drawn = self._drawn, ()
+            self._send(self._erasing(drawn) + _text((*lines, *drawn)))
+            self._drawn = drawn
+            return
+        # In pieces: of one long write that its reader leaves in the middle, an unbuffered stream (`python -u`) says nothing.
+        for at in range(0, len(lines), _LINES_AT_ONCE):
+            self._send(_text(lines[at : at + _LINES_AT_ONCE]))
 
     def note(self, text: str) -> None:
         """Write a line that is no data, on a line of its own below the picture."""
@@ -85,7 +91,7 @@ class Output:
         """Show lines in place of those that were drawn last."""
         if list(lines) != list(self._drawn):
             # In one write: a terminal that draws between two of them flickers.
-            self._send(self._erasing(self._drawn) + "".join(f"{line}\n" for line in lines))
+            self._send(self._erasing(self._drawn) + _text(lines))
             self._drawn = list(lines)
 
     def settle(self) -> None:
@@ -101,3 +107,7 @@ class Output:
     def _send(self, text: str) -> None:
         self._data.write(text)
         self._data.flush()
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from taskora_celery import JobHandle
-from taskora_celery.cli.session import CANCELLED, FAILED, INTERRUPTED, NOT_FOUND, TIMED_OUT, UNREACHABLE, USAGE
-from tests.support import gates, jobs, reporting_jobs, stopping_jobs
+from taskora_celery.cli.session import CANCELLED, FAILED, INTERRUPTED, NOT_FOUND, PIPE_CLOSED, TIMED_OUT, UNREACHABLE, USAGE
+from tests.support import fault_jobs, gates, jobs, reporting_jobs, stopping_jobs
+from tests.support.commands import Commands
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import redis
     from celery import Celery
 
-    from tests.support.commands import Commands
+    from tests.support.relay import Relay
     from tests.support.worker_fixtures import SharedWorker
 
 
 #: A reader does not see the pool; what the record says in each is for other tests.
-one_pool = pytest.mark.parametrize("pool", ["threads"], indirect=True)
+one_pool = pytest.mark.parametrize("pool", ["threads"], indirect=True, scope="session")
 
 
 @one_pool
@@ -158,6 +162,31 @@ def _cut_connections(client: redis.Redis) -> None:
 
 
 @one_pool
+def test_a_job_is_seen_to_stall_with_its_worker_and_to_go_on_with_another(unswept: Relay, tmp_path: Path) -> None:
+    """K3, D5, D6: the list says where it was lost; who follows its log crosses over to the next delivery."""
+    commands = Commands(unswept.redis_url, tmp_path, "tests.support.fault_jobs:app")
+    first = unswept.worker()
+    handle = fault_jobs.stand_watched.delay()
+    wait_until(lambda: handle.get_progress() == 1, "the first delivery's report")
+    with contextlib.closing(commands):
+        terminal = commands.terminal("logs", "-f", handle.id, columns=200)
+        terminal.wait_for(lambda text: "INFO  delivered  delivery=1" in text, "the first delivery's entry")
+        first.kill()
+        stalled = f"{handle.id}\tfaults.stand_watched\tSTALLED\t1%\t1/4\t"
+        listed = wait_until(lambda: [line for line in commands.run("list").stdout.splitlines() if stalled in line], "the stall")
+        assert listed[0].endswith(f"\tno sign of life from {first.hostname}\t{first.hostname}")
+        second = unswept.another()
+        terminal.wait_for(lambda text: "INFO  delivered  delivery=2" in text, "the second delivery's entry")
+        gates.open_gate(handle.id, "delivery2")
+        code, text = terminal.end()
+    assert code == 0
+    begin, lost, again, *rest = text.splitlines()
+    assert (begin, rest) == ("INFO  delivered  delivery=1", ["INFO  delivered  delivery=2", f"{handle.id} done"])
+    assert lost.startswith("── attempt 1 was lost: ")
+    assert again == f"── attempt 1 (delivery 2) on {second.hostname} ──"
+
+
+@one_pool
 def test_what_a_job_logs_cannot_steer_the_terminal(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
     """K3: a title, a cleared screen, a turned line: shown, not obeyed."""
     handle = reporting_jobs.log_text.delay("\x1b]0;owned\x07\x9b2J\u202eoverwritten\rSUCCESS\nINFO  forged")
@@ -241,7 +270,7 @@ def test_a_reader_that_goes_away_is_no_error(shared_worker: SharedWorker, jobs_a
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
-    process.wait(20)
+    assert process.wait(20) == PIPE_CLOSED
 
 
 def test_without_redis_one_line_says_so(jobs_command: Commands) -> None:
@@ -257,7 +286,7 @@ def test_without_redis_one_line_says_so(jobs_command: Commands) -> None:
 
 def test_without_an_app_it_is_refused(jobs_command: Commands) -> None:
     """K3: Celery would hand over a default app, on a broker that nobody named."""
-    done = jobs_command.run("list", app=None)
+    done = jobs_command.run("list", app=False)
     assert (done.returncode, done.stdout) == (USAGE, "")
     assert done.stderr == "Error: which app? Say it before the command: celery -A your_app jobs …\n"
-    assert jobs_command.run("list", "--help", app=None).returncode == 0, "help needs no app"
+    assert jobs_command.run("list", "--help", app=False).returncode == 0, "help needs no app"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-APP = "tests.support.jobs:app"
 TIMEOUT = 60.0  # seconds, for a command that ends by itself
 _ENTRY_POINT = "[celery.commands]\njobs = taskora_celery.cli:jobs\n"
 
@@ -46,19 +45,20 @@ def _plugin_path(directory: Path) -> list[str]:
 class Commands:
     """Runs commands of one app on one database."""
 
-    def __init__(self, redis_url: str, directory: Path) -> None:
+    def __init__(self, redis_url: str, directory: Path, app: str = "tests.support.jobs:app") -> None:
+        self._app = app
         self.env = {**os.environ, **worker_env(redis_url), "TERM": "xterm", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
         for name in ("NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"):
             self.env.pop(name, None)
         self.env["PYTHONPATH"] = os.pathsep.join([*_plugin_path(directory), self.env["PYTHONPATH"]])
         self._started: list[Terminal | subprocess.Popen[str]] = []
 
-    def command(self, *arguments: str, app: str | None = APP) -> list[str]:
-        """The command's line."""
-        return [sys.executable, "-m", "celery", *([] if app is None else ["-A", app]), "jobs", *arguments]
+    def command(self, *arguments: str, app: bool = True) -> list[str]:
+        """The command's line, with or without its app."""
+        return [sys.executable, "-m", "celery", *(["-A", self._app] if app else []), "jobs", *arguments]
 
     def run(
-        self, *arguments: str, app: str | None = APP, stdin: str = "", env: Mapping[str, str] | None = None
+        self, *arguments: str, app: bool = True, stdin: str = "", env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in pipes, to its end."""
         return subprocess.run(

@@ -76,4 +76,4 @@ def test_celery_itself_loads_it(tmp_path: Path) -> None:
         [sys.executable, "-m", "celery", "--help"], cwd=REPO_ROOT, env=commands.env, capture_output=True, text=True, check=True
     )
     assert "jobs " in listed.stdout
-    assert "See and steer jobs" in commands.run("--help", app=None).stdout
+    assert "See and steer jobs" in commands.run("--help", app=False).stdout
