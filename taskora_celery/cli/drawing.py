@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from taskora_celery.cli.table import Cell, Column
@@ -95,7 +96,7 @@ def progress_text(view: JobView, now_ms: int, *, bar_columns: int = 0, unicode: 
     if bar_columns and not view.over:
         parts.insert(0, bar(view.percent, bar_columns, unicode=unicode))
     if view.left is not None:
-        parts.append(f"{age(view.left)} left")
+        parts.append(f"{age(math.ceil(view.left))} left")
     return " ".join(parts)
 
 

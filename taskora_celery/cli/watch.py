@@ -152,7 +152,7 @@ def brief(view: JobView, short_id: str, now_ms: int, end: str | None = None) -> 
     told = _share(view, now_ms), "" if view.next_ms is not None else one_line(message_of(view.status.progress))
     parts = [
         clock(now_ms), one_line(short_id), one_line(view.status.name), _state(view, end), f"attempt {attempt_text(view)}",
-        *told, one_line(view.reason or ""),
+        *told, one_line(_why(view)),
     ]  # fmt: skip
     return "  ".join(part for part in parts if part)
 
@@ -175,8 +175,7 @@ def block(
     how_far += [Cell(_share(view, now_ms)), Cell(one_line(message_of(status.progress)) if view.next_ms is None else "")]
     lines.append(joined(how_far, columns, output.paint, mark=mark))
     if view.reason:
-        why = f"after {view.reason}" if view.state == "running" and not view.cancelling else view.reason
-        lines.append(joined([Cell(one_line(why), ("yellow",))], columns, output.paint, mark=mark))
+        lines.append(joined([Cell(one_line(_why(view)), ("yellow",))], columns, output.paint, mark=mark))
     style = LogStyle(unicode=output.unicode)
     texts = [fit(line, columns, mark=mark) for entry in logs for line in entry_lines(entry, style, "  ")][-LAST_LOGS:]
     return [line for line in lines if line] + [output.paint(text, "dim") for text in texts]
@@ -184,6 +183,12 @@ def block(
 
 def _state(view: JobView, end: str | None) -> str:
     return EXPIRED if end == EXPIRED else end or state_text(view)
+
+
+def _why(view: JobView) -> str:
+    """Return the reason; that of a job which runs is of the attempt before."""
+    after = "after " if view.reason and view.state == "running" and not view.cancelling else ""
+    return f"{after}{view.reason or ''}"
 
 
 def _share(view: JobView, now_ms: int) -> str:
