@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,10 +20,11 @@ from taskora_celery import (
     JobAbortedError,
     JobCancelledError,
     NotSupportedError,
+    RetryError,
     current_context,
     local_context,
 )
-from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled
+from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled, word_in
 from taskora_celery.loop import JobLoop
 from taskora_celery.runtime import Runtime
 from tests.support.eager_apps import eager_app, tasks_of_their_own
@@ -98,6 +100,39 @@ def test_an_eager_coroutine_is_retried(app: Celery) -> None:
         return ctx.attempt
 
     assert work.delay().get() == 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups came with Python 3.11")
+def test_a_retry_that_leaves_a_task_group_is_one(app: Celery) -> None:
+    """I1, M1: the group wraps whatever its tasks raise."""
+    task_group: Any = vars(asyncio)["TaskGroup"]
+
+    @app.task(max_retries=2)
+    async def work(ctx: Context) -> int:
+        async def part() -> None:
+            if ctx.attempt < 3:
+                raise ctx.retry(delay=0, reason="busy")
+
+        async with task_group() as group, task_group() as inner:
+            group.create_task(part())
+            inner.create_task(part())
+        return ctx.attempt
+
+    assert work.delay().get() == 3
+
+
+def test_what_a_group_of_exceptions_says_of_the_end() -> None:
+    """I1: one kind of word, however deep; with anything else in it, it is a failure, and says all."""
+
+    class Group(Exception):  # noqa: N818 - stands for Python 3.11's
+        def __init__(self, *exceptions: BaseException) -> None:
+            self.exceptions = exceptions
+
+    retry = RetryError("busy")
+    assert word_in(Group(Group(retry), JobAbortedError("shutdown"))) is retry
+    assert word_in(Group(retry, ValueError())) is None
+    assert word_in(Group()) is None
+    assert word_in(ValueError()) is None
 
 
 def test_a_context_that_aborts_cancels_an_eager_coroutine(app: Celery) -> None:
@@ -230,6 +265,10 @@ class Job:
     def __init__(self, *, is_closed: bool = False) -> None:
         self.cancels = 0
         self.is_closed = is_closed
+        self.here = True
+
+    def is_here(self) -> bool:
+        return self.here
 
     def cancel_here(self) -> None:
         self.cancels += 1
@@ -305,6 +344,17 @@ def test_a_shield_that_is_entered_while_a_cancel_is_on_its_way_keeps_it() -> Non
     assert job.cancels == 0
     with pytest.raises(asyncio.CancelledError):
         shield.__exit__(None, None, None)
+
+
+def test_a_shield_in_a_task_of_the_handlers_leaves_the_cancel_to_the_handler() -> None:
+    """G4, M2: raised in a child task, a task group would take it for the child's own end, and go on."""
+    job = Job()
+    job.here = False
+    interrupt = interrupt_of(job)
+    with interrupt.shield():
+        interrupt._signal.abort("cancelled")
+        assert job.cancels == 0
+    assert job.cancels == 1
 
 
 def test_what_is_over_is_not_cancelled() -> None:

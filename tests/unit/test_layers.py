@@ -17,7 +17,7 @@ LAYERS = (
     ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
     ("store", "lease"),
     ("reporter",),
-    ("context", "local", "signal", "logs", "loop", "retry"),
+    ("context", "local", "signal", "logs", "loop", "loop_job", "greenlet_loop", "retry"),
     (
         "task",
         "django",
