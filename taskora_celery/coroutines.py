@@ -72,6 +72,8 @@ class CoroutineInterrupt(Interrupt):
         self._job: LoopJob | None = None
         #: The signal alone is to be heard: a plain revoke never interrupts what runs.
         self.gently = False
+        #: It was not closed for once, since its loop had been blocked until then.
+        self._spared = False
         #: The time limit was fired, whatever the signal has fired for.
         self.over_limit = False
 
@@ -118,12 +120,17 @@ class CoroutineInterrupt(Interrupt):
                 self._loop.soon(job.cancel_here)
 
     def end(self) -> bool:
-        """Close the coroutine for good, where its loop still answers."""
+        """Close the coroutine for good, where its loop still answers.
+
+        One that could not hear yet, since others have blocked the loop all the time, hears now, and has the time to clean up.
+        """
         with self._lock:
             job = self._job if self._open else None
         if job is None or job.is_closed or not self._loop.answers():
             return False
-        job.close()
+        if job.has_heard or self._spared:
+            job.close()
+        self._spared = True
         return True
 
     def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - one for all

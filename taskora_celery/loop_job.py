@@ -62,6 +62,9 @@ class LoopJob:
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         #: Every step that would begin from now on closes its coroutine instead.
         self.is_closed = False
+        #: A step was taken since it was cancelled: the coroutine, or what it waits for, has heard of it.
+        self.has_heard = False
+        self._is_told = False
         #: All has ended: what is still started in its variables, by a client that it has made say, is not its own.
         self.is_over = False
         #: Whoever takes the one item reports that it blocks the loop.
@@ -163,10 +166,15 @@ class LoopJob:
         except RuntimeError:  # no loop runs here
             return False
 
+    def stepping(self) -> None:
+        """Note that one of its tasks takes a step."""
+        self.has_heard = self._is_told
+
     def cancel_here(self) -> None:
         """Do what :meth:`cancel` does, on the loop."""
         task = self._task
         if task is not None:
+            self._is_told = True
             task.cancel()
 
     def _cancel_all(self) -> None:
@@ -216,6 +224,7 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     def _step(self, step: Callable[..., Any], *args: Any) -> Any:
         job, since = self._job, time.monotonic()
+        job.stepping()
         job.scope.enter()
         self._owner.step = (job, since)
         try:

@@ -23,6 +23,7 @@ from taskora_celery import (
     RetryError,
     current_context,
     local_context,
+    run_process,
 )
 from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled, word_in
 from taskora_celery.loop import JobLoop
@@ -237,6 +238,19 @@ def test_sleep_is_refused_where_it_would_block_the_loop(app: Celery) -> None:
     assert "await asyncio.sleep()" in work.delay().get()
 
 
+def test_a_process_is_refused_where_it_would_block_the_loop(app: Celery) -> None:
+    """M3: asyncio has its own, and there are threads."""
+
+    @app.task
+    async def work(ctx: Context) -> str:
+        done = await asyncio.to_thread(run_process, ctx, ["echo", "hello"], capture_output=True, text=True)
+        with pytest.raises(NotSupportedError, match=r"asyncio\.create_subprocess_exec"):
+            run_process(ctx, ["echo"])
+        return str(done.stdout)
+
+    assert work.delay().get() == "hello\n"
+
+
 @pytest.mark.parametrize(
     ("reason", "over_limit", "error"),
     [
@@ -266,6 +280,7 @@ class Job:
         self.cancels = 0
         self.is_closed = is_closed
         self.here = True
+        self.has_heard = True
 
     def is_here(self) -> bool:
         return self.here
@@ -393,3 +408,14 @@ def test_a_coroutine_is_closed_where_its_loop_answers(answering: bool, ends: boo
     assert interrupt.end() is ends
     assert job.is_closed is ends
     assert not interrupt.end()
+
+
+def test_one_whose_loop_was_blocked_hears_of_its_cancel_before_it_is_closed() -> None:
+    """M2, G4: by another job's handler, say; it has a grace to clean up like any other, once."""
+    job = Job()
+    job.has_heard = False
+    interrupt = interrupt_of(job)
+    assert interrupt.end()
+    assert not job.is_closed
+    assert interrupt.end(), "whatever it waits for"
+    assert job.is_closed

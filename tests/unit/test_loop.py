@@ -167,6 +167,37 @@ def test_a_cancel_is_not_lost_however_early_it_comes(loop: JobLoop) -> None:
             loop.run(asyncio.sleep(5), Steps(), begun=LoopJob.cancel)
 
 
+def test_a_job_has_heard_of_its_cancel_when_it_takes_a_step(loop: JobLoop) -> None:
+    """M2: not while another blocks the loop."""
+    blocks, go_on, jobs, heard = threading.Event(), threading.Event(), list[LoopJob](), list[bool]()
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            heard.append(jobs[0].has_heard)
+
+    async def block() -> None:
+        blocks.set()
+        go_on.wait(10)
+        heard.append(jobs[0].has_heard)
+
+    def run() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run(wait(), Steps(), begun=jobs.append)
+
+    threads = [threading.Thread(target=run), threading.Thread(target=lambda: loop.run(block(), Steps()))]
+    threads[0].start()
+    wait_until(lambda: jobs, "the first")
+    threads[1].start()
+    assert blocks.wait(5)
+    jobs[0].cancel()
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert heard == [False, True]
+
+
 def test_whoever_catches_the_cancel_is_closed(loop: JobLoop) -> None:
     """M2: it takes no further step; its child tasks neither."""
     jobs: list[LoopJob] = []
