@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from taskora_celery import (
     run_process,
 )
 from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled, word_in
+from taskora_celery.handler import Handler
 from taskora_celery.loop import JobLoop
 from taskora_celery.runtime import Runtime
 from tests.support.eager_apps import eager_app, tasks_of_their_own
@@ -145,6 +147,28 @@ def test_a_context_that_aborts_cancels_an_eager_coroutine(app: Celery) -> None:
         await asyncio.sleep(60)
 
     assert isinstance(work.delay().result, JobAbortedError)
+
+
+def test_one_that_is_cancelled_before_its_first_step_takes_none(app: Celery, recwarn: pytest.WarningsRecorder) -> None:
+    """M2: and nothing is said of a coroutine that was never awaited."""
+    steps = []
+
+    @app.task
+    async def work(ctx: Context) -> None:
+        steps.append(1)
+
+    task_call = Handler.call
+
+    def call(self: Handler, task: Any, ctx: Any, args: Any, kwargs: Any) -> Any:
+        ctx.signal.abort("shutdown", "now")
+        return task_call(self, task, ctx, args, kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "call", call)
+        assert isinstance(work.delay().result, JobAbortedError)
+    gc.collect()
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
+    assert len(steps) < 2, "it may have been quicker"
 
 
 def test_a_decorated_coroutine_is_one(app: Celery) -> None:
