@@ -151,11 +151,10 @@ def test_a_context_that_aborts_cancels_an_eager_coroutine(app: Celery) -> None:
 
 def test_one_that_is_cancelled_before_its_first_step_takes_none(app: Celery, recwarn: pytest.WarningsRecorder) -> None:
     """M2: and nothing is said of a coroutine that was never awaited."""
-    steps = []
 
     @app.task
     async def work(ctx: Context) -> None:
-        steps.append(1)
+        await asyncio.sleep(60)  # where it was quicker than the cancel
 
     task_call = Handler.call
 
@@ -168,7 +167,6 @@ def test_one_that_is_cancelled_before_its_first_step_takes_none(app: Celery, rec
         assert isinstance(work.delay().result, JobAbortedError)
     gc.collect()
     assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
-    assert len(steps) < 2, "it may have been quicker"
 
 
 def test_a_decorated_coroutine_is_one(app: Celery) -> None:
