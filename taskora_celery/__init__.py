@@ -2,6 +2,7 @@
 
 from taskora_celery._version import __version__
 from taskora_celery.adapters import abortable, run_process, start_process
+from taskora_celery.app import Celery, shared_task
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.context import Context, current_context
 from taskora_celery.errors import (
@@ -24,11 +25,13 @@ from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.signal import Signal
+from taskora_celery.sse import server_sent_events
 from taskora_celery.task import ContextTask
 
 __all__ = [
     "AttemptRecord",
     "CancelReceipt",
+    "Celery",
     "Context",
     "ContextTask",
     "EagerJobHandle",
@@ -58,5 +61,7 @@ __all__ = [
     "current_context",
     "local_context",
     "run_process",
+    "server_sent_events",
+    "shared_task",
     "start_process",
 ]

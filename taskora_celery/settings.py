@@ -132,6 +132,7 @@ class Settings:
         "How often a job may be lost or stalled and delivered again, for tasks that do not say. None: any number of times.",
     )  # fmt: skip
     log_limit: int = _setting(10_000, _count(1), "Log entries kept per job, the newest; the rest are counted.")
+    index_limit: int = _setting(10_000, _count(0), "Jobs that can be listed, those whose state changed last; 0 for no list.")
     log_entry_bytes: int = _setting(
         8_192, _count(64), "Size of one log entry, message and meta; what is longer is cut and marked."
     )

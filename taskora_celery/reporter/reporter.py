@@ -11,6 +11,7 @@ from collections.abc import Callable
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
+from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.reporter.leases import Leases
@@ -25,6 +26,8 @@ logger = logging.getLogger("taskora_celery.reporter")
 
 #: Jobs that ended while the store was away and still have something to be written; beyond it the oldest are given up.
 BACKLOG_JOBS = 1_000
+#: Changes of state that wait for the index while the store is away, the newest.
+CHANGES_KEPT = 10_000
 #: Log entries of one process that wait for a store that is away, in bytes, over all jobs.
 BUFFER_BYTES = 32 * 1024 * 1024
 #: The moment that a first report waits for more, in seconds: it halves the round trips of jobs that are shorter.
@@ -71,6 +74,8 @@ class Reporter:
         self._backlog: deque[LiveJob] = deque()
         #: Jobs whose handlers wait for their last flush.
         self._ending: deque[LiveJob] = deque()
+        #: Jobs whose state has changed, for the index, and whether they go on.
+        self._changed: deque[tuple[str, bool]] = deque(maxlen=CHANGES_KEPT)
         self._urgent = False
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
         self._given_up = 0
@@ -91,11 +96,12 @@ class Reporter:
             live.unregistered()
         else:
             report.fence = begun.fence
+        self._changed.append((report.id, True))
         report.on_touch = self._touched
         self._live[id(report)] = live
         if self._thread is None:
             self._start()
-        elif begun is None and not self._wake.is_set():
+        if not self._wake.is_set():
             self._wake.set()
         return begun
 
@@ -118,9 +124,20 @@ class Reporter:
         live.cancelled = False
         if ended is not None:
             live.end = ended
-        if self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
+        if not self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
+            self._send_ending(live)
+        if live.superseded is not None:
+            return Reply.SUPERSEDED
+        if live.cancelled:
+            return Reply.CANCELLED
+        if ended is not None:  # the index is told in the thread's next turn
+            self._changed.append((report.id, ended.state not in Outcome.FINAL))
+        if not self._wake.is_set():
             self._wake.set()
-            return Reply.ACCEPTED
+        return Reply.ACCEPTED
+
+    def _send_ending(self, live: LiveJob) -> None:
+        """Send for a job whose handler waits, and for all others that do."""
         # Who gets the lock sends for all that wait for it: jobs that end at once share a round trip.
         self._ending.append(live)
         acquired = self._lock.acquire(timeout=self._settings.final_flush_timeout)
@@ -128,13 +145,10 @@ class Reporter:
             if acquired:
                 self._flush([self._ending.popleft() for _ in range(len(self._ending))])
         except Exception:  # a job's own outcome must not hang on its records
-            logger.exception("job %s: its last reports could not be written", report.id)
+            logger.exception("job %s: its last reports could not be written", live.report.id)
         finally:
             if acquired:
                 self._lock.release()
-        if live.superseded is not None:
-            return Reply.SUPERSEDED
-        return Reply.CANCELLED if live.cancelled else Reply.ACCEPTED
 
     def release(self, report: JobReport) -> None:
         """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
@@ -209,6 +223,7 @@ class Reporter:
             self.leases.turn(list(self._live.values()))
             self._tell_jobs()
             self._show()
+            self._note_changes()
         except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
             logger.exception("the reporter failed in one turn; it goes on")
 
@@ -293,6 +308,19 @@ class Reporter:
         self._store_answered()
         self._settle([(live, reply) for (live, _), reply in zip(pieces, replies, strict=True)])
         return True
+
+    def _note_changes(self) -> None:
+        """Note in the index which jobs have begun, ended or are to run again: one script for all since the last turn."""
+        if self._store is None or self._outage.failures or not self._changed:
+            return
+        changes = dict([self._changed.popleft() for _ in range(len(self._changed))])
+        going = [job_id for job_id, goes_on in changes.items() if goes_on]
+        ended = [job_id for job_id, goes_on in changes.items() if not goes_on]
+        try:
+            self._store.note(going, ended, int(self._clock.time() * 1000))
+        except StoreUnavailableError as exc:
+            self._changed.extendleft(reversed(changes.items()))
+            self._store_failed(exc)
 
     def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
         unknown = {id(live) for live, reply in replies if reply is Reply.UNKNOWN}

@@ -15,6 +15,9 @@ key                type  content
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
 ``cancelled``      zset  ids of jobs that were cancelled before they began, by time (ms); ``remember.lua`` adds and trims: the
                          newest 100 000, for the TTL of records. A worker reads it when it starts
+``{index}:recent`` zset  ids of jobs by their last change of state (ms), the newest ``taskora_index_limit``
+``{index}:going``  zset  ids of jobs that have not ended, by the same; both are written by ``index.lua``, a moment behind the
+                         records, with the TTL of records; who finds a job there whose record has expired removes it
 ``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
 
@@ -93,6 +96,11 @@ class JobKeys:
     def cancelled(self) -> str:
         """The key of the jobs that were cancelled before they began."""
         return f"{self.prefix}cancelled"
+
+    @property
+    def index(self) -> tuple[str, str]:
+        """The keys of the index: all jobs, and those that have not ended."""
+        return f"{self.prefix}{{index}}:recent", f"{self.prefix}{{index}}:going"
 
     @property
     def announcements(self) -> str:

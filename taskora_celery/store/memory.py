@@ -51,12 +51,15 @@ _OTHER_BATCHES = 1_000
 class MemoryStore:
     """Keeps job records in this process's memory. Safe to use from several threads.
 
-    ``log_limit`` is the number of newest log entries to keep per job; records never expire.
+    ``log_limit`` is the number of newest log entries to keep per job, ``index_limit`` that of jobs to list; records never expire.
     """
 
-    def __init__(self, log_limit: int = 10_000, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, log_limit: int = 10_000, clock: Clock = SYSTEM_CLOCK, index_limit: int = 10_000) -> None:
         self._log_limit = log_limit
         self._clock = clock
+        self._index_limit = index_limit
+        self._recent: dict[str, int] = {}
+        self._going: dict[str, int] = {}
         self._jobs: dict[str, MemoryJob] = {}
         self._changed = threading.Condition()
         self._changes: dict[str, int] = {}
@@ -76,7 +79,10 @@ class MemoryStore:
     def lose(self, loss: Loss) -> Lost:
         """Record that a delivery is lost, and fence its execution off."""
         with self._changed:
-            return self._lose(loss)
+            lost = self._lose(loss)
+            if lost.stalls is not None:
+                self._note(*(([], [loss.id]) if lost.ended else ([loss.id], [])), loss.now_ms)
+            return lost
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it."""
@@ -86,6 +92,8 @@ class MemoryStore:
                 self._cancelled[request.id] = None
             else:  # what runs, or has ended otherwise, meets the request on its own road
                 self._cancelled.pop(request.id, None)
+            if outcome is CancelOutcome.CANCELLED:
+                self._note([], [request.id], request.now_ms)
             if outcome >= CancelOutcome.CANCELLED:
                 self._tell(request)
                 self._announce(request.id)
@@ -124,6 +132,31 @@ class MemoryStore:
                 fields, removed,
                 tuple(b"%d %d 0 %b" % item for item in journal), tuple(job.attempts) if attempts else (),
             )  # fmt: skip
+
+    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
+        """Note in the index that the state of these jobs has changed."""
+        with self._changed:
+            self._note(going, ended, now_ms)
+
+    def _note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
+        for index, job_ids in ((self._going, going), (self._recent, [*going, *ended])):
+            for job_id in job_ids:
+                index[job_id] = now_ms
+        for job_id in ended:
+            self._going.pop(job_id, None)
+        for job_id in sorted(self._recent, key=lambda found: (self._recent[found], found))[: -self._index_limit or None]:
+            del self._recent[job_id]
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """Return the newest jobs, with the instant (ms) at which each changed its state last."""
+        with self._changed:
+            newest = sorted((self._going if going else self._recent).items(), key=lambda item: (-item[1], item[0]))
+        return newest[: max(limit, 0)]
+
+    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where there is none."""
+        found = [self.read(job_id, attempts=True) for job_id in job_ids]
+        return [record and msgspec.structs.replace(record, attempts=record.attempts[-1:], removed=0) for record in found]
 
     @contextmanager
     def watch(self, job_ids: Sequence[str]) -> Iterator[_MemoryWatch]:

@@ -258,6 +258,18 @@ class JobStore(Protocol):
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
 
+    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
+        """Note in the index that the state of these jobs has changed: some go on, some have ended."""
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """Return the newest jobs, at most ``limit``, with the instant (ms) at which each changed its state last.
+
+        ``going``: only those that have not ended. The index is a moment behind the records.
+        """
+
+    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt and without its journal, None where there is none."""
+
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """Watch jobs for changes, from the moment that the context is entered."""
 

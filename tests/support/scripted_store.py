@@ -83,6 +83,19 @@ class ScriptedStore:
         """As the memory store: the test itself may always look."""
         return self.memory.read(job_id, skip, attempts=attempts)
 
+    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
+        """As the memory store, after the script's say."""
+        self._pass()
+        self.memory.note(going, ended, now_ms)
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """As the memory store."""
+        return self.memory.listed(limit, going=going)
+
+    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+        """As the memory store."""
+        return self.memory.records(job_ids)
+
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """As the memory store."""
         return self.memory.watch(job_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +107,22 @@ def test_what_blocks_goes_into_threads_and_processes(coroutines: dict[str, Any],
     path.write_text("a\nb\n")
     assert coroutines["checksum"].apply(({"path": str(path)},)).get() == hashlib.sha256(b"a\nb\n").hexdigest()
     assert coroutines["count_lines"].apply(({"path": str(path)},)).get() == 2
+
+
+def test_the_examples_of_typing_run() -> None:
+    """N1: at run time, typed tasks are tasks as ever; type checkers read the page in ``test_typing.py``."""
+    examples = _run_examples("typing.md")
+    assert examples["import_rows"].apply(({"source": "orders.csv"},), {"batch": 5}).get() == 5
+    assert examples["index"].apply(("abc",)).get() == 3
+    assert examples["index"] is examples["app"].tasks["shop.index"]
+
+
+def test_the_examples_of_tests_pass(monkeypatch: pytest.MonkeyPatch, job_runner: Any, job_context: Any) -> None:
+    """O1, O2: every test on the page, with its fixtures."""
+    examples = _run_examples("testing.md")
+    fixtures = {"monkeypatch": monkeypatch, "job_runner": job_runner, "job_context": job_context}
+    tests = {name: value for name, value in examples.items() if name.startswith("test_")}
+    assert len(tests) >= 10
+    for test in tests.values():
+        test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
+        monkeypatch.undo()

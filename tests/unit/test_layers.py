@@ -39,10 +39,17 @@ LAYERS = (
         "runtime",
         "reading",
         "aio",
+        "awaiting",
+        "sse",
+        "standin",
         "undisturbed",
         "adapters",
+        "typed",
+        "shapes",
+        "app",
     ),
     ("worker",),
+    ("testing",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -820,3 +820,29 @@ def test_begin_hands_over_what_the_store_knows(rig: Rig) -> None:
     assert isinstance(rig.begun, Begun)
     rig.begin()
     assert (rig.begun.delivery, [record.outcome for record in rig.begun.attempts]) == (2, [Outcome.LOST])
+
+
+# --- the index -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_noted_in_the_index_as_they_begin_and_end(make_rig: Callable[..., Rig]) -> None:
+    """K3: in the thread's own time, one script for all; a job that ends in a retry goes on."""
+    rig = make_rig()
+    first, second = rig.begin("job-1"), rig.begin("job-2")
+    wait_until(lambda: len(rig.store.listed(9, going=True)) == 2, "the beginnings")
+    rig.end(first)
+    rig.end(second, Outcome.RETRY)
+    wait_until(lambda: [job_id for job_id, _ in rig.store.listed(9, going=True)] == ["job-2"], "the ends")
+    assert {job_id for job_id, _ in rig.store.listed(9)} == {"job-1", "job-2"}
+
+
+def test_the_index_is_caught_up_with_behind_an_outage(make_rig: Callable[..., Rig]) -> None:
+    """K3, L1: nobody waits for it, and nothing is forgotten."""
+    rig = make_rig()
+    rig.store.away = True
+    ctx = rig.begin("job-1")
+    rig.end(ctx)
+    assert rig.store.listed(9) == []
+    rig.come_back()
+    wait_until(lambda: [job_id for job_id, _ in rig.store.listed(9)] == ["job-1"], "the index")
+    assert rig.store.listed(9, going=True) == []

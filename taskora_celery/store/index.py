@@ -1,0 +1,74 @@
+"""The index of an app's jobs in Redis: which there are, so that nobody has to scan for them.
+
+Two sorted sets, both capped: the jobs whose state changed last, and those that have not ended. They are written in batches and
+may be a moment behind; the records are what counts. An entry whose record has expired is removed by whoever comes across it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
+from taskora_celery.store.protocol import Snapshot
+from taskora_celery.store.snapshots import read_snapshot
+from taskora_celery.store.wire import Call, load_script
+
+__all__ = ["RedisIndex"]
+
+INDEX = load_script("index", 2)
+#: So many jobs that have not ended are kept at most: more than any fleet runs at once.
+GOING_KEPT = 100_000
+#: So many records are read in one pipeline.
+RECORDS_AT_ONCE = 500
+
+
+class RedisIndex:
+    """What there is to do with the index; ``limit`` is how many jobs are listed, 0 for none."""
+
+    def __init__(self, keys: JobKeys, ttl_ms: int, limit: int) -> None:
+        self._keys = keys
+        self._ttl_ms = ttl_ms
+        self._limit = limit
+
+    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> list[Call]:
+        """Return the calls that note jobs which go on, and jobs which have ended; none where there is no index."""
+        if not self._limit or not (going or ended):
+            return []
+        arguments: Sequence[str | int] = (
+            *self._keys.index,
+            now_ms,
+            self._ttl_ms,
+            self._limit,
+            GOING_KEPT,
+            len(going),
+            *going,
+            *ended,
+        )
+        return [(INDEX, arguments)]
+
+    def ids(self, client: Any, limit: int, *, going: bool) -> list[tuple[str, int]]:
+        """Return the newest jobs with the instant of their last change of state; ``going``: only those that have not ended."""
+        if limit <= 0:
+            return []
+        found = client.zrange(self._keys.index[1 if going else 0], 0, limit - 1, desc=True, withscores=True)
+        return [(job.decode("utf-8", "replace"), int(changed)) for job, changed in found]
+
+    def records(self, client: Any, job_ids: Sequence[str]) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where it has expired."""
+        found: list[Snapshot | None] = []
+        for at in range(0, len(job_ids), RECORDS_AT_ONCE):
+            pipeline = client.pipeline(transaction=False)
+            for job_id in job_ids[at : at + RECORDS_AT_ONCE]:
+                record, _, attempts = self._keys.of(job_id)
+                pipeline.hmget(record, RECORD_FIELDS)
+                pipeline.lrange(attempts, -1, -1)
+            answers = iter(pipeline.execute())
+            found += [read_snapshot((values, 0, (), next(answers))) for values in answers]
+        return found
+
+    def forget(self, client: Any, job_ids: Sequence[str]) -> None:
+        """Remove jobs whose records have expired."""
+        if job_ids:
+            for key in self._keys.index:
+                client.zrem(key, *job_ids)
