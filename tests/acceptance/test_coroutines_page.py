@@ -114,3 +114,4 @@ def test_a_job_that_sends_another_and_follows_it(worker: Worker) -> None:
     assert child.get(timeout=10) == "hello you"
     wait_until(lambda: [found.id for found in handle.children or []] == [child.id], "the parent's children")
     assert "state" in {entry.meta["kind"] for entry in handle.get_logs()}
+    assert "that it had started" not in worker.logs(), "the connections by which it follows are the loop's"
