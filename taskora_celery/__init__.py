@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from taskora_celery.local import LocalContext, local_context
     from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
     from taskora_celery.signal import Signal
+    from taskora_celery.sse import server_sent_events
     from taskora_celery.task import ContextTask
 
 #: Where each public name is defined. It is imported when it is first asked for: the commands' plug-in, which every call of
@@ -58,6 +59,7 @@ _HOMES = {
     "local": ("LocalContext", "local_context"),
     "records": ("AttemptRecord", "CancelReceipt", "Event", "JobStatus", "LogEntry"),
     "signal": ("Signal",),
+    "sse": ("server_sent_events",),
     "task": ("ContextTask",),
 }
 
@@ -94,6 +96,7 @@ __all__ = [
     "current_context",
     "local_context",
     "run_process",
+    "server_sent_events",
     "shared_task",
     "start_process",
 ]

@@ -17,7 +17,7 @@ LAYERS = (
     ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
     ("store", "lease"),
     ("reporter",),
-    ("context", "local", "signal", "logs", "loop", "retry"),
+    ("context", "local", "signal", "logs", "loop", "loop_job", "greenlet_loop", "retry"),
     (
         "task",
         "django",
@@ -39,6 +39,9 @@ LAYERS = (
         "runtime",
         "reading",
         "aio",
+        "awaiting",
+        "sse",
+        "standin",
         "undisturbed",
         "adapters",
         "typed",
@@ -49,7 +52,7 @@ LAYERS = (
         "following",
     ),
     ("worker",),
-    ("cli",),
+    ("testing", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
