@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from celery import states
 
-from taskora_celery.errors import JobNotFoundError
+from taskora_celery.errors import JobNotFoundError, TaskoraError
 from taskora_celery.reading import history_of
 from taskora_celery.records import AttemptRecord, LogEntry
 from taskora_celery.runtime import Runtime
@@ -30,7 +30,7 @@ _CHUNK_LEAST, _CHUNK_MOST = 50, 500
 _ALL = 1_000_000
 
 
-class AmbiguousIdError(LookupError):
+class AmbiguousIdError(TaskoraError, LookupError):
     """More than one job's id begins like this."""
 
     def __init__(self, prefix: str, job_ids: list[str]) -> None:

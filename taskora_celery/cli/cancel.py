@@ -126,7 +126,7 @@ class _Teller:
         output, word = self._output, _WORDS.get(receipt.outcome, receipt.outcome)
         if self._as_json:
             output.write(encoded(receipt_document(receipt)))
-        elif output.live:
+        elif output.terminal:
             style = "yellow" if receipt.outcome in _CODES else "green"
             what = [] if view is None else [one_line(view.status.name), state_text(view)]
             output.write("  ".join([one_line(self._shorts[receipt.id]), *what, output.paint(word, style)]))

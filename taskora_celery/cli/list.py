@@ -85,7 +85,7 @@ def show(output: Output, views: Sequence[JobView], now_ms: int, *, as_json: bool
     """Print jobs, each in a line."""
     if as_json:
         output.write(*(encoded(job_document(view)) for view in views))
-    elif output.live:
+    elif output.terminal:
         output.write(*(lines(views, now_ms, output) if views else ()))
     else:
         output.write(*(output.paint(fields(view, now_ms), *STATE_STYLES.get(view.state, ())) for view in views))

@@ -101,7 +101,7 @@ def command(
     """Print the log entries of jobs, of all attempts; those of several jobs in the order of their times."""
     job_ids, output = resolved(session, ids), session.output
     wanted = LogFilter(level, attempt, 0 if since is None else session.now_ms() - int(since * 1000), pattern)
-    style = LogStyle(escaped=output.live, times=timestamps, unicode=output.unicode, paint=output.paint)
+    style = LogStyle(escaped=output.terminal, times=timestamps, unicode=output.unicode, paint=output.paint)
     printer = _Printer(session, job_ids, style, prefixed=len(job_ids) > 1 and not no_prefix, as_json=as_json)
     session.on_interrupt = goes_on(job_ids)
     first = True

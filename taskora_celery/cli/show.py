@@ -49,7 +49,7 @@ def command(session: Session, ids: tuple[str, ...], *, traceback: bool, as_json:
             output.write(encoded(detail_document(detail, trace)))
             continue
         output.write(*([""] if at else []), *page(detail, session.now_ms(), output, trace))
-        if output.live:
+        if output.terminal:
             _hint(session, detail.view)
 
 
@@ -64,19 +64,19 @@ def _traceback_of(session: Session, job_id: str) -> str | None:
 
 def page(detail: JobDetail, now_ms: int, output: Output, traceback: str | None = None) -> list[str]:
     """Return all that is known of a job, in lines."""
-    view, room = detail.view, output.columns if output.live else _UNBOUNDED
+    view, room = detail.view, output.columns if output.terminal else _UNBOUNDED
     lines = [*_head(view, now_ms, output)]
     rows = [_attempt_row(record, now_ms) for record in detail.attempts]
     if rows:
         lines += ["", *table(_ATTEMPTS, rows, room, output.paint, mark=output.mark)]
     if detail.logs:
-        style = LogStyle(escaped=output.live, times=True, unicode=output.unicode, paint=output.paint)
+        style = LogStyle(escaped=output.terminal, times=True, unicode=output.unicode, paint=output.paint)
         more = view.status.logs - len(detail.logs)
         title = "LAST LOG ENTRIES" + (f" ({more} before them)" if more > 0 else "")
         lines += ["", output.paint(title, "bold"), *(line for entry in detail.logs for line in entry_lines(entry, style))]
     if traceback is not None:
         text = traceback.rstrip("\n").split("\n")
-        lines += ["", output.paint("TRACEBACK", "bold"), *(visible(line) if output.live else line for line in text)]
+        lines += ["", output.paint("TRACEBACK", "bold"), *(visible(line) if output.terminal else line for line in text)]
     return lines
 
 

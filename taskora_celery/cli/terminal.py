@@ -26,15 +26,16 @@ def wants_color(*, terminal: bool, refused: bool, env: Mapping[str, str]) -> boo
 class Output:
     """Writes data to one stream, each line flushed, and everything else to another. Used by one thread.
 
-    ``live`` says that the data goes to a terminal that can move its cursor: what fits it is drawn for eyes. Elsewhere it is
-    written for programs.
+    ``terminal`` says that the data goes to one, and is to be written for eyes; elsewhere it is written for programs. ``live`` says
+    that the terminal can move its cursor.
     """
 
     def __init__(self, data: TextIO, notes: TextIO, env: Mapping[str, str], *, no_color: bool = False) -> None:
         self._data = data
         self._notes = notes
         self._env = env
-        self.live = data.isatty() and env.get("TERM") not in {None, "", "dumb"}
+        self.terminal = data.isatty()
+        self.live = self.terminal and env.get("TERM") not in {None, "", "dumb"}
         self.color = wants_color(terminal=self.live, refused=no_color, env=env)
         self.unicode = (data.encoding or "").lower().replace("-", "").startswith("utf")
         #: Ends what was cut.

@@ -191,14 +191,15 @@ def test_what_a_job_logs_cannot_steer_the_terminal(shared_worker: SharedWorker, 
     """K3: a title, a cleared screen, a turned line: shown, not obeyed."""
     handle = reporting_jobs.log_text.delay("\x1b]0;owned\x07\x9b2J\u202eoverwritten\rSUCCESS\nINFO  forged")
     handle.get(timeout=20)
-    terminal = jobs_command.terminal("logs", handle.id)
-    code, text = terminal.end()
-    assert code == 0
-    assert text.splitlines() == [
-        r"INFO  \x1b]0;owned\x07\x9b2J\u202eoverwritten\x0dSUCCESS",
-        "        INFO  forged",
-    ]
-    assert not {"\x07", "\x9b", "\u202e"} & set(terminal.written)
+    for kind in ("xterm", "dumb"):
+        terminal = jobs_command.terminal("logs", handle.id, env={"TERM": kind})
+        code, text = terminal.end()
+        assert code == 0
+        assert text.splitlines() == [
+            r"INFO  \x1b]0;owned\x07\x9b2J\u202eoverwritten\x0dSUCCESS",
+            "        INFO  forged",
+        ]
+        assert not {"\x07", "\x9b", "\u202e"} & set(terminal.written)
 
 
 @one_pool

@@ -135,7 +135,7 @@ class _TerminalOutput(Output):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.live = True
+        self.terminal = self.live = True
 
 
 @pytest.fixture

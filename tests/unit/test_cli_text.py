@@ -237,7 +237,7 @@ def test_the_same_picture_is_not_drawn_again() -> None:
 def test_a_dumb_terminal_gets_lines(env: dict[str, str], live: bool) -> None:
     """K3: it cannot move its cursor."""
     out = output(Tty(), **env)
-    assert (out.live, out.color) == (live, live)
+    assert (out.terminal, out.live, out.color) == (True, live, live)
     assert out.columns == 20
 
 
