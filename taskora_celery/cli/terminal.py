@@ -26,8 +26,8 @@ def wants_color(*, terminal: bool, refused: bool, env: Mapping[str, str]) -> boo
 class Output:
     """Writes data to one stream, each line flushed, and everything else to another. Used by one thread.
 
-    ``terminal`` says that the data goes to one, and is to be written for eyes; elsewhere it is written for programs. ``live`` says
-    that the terminal can move its cursor.
+    ``terminal`` says that the data goes to one, and is to be written for eyes; elsewhere it is written for programs. ``live``
+    says that the terminal can move its cursor.
     """
 
     def __init__(self, data: TextIO, notes: TextIO, env: Mapping[str, str], *, no_color: bool = False) -> None:
