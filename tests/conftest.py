@@ -12,4 +12,6 @@ pytest_plugins = [
     "tests.support.relay",
     "tests.support.sqs",
     "tests.support.rabbitmq",
+    "tests.support.commands",
+    "tests.support.scripted_jobs",
 ]
