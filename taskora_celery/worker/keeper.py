@@ -25,7 +25,7 @@ from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
-from taskora_celery.worker.leftovers import Leftovers
+from taskora_celery.worker.leftovers import BRPOP_TIMEOUT, Leftovers
 
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
@@ -80,7 +80,8 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
-        self.leftovers = Leftovers(self._thread.wake)
+        options = worker.app.conf.broker_transport_options or {}
+        self.leftovers = Leftovers(self._thread.wake, float(options.get("polling_interval") or BRPOP_TIMEOUT))
         self.exits = ExitWatch(worker)
         self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self

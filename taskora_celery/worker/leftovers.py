@@ -13,18 +13,21 @@ if TYPE_CHECKING:
     from taskora_celery.lease.protocol import Lease
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["Leftovers"]
+__all__ = ["BRPOP_TIMEOUT", "Leftovers"]
 
-#: So many seconds behind its consumer's end a worker may still be given a message: kombu's last BRPOP waits for one.
-LAST_READ = 1.5
+#: So many seconds waits kombu's BRPOP for a message where nothing is set, its last one behind the consumer's end, too.
+BRPOP_TIMEOUT = 1.0
+#: And so many more are left to it.
+MARGIN = 0.5
 
 
 class Leftovers:
     """Keeps what is to go back. Filled by any thread of the worker's parent, emptied by the keeper's."""
 
-    def __init__(self, wake: Callable[[], Any]) -> None:
-        """``wake`` asks for a turn."""
+    def __init__(self, wake: Callable[[], Any], last_read: float = BRPOP_TIMEOUT) -> None:
+        """``wake`` asks for a turn; ``last_read`` is the time, in seconds, for which a consumer's last read may go on."""
         self._wake = wake
+        self._last_read = last_read
         self._requests: list[JobRequest] = []
         self._from: float | None = None
 
@@ -36,7 +39,7 @@ class Leftovers:
 
     def consumer_stopped(self) -> None:
         """Note that nothing is consumed any more: what is given back a moment later goes to another worker."""
-        self._from = time.monotonic() + LAST_READ
+        self._from = time.monotonic() + self._last_read + MARGIN
 
     def turn(self, lease: Lease, now: float) -> float | None:
         """Give back what there is, once that is time; return the seconds until then, None where nothing is known to come.
@@ -49,8 +52,10 @@ class Leftovers:
             return self._from - now
         while self._requests:
             request = self._requests[-1]
-            if request.fenced is not None and not request.fenced.settled:
-                lease.put_back(request.hold.tag)
-                request.fenced.give_up()
+            fenced = request.fenced
+            if fenced is not None and not fenced.settled:
+                if not fenced.is_taken():  # by another delivery: what was given up and has begun elsewhere
+                    lease.put_back(request.hold.tag)
+                fenced.give_up()
             self._requests.pop()
         return None

@@ -104,8 +104,9 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def reject(self, requeue: bool = False) -> None:
         """Reject the message as Celery does: by the worker's event loop, which in a shutdown waits for the other jobs to end."""
+        acknowledged = self.acknowledged
         super().reject(requeue)
-        if requeue and self._keeper is not None and self._keeper.is_shutting_down:
+        if requeue and not acknowledged and self._keeper is not None and self._keeper.is_shutting_down:
             self._keeper.leftovers.add(self)
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
