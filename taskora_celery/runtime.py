@@ -33,7 +33,7 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
+__all__ = ["Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -257,12 +257,15 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
         if "master_name" in options and url.startswith("sentinel"):
             url = url.split("?", 1)[0]
         return Endpoint(url, None, options.get("master_name"))
-    backend, broker = conf.result_backend, conf.broker_read_url or conf.broker_url
-    if is_redis(backend):
-        return _endpoint(backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    if is_redis(broker):
-        return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
-    return None
+    if is_redis(conf.result_backend):
+        return _endpoint(conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+    return broker_endpoint_of(app)
+
+
+def broker_endpoint_of(app: Any) -> Endpoint | None:
+    """Return where the broker is that messages are read from, None where it is not Redis."""
+    broker = app.conf.broker_read_url or app.conf.broker_url
+    return _endpoint(broker, app.conf.broker_use_ssl, app.conf.broker_transport_options) if is_redis(broker) else None
 
 
 def _scheme(url: Any) -> str:

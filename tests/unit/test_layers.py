@@ -19,6 +19,7 @@ LAYERS = (
     ("reporter",),
     ("context", "local", "signal", "logs", "loop", "retry"),
     (
+        "about",
         "task",
         "django",
         "handle",
@@ -46,6 +47,7 @@ LAYERS = (
         "app",
     ),
     ("worker",),
+    ("doctor", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

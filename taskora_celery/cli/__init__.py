@@ -1,0 +1,1 @@
+"""The commands of ``celery -A app jobs``, one module each."""
