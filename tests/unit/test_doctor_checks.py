@@ -15,7 +15,8 @@ PACKAGES = {"taskora-celery": "1.0", "Python": "3.11.7", "celery": "5.7.0"}
 REDIS = ServerFacts("broker and store", "redis://shop:6379/0", None, "7.0.15", 0.0, "noeviction", 0)
 WORKER = WorkerFacts("w1@shop", "1.0", PACKAGES, 0.0, events=True, visibility_timeout=30.0)
 SOUND = Facts(
-    PACKAGES, (REDIS,), (WORKER,), tasks=(TaskFacts("shop.add", 10.0, early=True), TaskFacts("shop.render", 3_600.0, early=False)),
+    PACKAGES, (REDIS,), (WORKER,),
+    tasks=(TaskFacts("shop.add", 10.0, early=True), TaskFacts("shop.render", 3_600.0, early=False)),
     visibility_timeout=30.0, sweep_interval=1.0, flower="2.2.0",
 )  # fmt: skip
 
