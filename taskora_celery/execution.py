@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
 from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine
-from taskora_celery.delivery import CREATED_HEADER, Delivery, stamp_of
+from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
@@ -28,7 +28,7 @@ from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.store.protocol import Begun, CancelRequest, Ended, Reply, Verdict
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
 __all__ = ["Execution", "execution_of"]
@@ -250,6 +250,8 @@ class Execution:
         with undisturbed():
             reply = self._reporter.flush(ctx, self._ended(Outcome.REVOKED, reason or "", JobCancelledError.__name__))
             self._release()
+        if request is not None:
+            self._reporter.changes.cancelled(task.name, self.runtime.clock.time() - request.now_ms / 1000)
         if reply is Reply.SUPERSEDED:
             raise self._refused() from exc
         raise revoke(task, self.request, reason) from exc
@@ -347,24 +349,17 @@ class Execution:
             assert delivery.hold is not None
             if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
                 raise self._refused("its message was put back, or delivered again, before it began")
-        now_ms = int(self._started * 1000)
-        created = stamp_of(getattr(request, CREATED_HEADER, None))
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
-        ran = hasattr(request, _RAN)
-        redelivered = bool((request.delivery_info or {}).get("redelivered")) or ran
-        begin = Begin(
-            self.ctx.id, task.name, self.ctx.attempt, self._worker, created, now_ms, redelivered=redelivered,
-            tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
-        )  # fmt: skip
+        begin = delivery.begin(self.ctx, request, self._worker, self._started, again=hasattr(request, _RAN))
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
         # Where the parent cannot say that it was not cancelled before, the store is asked.
-        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
+        again = begin.redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
         again = again or getattr(request, _AGAIN_HEADER, False) or self.runtime.may_be_cancelled(self.ctx.id, delivery.checked_at)
         begun = self._reporter.begin(self.ctx, begin, wait=again)
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
         if begun is None:
-            begun = Begun(self.ctx.fence, 1, now_ms)
+            begun = Begun(self.ctx.fence, 1, begin.now_ms)
         if begun.fence == Verdict.CANCELLED:
             raise revoke(task, request, reason_in(begun.cancel))
         if begun.fence <= 0:
@@ -373,7 +368,7 @@ class Execution:
                 logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, _VERDICTS[verdict])
                 raise Ignore(_VERDICTS[verdict])
             raise self._refused(_VERDICTS[verdict])
-        timestamp = created or begun.created_ms
+        timestamp = begin.created_ms or begun.created_ms
         info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline, begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
         return begun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -13,6 +13,7 @@ from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
+from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
 from taskora_celery.store.memory_job import (
     MemoryJob,
@@ -28,6 +29,7 @@ from taskora_celery.store.memory_job import (
     verdict_on,
 )
 from taskora_celery.store.protocol import (
+    NO_COUNTS,
     Begin,
     Begun,
     CancelOutcome,
@@ -40,6 +42,7 @@ from taskora_celery.store.protocol import (
     Snapshot,
     Verdict,
 )
+from taskora_celery.tally import COUNTS_KEPT, without_users
 
 __all__ = ["MemoryStore"]
 
@@ -60,6 +63,7 @@ class MemoryStore:
         self._index_limit = index_limit
         self._recent: dict[str, int] = {}
         self._going: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._jobs: dict[str, MemoryJob] = {}
         self._changed = threading.Condition()
         self._changes: dict[str, int] = {}
@@ -82,6 +86,7 @@ class MemoryStore:
             lost = self._lose(loss)
             if lost.stalls is not None:
                 self._note(*(([], [loss.id]) if lost.ended else ([loss.id], [])), loss.now_ms)
+                self._count(counts_of_loss(loss, lost))
             return lost
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
@@ -133,10 +138,25 @@ class MemoryStore:
                 tuple(b"%d %d 0 %b" % item for item in journal), tuple(job.attempts) if attempts else (),
             )  # fmt: skip
 
-    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
-        """Note in the index that the state of these jobs has changed."""
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """Note in the index that the state of these jobs has changed, and add to the counts."""
         with self._changed:
             self._note(going, ended, now_ms)
+            self._count(counts)
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+        with self._changed:
+            return dict(self._counts)
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        for given, number in counts.items():
+            name = given
+            if name not in self._counts and len(self._counts) >= COUNTS_KEPT:
+                name = without_users(name)
+            self._counts[name] = self._counts.get(name, 0) + number
 
     def _note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
         for index, job_ids in ((self._going, going), (self._recent, [*going, *ended])):

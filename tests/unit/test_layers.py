@@ -14,7 +14,7 @@ PACKAGE = Path(taskora_celery.__file__).parent
 
 #: From the bottom up; a module may import from its own layer and from those below.
 LAYERS = (
-    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
+    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "tally", "_version"),
     ("store", "lease"),
     ("reporter",),
     ("context", "local", "signal", "logs", "loop", "retry"),
@@ -47,7 +47,7 @@ LAYERS = (
         "app",
     ),
     ("worker",),
-    ("doctor", "cli"),
+    ("doctor", "metrics", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

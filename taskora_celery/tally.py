@@ -1,0 +1,96 @@
+"""What happens to jobs, as counts: the names under which processes add them up in the store, and what adds them up on the way.
+
+A count's name is its metric, then labels from a fixed set, then labels that users choose (names of tasks, queues, exceptions).
+The store keeps a bounded number of names; beyond it the users' labels are left out, which reads as ``(other)``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+import msgspec
+
+__all__ = ["BOUNDS", "COUNTS_KEPT", "OTHER", "Count", "Tally", "duration_counts", "pack_count", "unpack_count", "without_users"]
+
+#: Upper bounds of the buckets of durations, in seconds: from a cache's answer to a long import.
+BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0)
+_BOUND_NAMES = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
+#: So many different counts are kept, here and in the store; of more, the users' labels are left out.
+COUNTS_KEPT = 10_000
+#: What stands for labels that found no room.
+OTHER = "(other)"
+#: A label's text is cut to so many characters.
+LABEL_CHARS = 120
+
+#: Between two labels, and before the first that users choose.
+_UNIT, _USERS = "\x1f", "\x1e"
+_CONTROLS = dict.fromkeys((*range(32), 127))
+
+
+class Count(msgspec.Struct, frozen=True):
+    """What is counted: ``fixed`` labels are from a closed set, ``open`` ones are users' text."""
+
+    metric: str
+    fixed: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+
+
+def pack_count(count: Count) -> str:
+    """Return the name of a count in the store."""
+    name = _UNIT.join((count.metric, *count.fixed))
+    return name + _USERS + _UNIT.join(map(_label, count.open)) if count.open else name
+
+
+def unpack_count(name: str) -> Count:
+    """Return the count of a name; whatever it is, there is one."""
+    head, _, users = name.partition(_USERS)
+    metric, *fixed = head.split(_UNIT)
+    return Count(metric, tuple(fixed), tuple(users.split(_UNIT)) if users else ())
+
+
+def without_users(name: str) -> str:
+    """Return the name of a count for which there is no room, less the labels that users choose."""
+    return name.partition(_USERS)[0]
+
+
+def _label(text: str) -> str:
+    return text[:LABEL_CHARS].translate(_CONTROLS) or "-"
+
+
+def duration_counts(metric: str, seconds: float, users: tuple[str, ...]) -> tuple[tuple[Count, int], tuple[Count, int]]:
+    """Return what one duration adds: one to its bucket, and its milliseconds to the sum."""
+    seconds = max(seconds, 0.0)  # clocks differ
+    bucket = _BOUND_NAMES[bisect_left(BOUNDS, seconds)]
+    return (Count(metric, ("le", bucket), users), 1), (Count(metric, ("sum",), users), round(seconds * 1000))
+
+
+class Tally:
+    """Counts that are not told to the store yet. Used by one thread."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[Count, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def add(self, *counted: Iterable[tuple[Count, int]]) -> None:
+        """Add counts."""
+        counts = self._counts
+        for given, number in chain.from_iterable(counted):
+            count = given
+            if len(counts) >= COUNTS_KEPT and count not in counts:
+                count = Count(count.metric, count.fixed)
+            counts[count] = counts.get(count, 0) + number
+
+    def give_back(self, counts: Mapping[str, int]) -> None:
+        """Add what was taken and could not be told."""
+        self.add([(unpack_count(name), number) for name, number in counts.items()])
+
+    def take(self) -> dict[str, int]:
+        """Return all of it under the names in the store, and begin anew."""
+        counts, self._counts = self._counts, {}
+        return {pack_count(count): number for count, number in counts.items()}
