@@ -12,7 +12,18 @@ from itertools import chain
 
 import msgspec
 
-__all__ = ["BOUNDS", "COUNTS_KEPT", "OTHER", "Count", "Tally", "duration_counts", "pack_count", "unpack_count", "without_users"]
+__all__ = [
+    "BOUNDS",
+    "COUNTS_KEPT",
+    "OTHER",
+    "Count",
+    "Tally",
+    "duration_counts",
+    "label_text",
+    "pack_count",
+    "unpack_count",
+    "without_users",
+]
 
 #: Upper bounds of the buckets of durations, in seconds: from a cache's answer to a long import.
 BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0)
@@ -40,7 +51,7 @@ class Count(msgspec.Struct, frozen=True):
 def pack_count(count: Count) -> str:
     """Return the name of a count in the store."""
     name = _UNIT.join((count.metric, *count.fixed))
-    return name + _USERS + _UNIT.join(map(_label, count.open)) if count.open else name
+    return name + _USERS + _UNIT.join(map(label_text, count.open)) if count.open else name
 
 
 def unpack_count(name: str) -> Count:
@@ -55,7 +66,8 @@ def without_users(name: str) -> str:
     return name.partition(_USERS)[0]
 
 
-def _label(text: str) -> str:
+def label_text(text: str) -> str:
+    """Return a user's text as a label: bounded, never empty, and without control characters."""
     return text[:LABEL_CHARS].translate(_CONTROLS) or "-"
 
 
@@ -93,4 +105,8 @@ class Tally:
     def take(self) -> dict[str, int]:
         """Return all of it under the names in the store, and begin anew."""
         counts, self._counts = self._counts, {}
-        return {pack_count(count): number for count, number in counts.items()}
+        named: dict[str, int] = {}
+        for count, number in counts.items():
+            name = pack_count(count)
+            named[name] = named.get(name, 0) + number  # labels that differ in what is cut off are one
+        return named

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskora_celery.cli.apps import app_of
+
 if TYPE_CHECKING:
     from taskora_celery.doctor.checks import Finding
 
-__all__ = ["doctor"]
+__all__ = ["command"]
 
 
-@click.command
+@click.command("doctor")
 @click.option("--timeout", default=1.0, show_default=True, help="Seconds that workers have to answer.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_context
-def doctor(ctx: click.Context, timeout: float, as_json: bool) -> None:
+def command(ctx: click.Context, timeout: float, as_json: bool) -> None:
     """Check broker, store, workers and tasks, and say what to do.
 
     Exit code 0: nothing is wrong; 1: something is; 69: the broker or the store cannot be reached.
@@ -25,7 +27,7 @@ def doctor(ctx: click.Context, timeout: float, as_json: bool) -> None:
     from taskora_celery.doctor.checks import diagnose, exit_code
     from taskora_celery.doctor.gather import gather
 
-    facts = gather(ctx.obj.app, timeout)
+    facts = gather(app_of(ctx), timeout)
     findings = diagnose(facts)
     for finding in findings:
         click.echo(_as_json(finding) if as_json else _as_text(finding, ctx.obj))

@@ -87,7 +87,7 @@ def end_counts(begin: Begin, ended: Ended) -> list[Iterable[tuple[Count, int]]]:
         duration_counts("attempt_duration", (ended.at_ms - begin.now_ms) / 1000, (begin.name,)),
     ]
     if ended.state == Outcome.RETRY:
-        found.append([(Count("retries", (), (begin.name, ended.error or "-")), 1)])
+        found.append([(Count("retries", (), (begin.name, ended.error or "none")), 1)])
     return found
 
 

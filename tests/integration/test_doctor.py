@@ -12,7 +12,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
 from taskora_celery import ContextTask
-from taskora_celery.cli.doctor import doctor
+from taskora_celery.cli.doctor import command
 from taskora_celery.doctor.gather import gather
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.connect import Endpoint
@@ -36,7 +36,7 @@ def app_on(url: str, **conf: Any) -> Celery:
 
 def run(app: Celery, *arguments: str) -> Result:
     """Run the command as Celery's own does."""
-    return CliRunner().invoke(doctor, ["--timeout", "0.2", *arguments], obj=CLIContext(app=app, no_color=True, workdir=None))
+    return CliRunner().invoke(command, ["--timeout", "0.2", *arguments], obj=CLIContext(app=app, no_color=True, workdir=None))
 
 
 def lines(result: Result) -> dict[str, list[dict[str, Any]]]:
