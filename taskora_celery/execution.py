@@ -29,6 +29,7 @@ from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_att
 from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.tracing import JobSpan
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
 __all__ = ["Execution", "execution_of"]
@@ -61,6 +62,7 @@ class Execution:
         "_handler_ended",
         "_inside",
         "_reporter",
+        "_span",
         "_started",
         "_stop",
         "_task",
@@ -87,6 +89,7 @@ class Execution:
         self._coroutine: CoroutineInterrupt | None = None
         self._delivery = Delivery.of(task, request)
         self.ctx = self._new_context()
+        self._span = JobSpan(runtime.tracing, self.ctx.attempt)
         soft, hard = limits_of(task, request)
         self._deadline = self._started + (soft or hard or 0) if soft or hard else None
         self._stop = JobStop(
@@ -324,7 +327,7 @@ class Execution:
         return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
-        return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+        return self._span.ended(Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep))
 
     # --- the beginning -------------------------------------------------------------------------------------------------
 
@@ -350,7 +353,7 @@ class Execution:
             if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
                 raise self._refused("its message was put back, or delivered again, before it began")
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
-        begin = delivery.begin(self.ctx, request, self._worker, self._started, again=hasattr(request, _RAN))
+        begin = delivery.begin(self.ctx, request, self._worker, self._started, self._span.trace_id, again=hasattr(request, _RAN))
         # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
         # Where the parent cannot say that it was not cancelled before, the store is asked.
         again = begin.redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
@@ -382,6 +385,7 @@ class Execution:
         """
         logger.warning("job %s (%s), attempt %d: not run, or its outcome refused, here: %s", self.ctx.id, self._task.name,
                        self.ctx.attempt, why)  # fmt: skip
+        self._span.superseded()
         record = self.runtime.record(self.ctx.id)
         tag = str((record or {}).get("l", ""))
         if tag and self._delivery.hold is not None and tag != self._delivery.hold.tag:

@@ -32,6 +32,7 @@ from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
+from taskora_celery.tracing import tracing_api
 
 __all__ = ["Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
 
@@ -71,6 +72,8 @@ class Runtime:
         self.clock = SYSTEM_CLOCK
         #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
         self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
+        #: OpenTelemetry's API where this process uses it; known with the first job.
+        self.tracing: Any = None
         self._ready = False
         #: By the loop that owns the connections; what a closed loop has left is given up at the next call.
         self._async_readers: dict[asyncio.AbstractEventLoop, AsyncRedisReader] = {}
@@ -106,6 +109,7 @@ class Runtime:
         if self._ready:
             return
         self._ready = True
+        self.tracing = tracing_api()
         install_capture(self.settings.capture_logging)
         if self.listener is not None:
             self.listener.start()

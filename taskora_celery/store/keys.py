@@ -41,6 +41,7 @@ b      start of this delivery, ms                             v      the same fo
 h      last sign of life, ms                                  e      end, ms
 l      delivery tag of the message                            o      token of this delivery
 j      the first request to cancel, packed
+T      id of the trace of the last delivery that had one
 x      deliveries that were lost or stalled                   y      reports of superseded executions that were refused
 =====  =====================================================  =====  ====================================================
 """
@@ -74,6 +75,7 @@ RECORD_FIELDS = (
     "x",
     "y",
     "j",
+    "T",
 )
 
 

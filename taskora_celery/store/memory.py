@@ -217,6 +217,7 @@ class MemoryStore:
         fields.update(
             s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
             c=fields.get("c", created_ms(begin)), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
+            **({"T": begin.trace} if begin.trace else {}),
         )  # fmt: skip
         self._announce(begin.id)
         return Begun(

@@ -62,6 +62,8 @@ class Begin(msgspec.Struct, frozen=True):
     anyway: bool = False
     #: The queue that it waited in since it was created; None where it waited for something else (an ETA), or that is not known.
     queue: str | None = None
+    #: The id of the trace that it belongs to; empty where there is none.
+    trace: str = ""
 
 
 class Verdict(IntEnum):

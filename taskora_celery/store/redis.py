@@ -288,7 +288,7 @@ class RedisStore:
         return BEGIN, (
             *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
             begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
-            "1" if begin.anyway else "",
+            "1" if begin.anyway else "", begin.trace,
         )  # fmt: skip
 
     def _report(self, report: Report) -> Call:

@@ -13,7 +13,7 @@ from taskora_celery.store.protocol import Snapshot
 
 __all__ = ["attempts_in", "read_arguments", "read_snapshot"]
 
-_TEXT = frozenset("snwrzl")
+_TEXT = frozenset("snwrzlT")
 _PACKED = frozenset("pkj")
 _attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
 

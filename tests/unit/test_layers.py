@@ -42,6 +42,7 @@ LAYERS = (
         "aio",
         "undisturbed",
         "adapters",
+        "tracing",
         "typed",
         "shapes",
         "app",
