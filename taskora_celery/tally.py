@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from functools import lru_cache
 
 import msgspec
 
@@ -48,6 +48,7 @@ class Count(msgspec.Struct, frozen=True):
     open: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=1024)  # the same few at each flush
 def pack_count(count: Count) -> str:
     """Return the name of a count in the store."""
     name = _UNIT.join((count.metric, *count.fixed))
@@ -84,29 +85,28 @@ class Tally:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[Count, int] = {}
+        self._counts: dict[str, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._counts)
 
-    def add(self, *counted: Iterable[tuple[Count, int]]) -> None:
+    def add(self, counted: Iterable[tuple[Count, int]]) -> None:
         """Add counts."""
-        counts = self._counts
-        for given, number in chain.from_iterable(counted):
-            count = given
-            if len(counts) >= COUNTS_KEPT and count not in counts:
-                count = Count(count.metric, count.fixed)
-            counts[count] = counts.get(count, 0) + number
+        for count, number in counted:
+            self._add(pack_count(count), number)
 
     def give_back(self, counts: Mapping[str, int]) -> None:
         """Add what was taken and could not be told."""
-        self.add([(unpack_count(name), number) for name, number in counts.items()])
+        for name, number in counts.items():
+            self._add(name, number)
 
     def take(self) -> dict[str, int]:
         """Return all of it under the names in the store, and begin anew."""
         counts, self._counts = self._counts, {}
-        named: dict[str, int] = {}
-        for count, number in counts.items():
-            name = pack_count(count)
-            named[name] = named.get(name, 0) + number  # labels that differ in what is cut off are one
-        return named
+        return counts
+
+    def _add(self, name: str, number: int) -> None:
+        counts = self._counts
+        if len(counts) >= COUNTS_KEPT and name not in counts:
+            name = without_users(name)
+        counts[name] = counts.get(name, 0) + number

@@ -67,28 +67,27 @@ class Changes:
             # Behind what is there: the newest are the last, and the oldest are given up.
             self._going.pop(begin.id, None)
             self._going[begin.id] = ended is None or ended.state not in Outcome.FINAL
-            self._tally.add(*(begin_counts(begin) if ended is None else end_counts(begin, ended)))
+            self._tally.add(begin_counts(begin) if ended is None else end_counts(begin, ended))
         while len(self._going) > CHANGES_KEPT:
             del self._going[next(iter(self._going))]
         self._tally.add([self._counted.popleft() for _ in range(len(self._counted))])
 
 
-def begin_counts(begin: Begin) -> list[Iterable[tuple[Count, int]]]:
+def begin_counts(begin: Begin) -> Sequence[tuple[Count, int]]:
     """Return what a beginning adds: how long the job waited in its queue, where that can be said."""
     if begin.attempt > 1 or begin.redelivered or not begin.created_ms or begin.queue is None:
-        return []
-    return [duration_counts("queue_wait", (begin.now_ms - begin.created_ms) / 1000, (begin.queue,))]
+        return ()
+    return duration_counts("queue_wait", (begin.now_ms - begin.created_ms) / 1000, (begin.queue,))
 
 
-def end_counts(begin: Begin, ended: Ended) -> list[Iterable[tuple[Count, int]]]:
+def end_counts(begin: Begin, ended: Ended) -> Sequence[tuple[Count, int]]:
     """Return what an end adds: the attempt's outcome, its duration, and why it is tried again."""
-    found: list[Iterable[tuple[Count, int]]] = [
-        [(Count("attempts", (ended.state,), (begin.name,)), 1)],
-        duration_counts("attempt_duration", (ended.at_ms - begin.now_ms) / 1000, (begin.name,)),
-    ]
+    users = (begin.name,)
+    duration = duration_counts("attempt_duration", (ended.at_ms - begin.now_ms) / 1000, users)
+    attempt = (Count("attempts", (ended.state,), users), 1)
     if ended.state == Outcome.RETRY:
-        found.append([(Count("retries", (), (begin.name, ended.error or "none")), 1)])
-    return found
+        return attempt, *duration, (Count("retries", (), (begin.name, ended.error or "none")), 1)
+    return attempt, *duration
 
 
 def log_counts(name: str, codes: Sequence[int], dropped: int) -> list[tuple[Count, int]]:

@@ -128,7 +128,7 @@ def test_no_label_breaks_the_text(names: list[str], openmetrics: bool) -> None:
     """K5: users call their tasks and queues what they like."""
     tally = Tally()
     for name in names:
-        tally.add([(Count("attempts", ("SUCCESS",), (name,)), 1)], duration_counts("queue_wait", 1.0, (name,)))
+        tally.add([(Count("attempts", ("SUCCESS",), (name,)), 1), *duration_counts("queue_wait", 1.0, (name,))])
     found = values(count_samples(tally.take()), openmetrics)
     assert sum(number for (name, _), number in found.items() if name == "taskora_job_attempts_total") == len(names)
 
