@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
+from taskora_celery.store.keys import BRIEF_FIELDS, RECORD_FIELDS, JobKeys
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.store.snapshots import read_snapshot
 from taskora_celery.store.wire import Call, load_script
@@ -61,17 +61,19 @@ class RedisIndex:
         found = client.zrange(self._keys.index[1 if going else 0], 0, limit - 1, desc=True, withscores=True)
         return [(job.decode("utf-8", "replace"), int(changed)) for job, changed in found]
 
-    def records(self, client: Any, job_ids: Sequence[str]) -> list[Snapshot | None]:
-        """Return each job's record with its last attempt, None where it has expired."""
+    def records(self, client: Any, job_ids: Sequence[str], *, brief: bool) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where it has expired; ``brief``: only how it stands."""
+        fields = BRIEF_FIELDS if brief else RECORD_FIELDS
         found: list[Snapshot | None] = []
         for at in range(0, len(job_ids), RECORDS_AT_ONCE):
             pipeline = client.pipeline(transaction=False)
             for job_id in job_ids[at : at + RECORDS_AT_ONCE]:
                 record, _, attempts = self._keys.of(job_id)
-                pipeline.hmget(record, RECORD_FIELDS)
-                pipeline.lrange(attempts, -1, -1)
+                pipeline.hmget(record, fields)
+                if not brief:
+                    pipeline.lrange(attempts, -1, -1)
             answers = iter(pipeline.execute())
-            found += [read_snapshot((values, 0, (), next(answers))) for values in answers]
+            found += [read_snapshot((values, 0, (), () if brief else next(answers)), fields) for values in answers]
         return found
 
     def forget(self, client: Any, job_ids: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ x      deliveries that were lost or stalled                   y      reports of 
 
 from __future__ import annotations
 
-__all__ = ["RECORD_FIELDS", "JobKeys"]
+__all__ = ["BRIEF_FIELDS", "RECORD_FIELDS", "JobKeys"]
 
 #: The order in which ``read.lua`` returns the record.
 RECORD_FIELDS = (
@@ -77,6 +77,9 @@ RECORD_FIELDS = (
     "j",
     "T",
 )
+
+#: How a job stands, whatever it has to say.
+BRIEF_FIELDS = ("s", "n", "h")
 
 
 class JobKeys:

@@ -15,6 +15,7 @@ from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
+from taskora_celery.store.keys import BRIEF_FIELDS
 from taskora_celery.store.memory_job import (
     MemoryJob,
     created_ms,
@@ -173,9 +174,11 @@ class MemoryStore:
             newest = sorted((self._going if going else self._recent).items(), key=lambda item: (-item[1], item[0]))
         return newest[: max(limit, 0)]
 
-    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
-        """Return each job's record with its last attempt, None where there is none."""
-        found = [self.read(job_id, attempts=True) for job_id in job_ids]
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where there is none; ``brief``: only how it stands."""
+        found = [self.read(job_id, attempts=not brief) for job_id in job_ids]
+        if brief:
+            return [None if record is None else _brief(record) for record in found]
         return [record and msgspec.structs.replace(record, attempts=record.attempts[-1:], removed=0) for record in found]
 
     @contextmanager
@@ -354,6 +357,10 @@ class MemoryStore:
     def _announce(self, job_id: str) -> None:
         self._changes[job_id] = self._changes.get(job_id, 0) + 1
         self._changed.notify_all()
+
+
+def _brief(record: Snapshot) -> Snapshot:
+    return Snapshot({name: record.fields[name] for name in BRIEF_FIELDS if name in record.fields}, 0)
 
 
 class _MemoryWatch:

@@ -297,8 +297,11 @@ class JobStore(Protocol):
         ``going``: only those that have not ended. The index is a moment behind the records.
         """
 
-    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
-        """Return each job's record with its last attempt and without its journal, None where there is none."""
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt and without its journal, None where there is none.
+
+        ``brief``: only how it stands (state, name, last sign of life), which is small whatever the job has to say.
+        """
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """Watch jobs for changes, from the moment that the context is entered."""

@@ -228,10 +228,10 @@ class RedisStore:
         with self._reading() as reader:
             return self._index.ids(reader, limit, going=going)
 
-    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where there is none; those are taken off the index."""
         with self._reading() as reader:
-            found = self._index.records(reader, job_ids)
+            found = self._index.records(reader, job_ids, brief=brief)
             self._index.forget(reader, [job_id for job_id, record in zip(job_ids, found, strict=True) if record is None])
             return found
 

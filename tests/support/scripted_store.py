@@ -99,9 +99,9 @@ class ScriptedStore:
         """As the memory store."""
         return self.memory.listed(limit, going=going)
 
-    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """As the memory store."""
-        return self.memory.records(job_ids)
+        return self.memory.records(job_ids, brief=brief)
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """As the memory store."""
