@@ -32,6 +32,9 @@ class Changes:
         self._going: dict[str, bool] = {}
         self._tally = Tally()
 
+    def __bool__(self) -> bool:
+        return bool(self._going or self._tally or self._moved or self._counted)
+
     def begun(self, begin: Begin) -> None:
         """Note that a delivery has begun."""
         self._moved.append((begin, None))

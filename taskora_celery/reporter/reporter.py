@@ -233,7 +233,7 @@ class Reporter:
         """Return the seconds until something is due by itself, None where nothing is."""
         now = self._clock.monotonic()
         due = [live.due_at(now) for live in list(self._live.values())]
-        if self._outage.failures and (self._backlog or any(live.outbox for live in list(self._live.values()))):
+        if self._outage.failures and (self._backlog or self.changes or any(live.outbox for live in list(self._live.values()))):
             due.append(self._outage.ask_at)
         times = [at for at in due if at is not None]
         return max(min(times) - now, 0.0) if times else None
@@ -323,17 +323,18 @@ class Reporter:
     def _note_changes(self) -> None:
         """Note which jobs have begun, ended or are to run again, and what is counted: one script for all since the last turn."""
         self.changes.gather()
-        if self._store is None or self._outage.failures:
+        if self._outage.closed_at(self._clock.monotonic()):
             return
-        changes = self.changes.take()
-        if not any(changes):
+        going, ended, counts = self.changes.take()
+        if self._store is None or not (going or ended or counts):
             return
-        going, ended, counts = changes
         try:
             self._store.note(going, ended, int(self._clock.time() * 1000), counts)
         except StoreUnavailableError as exc:
             self.changes.give_back(going, ended, counts)
             self._store_failed(exc)
+        else:
+            self._store_answered()
 
     def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
         unknown = {id(live) for live, reply in replies if reply is Reply.UNKNOWN}

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store import index, memory
-from taskora_celery.store.protocol import Begin, Ended
+from taskora_celery.store.protocol import NO_COUNTS, Begin, Ended
 from taskora_celery.tally import Count, pack_count, unpack_count
 from tests.support.cancels import loss, request
 from tests.support.executions import NOW_MS, ScriptedExecution
@@ -20,6 +21,8 @@ from tests.support.store_fixtures import redis_store
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from taskora_celery.store.protocol import JobStore
     from taskora_celery.store.redis import RedisStore
 
@@ -161,6 +164,30 @@ def test_a_loss_that_was_told_is_not_counted_again_by_the_next_delivery(store: J
     assert reporter is not None
     told(store, (begin(redelivered=True, tag="t1", token=2), Ended(Outcome.SUCCESS, NOW_MS + 1_000)))
     assert counted(store)[attempts(Outcome.LOST)] == 1
+
+
+def test_what_could_not_be_told_is_told_in_the_next_turn() -> None:
+    """K3, K5: where only the index cannot be written, too."""
+    from taskora_celery.context import Context
+
+    class Unnoted(ScriptedStore):
+        fails = 1
+
+        def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS) -> None:
+            self.fails -= 1
+            if self.fails >= 0:
+                raise StoreUnavailableError("the script says so")
+            super().note(going, ended, now_ms, counts)
+
+    store = Unnoted()
+    reporter = Reporter(store, Settings(flush_interval=0.005), Redactor())
+    ctx = Context("job-1", "shop.work", 1)
+    reporter.begin(ctx, begin(), wait=False)
+    wait_until(lambda: store.fails <= 0, "the index could not be written")
+    wait_until(lambda: Count("queue_wait", ("le", "1"), ("mail",)) in counted(store), "it is told again, without a new report")
+    assert counted(store)[Count("store_errors")] == 1
+    assert store.listed(10, going=True)[0][0] == "job-1"
+    reporter.close()
 
 
 def test_what_happens_in_an_outage_is_counted_when_it_is_over() -> None:

@@ -1,12 +1,12 @@
 -- Note what has changed: which jobs there are (those that changed last, and those that have not ended), and what is counted.
 --
 -- KEYS  1 jobs by their last change of state (ms)  2 jobs that have not ended, by theirs  3 counts
--- ARGV  1 now (ms)  2 ttl (ms)  3 how many of the first to keep, 0 for no index  4 and of the second  5 names of counts to keep
+-- ARGV  1 now (ms)  2 ttl (ms)  3 how many of the first to keep  4 and of the second  5 names of counts to keep
 --       6 ttl of the counts (ms)
 --       7 how many of the jobs that follow have not ended  8 how many have; then those, then these, then names and numbers to add
 local going = 8 + tonumber(ARGV[7])
 local counts = going + tonumber(ARGV[8])
-if tonumber(ARGV[3]) > 0 and counts > 8 then
+if counts > 8 then
   for n = 9, counts do
     redis.call('ZADD', KEYS[1], ARGV[1], ARGV[n])
     if n <= going then
