@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import os
 import socket
@@ -10,7 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 from celery import states
+from celery.result import AsyncResult
 
+from taskora_celery.aio import AsyncJobReader
+from taskora_celery.awaiting import is_over
 from taskora_celery.clock import seconds
 from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnavailableError
 from taskora_celery.reading import JobReader
@@ -18,8 +23,9 @@ from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelOutcome, CancelRequest
+from taskora_celery.store.redis import RedisStore
 
-__all__ = ["cancel_job", "mend_revoked", "request_of"]
+__all__ = ["acancel_job", "cancel_job", "mend_revoked", "request_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -41,7 +47,7 @@ def request_of(
         reason = Runtime.of(app).redactor.text(reason, "reason")[:500]
     wait = None if grace is None else seconds(grace, "grace")
     return CancelRequest(
-        str(job_id), int(time.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
+        str(job_id), int(Runtime.of(app).clock.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
     )
 
 
@@ -66,9 +72,42 @@ def cancel_job(
     if outcome is CancelOutcome.CANCELLED:
         _store_revoked(app, request)
     if wait and outcome is CancelOutcome.REQUESTED:
-        ended = _wait(app, request.id, None if wait is True else float(wait))
-        if ended is not None:
-            outcome = CancelOutcome.CANCELLED if ended == Outcome.REVOKED else CancelOutcome.TOO_LATE
+        outcome = _outcome_of(_wait(app, request.id, None if wait is True else float(wait)))
+    return _receipt(request, outcome)
+
+
+async def acancel_job(
+    handle: AsyncResult,
+    reason: str | None = None,
+    *,
+    grace: float | timedelta | None = None,
+    wait: bool | float = False,
+    queued: bool = False,
+) -> CancelReceipt:
+    """Cancel a job from an event loop; see :meth:`taskora_celery.JobHandle.acancel`."""
+    app, job_id = handle.app, str(handle.id)
+    runtime = Runtime.of(app)
+    if not isinstance(runtime.readable(), RedisStore):  # the twin in memory: nothing to wait for but its end
+        cancel = functools.partial(cancel_job, app, job_id, reason, grace=grace, wait=wait, queued=queued)
+        return await asyncio.to_thread(cancel)
+    request = request_of(app, job_id, reason, grace)
+    outcome = await runtime.async_reader().cancel(request, queued=queued)
+    if outcome is CancelOutcome.CANCELLED:
+        # Celery has only a blocking way to store a state. It is short, and happens once in a job's life at most.
+        await asyncio.to_thread(_store_revoked, app, request)
+    if wait and outcome is CancelOutcome.REQUESTED:
+        outcome = _outcome_of(await _await_end(handle, None if wait is True else float(wait)))
+    return _receipt(request, outcome)
+
+
+def _outcome_of(state: str | None) -> CancelOutcome:
+    """Return what came of a request, by the state in which the job ended; None: it has not."""
+    if state is None:
+        return CancelOutcome.REQUESTED
+    return CancelOutcome.CANCELLED if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+
+
+def _receipt(request: CancelRequest, outcome: CancelOutcome) -> CancelReceipt:
     return CancelReceipt(request.id, outcome.name.lower(), request.now_ms, request.reason)
 
 
@@ -116,3 +155,22 @@ def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
             break
         time.sleep(0.01)
     return state
+
+
+async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:
+    """Wait for the end of a job as :func:`_wait` does, without a thread."""
+    reader = AsyncJobReader.of(handle.app, str(handle.id))
+    try:
+        async for _ in reader.follow(after=None, timeout=timeout, ready=_never):
+            pass
+        state = (await reader.status()).state
+    except (TimeoutError, JobNotFoundError):
+        return None
+    until = time.monotonic() + BACKEND_GRACE
+    while state == Outcome.REVOKED and time.monotonic() < until and not await is_over(handle):  # noqa: ASYNC110 - see _wait
+        await asyncio.sleep(0.02)
+    return state
+
+
+async def _never() -> bool:
+    return False

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +14,8 @@ from celery.local import maybe_evaluate
 from kombu.utils.compat import detect_environment
 
 from taskora_celery.capture import install_capture
-from taskora_celery.clock import SYSTEM_CLOCK
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
+from taskora_celery.context import Context
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
@@ -26,15 +25,18 @@ from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import REDIS_SCHEMES, Settings
-from taskora_celery.stopping import KEPT_FOR, Stopper
+from taskora_celery.stopping import Stopper
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
+from taskora_celery.store.loops import LoopConnections
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
 from taskora_celery.tracing import tracing_api
 
-__all__ = ["Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
+__all__ = [
+    "Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of",
+]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery")
 
@@ -42,8 +44,12 @@ logger = logging.getLogger("taskora_celery")
 _DEFAULT_TTL = 86_400.0
 
 
-#: Transports that set ``redelivered`` on a message that was delivered before.
-_MARKING_TRANSPORTS = frozenset({*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory", "filesystem"})
+#: Where Celery's own backends on Redis are; what is derived from them may keep its results elsewhere.
+_REDIS_BACKENDS = "celery.backends.redis"
+#: Settings of Celery's that its backend heeds and our client does not.
+_BESIDE_THE_URL = (
+    "redis_backend_credential_provider", "redis_db", "redis_host", "redis_password", "redis_port", "redis_username",
+)  # fmt: skip
 
 
 class Runtime:
@@ -55,29 +61,49 @@ class Runtime:
     _by_app: ClassVar[WeakKeyDictionary[Any, Runtime]] = WeakKeyDictionary()
     _lock = threading.Lock()
 
-    def __init__(self, app: Any, store: JobStore | None = None) -> None:
+    def __init__(self, app: Any, store: JobStore | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.pid = os.getpid()
         self.settings = settings_of(app)
         self.redactor = redactor_of(self.settings)
         endpoint = endpoint_of(app, self.settings)
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
-        self.reporter = Reporter(
-            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
-        )  # fmt: skip
-        self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        self.clock = clock
+        self.reporter = self._new_reporter(app)
+        self.stopper = self._new_stopper()
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
-        self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+        self.listener = self._new_listener()
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
-        self.clock = SYSTEM_CLOCK
-        #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
-        self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
         #: OpenTelemetry's API where this process uses it; known with the first job.
         self.tracing: Any = None
         self._ready = False
-        #: By the loop that owns the connections; what a closed loop has left is given up at the next call.
-        self._async_readers: dict[asyncio.AbstractEventLoop, AsyncRedisReader] = {}
-        self._async_lock = threading.Lock()
+        self.loops = LoopConnections()
+
+    # --- its parts: a subclass may have others, and `use` puts it in force -----------------------------------------------
+
+    def _new_reporter(self, app: Any) -> Reporter:
+        return Reporter(
+            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping,
+            clock=self.clock,
+        )  # fmt: skip
+
+    def _new_stopper(self) -> Stopper:
+        return Stopper(detect_environment(), self.reporter.flush, self.clock)
+
+    def _new_listener(self) -> Listener | None:
+        return None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+
+    def new_context(self, *args: Any, **options: Any) -> Context:
+        """Return the context of a job that is about to begin; the arguments are those of :class:`Context`."""
+        return Context(*args, **options)
+
+    # --- one for each app ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def use(cls, app: Any, runtime: Runtime) -> None:
+        """Let this be the app's runtime in this process, from its first use on."""
+        with cls._registry_lock():
+            cls._by_app[maybe_evaluate(app)] = runtime
 
     @classmethod
     def of(cls, app: Any) -> Runtime:
@@ -133,17 +159,10 @@ class Runtime:
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """
-        loop = asyncio.get_running_loop()
-        with self._async_lock:
-            for gone in [known for known in self._async_readers if known.is_closed()]:
-                del self._async_readers[gone]  # and with it its connections: a closed loop can close nothing
-            reader = self._async_readers.get(loop)
-            if reader is None:
-                store = self.readable()
-                if not isinstance(store, RedisStore):
-                    raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
-                reader = self._async_readers[loop] = AsyncRedisReader(store.endpoint, store.keys)
-        return reader
+        store = self.readable()
+        if not isinstance(store, RedisStore):
+            raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
+        return AsyncRedisReader(self.loops.redis(store.endpoint), store)
 
     def close(self) -> None:
         """Flush what can be flushed, and give up threads and connections."""
@@ -170,17 +189,6 @@ class Runtime:
         for _, on_ready in self._hearers:
             on_ready()
         self.reporter.look()
-
-    def may_be_cancelled(self, job_id: str, checked_at: float) -> bool:
-        """Say whether a job that is about to begin may have been cancelled since the worker's parent looked: it waited here.
-
-        ``checked_at`` is when that was, in seconds since the epoch; 0 where it could not say. No I/O: it is what this process has
-        heard.
-        """
-        since = None if self.listener is None else self.listener.ready_since
-        if not checked_at or since is None or since > checked_at or time.time() - checked_at > KEPT_FOR:
-            return True
-        return self.stopper.has_heard(job_id)
 
     def cancel_request(self, job_id: str) -> CancelRequest | None:
         """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""
@@ -270,6 +278,16 @@ def broker_endpoint_of(app: Any) -> Endpoint | None:
     """Return where the broker is that messages are read from, None where it is not Redis."""
     broker = app.conf.broker_read_url or app.conf.broker_url
     return _endpoint(broker, app.conf.broker_use_ssl, app.conf.broker_transport_options) if is_redis(broker) else None
+
+
+def result_endpoint(app: Any, backend: Any) -> Endpoint | None:
+    """Return where a result backend is; None where it is no Redis, or is reached by more than its URL and its options say."""
+    url = app.conf.result_backend
+    if type(backend).__module__ != _REDIS_BACKENDS or not is_redis(url) or backend.url not in {url, url.split("+", 1)[-1]}:
+        return None
+    if any(app.conf.get(name) for name in _BESIDE_THE_URL) or "credential_provider" in url:
+        return None
+    return _endpoint(url, app.conf.redis_backend_use_ssl, app.conf.result_backend_transport_options)
 
 
 def _scheme(url: Any) -> str:

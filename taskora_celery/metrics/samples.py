@@ -10,11 +10,13 @@ from taskora_celery.metrics.families import FROM_COUNTS, Family, Sample, family
 from taskora_celery.records import Outcome
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.tally import BOUNDS, OTHER, Count, label_text, unpack_count
+from taskora_celery.views import GOING
+from taskora_celery.views import STATES as ALL_STATES
 
 __all__ = ["STATES", "UNREAD", "count_samples", "job_samples"]
 
-#: The states of a job that has not ended, in the words that all faces use.
-STATES = {"STARTED": "running", Outcome.RETRY: "retrying", Outcome.LOST: "stalled", Outcome.REJECTED: "queued"}
+#: The states of a job that has begun and not ended, in the words that all faces use.
+STATES = {name: word for name, word in ALL_STATES.items() if word in GOING and name != "PENDING"}
 #: The state of jobs that were not looked at: there are too many.
 UNREAD = "unread"
 #: So many tasks have a heartbeat's age of their own, those that are silent longest.

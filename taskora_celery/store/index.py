@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskora_celery.store.keys import BRIEF_FIELDS, RECORD_FIELDS, JobKeys
-from taskora_celery.store.protocol import Snapshot
+from taskora_celery.store.protocol import NO_COUNTS, Snapshot
 from taskora_celery.store.snapshots import read_snapshot
 from taskora_celery.store.wire import Call, load_script
 from taskora_celery.tally import COUNTS_KEPT
@@ -35,7 +35,9 @@ class RedisIndex:
         self._ttl_ms = ttl_ms
         self._limit = limit
 
-    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int]) -> list[Call]:
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> list[Call]:  # fmt: skip
         """Return the call that notes jobs which go on, jobs which have ended, and counts; none where there is nothing to note."""
         if not self._limit:
             going = ended = ()

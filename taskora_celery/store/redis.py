@@ -87,7 +87,7 @@ class RedisStore:
         self._ttl_ms = max(int(ttl * 1000), 1)
         self._log_limit = log_limit
         self._timeout = timeout
-        self._index = RedisIndex(self.keys, self._ttl_ms, index_limit)
+        self.index = RedisIndex(self.keys, self._ttl_ms, index_limit)
         self._lock = threading.Lock()
         self._writer: Wire | ClusterWire | None = None
         self._reader: Any = None
@@ -116,14 +116,7 @@ class RedisStore:
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it; one round trip."""
-        calls: list[Call] = [(CANCEL, (
-            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
-            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
-        ))]  # fmt: skip
-        # First: what was decided is known to every worker that starts later, also where this process ends in between. An entry
-        # for a job that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
-        calls.insert(0, (REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)))
-        remembered, answer = self._wire().exchange(calls)
+        remembered, answer = self._wire().exchange(self.cancel_calls(request, queued=queued))
         _sound(remembered)
         decided, before = _sound(answer)
         outcome = CancelOutcome(int(decided))
@@ -133,6 +126,18 @@ class RedisStore:
         if outcome is CancelOutcome.CANCELLED:
             self._try_note(request.id, request.now_ms, ended=True)
         return outcome
+
+    def cancel_calls(self, request: CancelRequest, *, queued: bool) -> tuple[Call, Call]:
+        """Return the two calls of a request to cancel, in their order: remember the job, then decide.
+
+        What was decided is known to every worker that starts later, also where this process ends in between. An entry for a job
+        that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
+        """
+        remember: Call = REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)
+        return remember, (CANCEL, (
+            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
+            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
+        ))  # fmt: skip
 
     def cancelled_early(self) -> list[str]:
         """Return the jobs that were cancelled before they began, as far as they are remembered."""
@@ -209,7 +214,7 @@ class RedisStore:
         self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
     ) -> None:  # fmt: skip
         """Note in the index that the state of these jobs has changed: some go on, some have ended; and add to the counts."""
-        calls = self._index.note(going, ended, now_ms, counts)
+        calls = self.index.note(going, ended, now_ms, counts)
         for answer in self._wire().exchange(calls) if calls else ():
             _sound(answer)
 
@@ -221,18 +226,18 @@ class RedisStore:
     def counts(self) -> dict[str, int]:
         """Return all counts."""
         with self._reading() as reader:
-            return self._index.counts(reader)
+            return self.index.counts(reader)
 
     def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
         """Return the newest jobs, at most ``limit``, with the instant (ms) at which each changed its state last."""
         with self._reading() as reader:
-            return self._index.ids(reader, limit, going=going)
+            return self.index.ids(reader, limit, going=going)
 
     def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where there is none; those are taken off the index."""
         with self._reading() as reader:
-            found = self._index.records(reader, job_ids, brief=brief)
-            self._index.forget(reader, [job_id for job_id, record in zip(job_ids, found, strict=True) if record is None])
+            found = self.index.records(reader, job_ids, brief=brief)
+            self.index.forget(reader, [job_id for job_id, record in zip(job_ids, found, strict=True) if record is None])
             return found
 
     @contextmanager

@@ -129,7 +129,7 @@ def test_loops_that_come_and_go_leave_one_reader_at_most(make_app: Callable[...,
     handle = JobHandle("job-1", app=app)
     for _ in range(20):
         assert asyncio.run(handle.aget_progress()) == 50
-    assert len(Runtime.of(app)._async_readers) <= 1
+    assert len(Runtime.of(app).loops) <= 1
 
 
 # --- F6: captured logging ------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_each_state_has_a_gauge() -> None:
     states = ["STARTED", "STARTED", Outcome.RETRY, Outcome.LOST, Outcome.REJECTED, Outcome.SUCCESS, "PAUSED"]
     found = list(job_samples([None, *map(record, states)], 0, NOW_MS))
     assert {dict(sample.labels).get("state"): sample.value for sample in found if sample.family.name == "taskora_jobs"} == {
-        "running": 2, "retrying": 1, "stalled": 1, "queued": 1,
+        "running": 2, "retrying": 1, "stalled": 1, "rejected": 1,
     }  # fmt: skip
 
 
