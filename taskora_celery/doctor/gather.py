@@ -22,6 +22,8 @@ __all__ = ["gather", "tasks_of", "worker_facts"]
 SERVER_TIMEOUT = 5.0
 #: The exchange to which workers send events.
 _EVENTS = "celeryev"
+#: What workers listen to themselves, to hear of one another.
+_GOSSIP = "worker."
 
 
 def gather(app: Any, timeout: float = 1.0) -> Facts:
@@ -143,7 +145,7 @@ def _is_monitored(app: Any) -> bool:
         table = None if connection is None else getattr(connection.default_channel, "get_table", None)
         if table is not None:
             with suppress(Exception):  # nobody is bound, and some transports raise for that
-                return bool(table(_EVENTS))
+                return any(not str(key).startswith(_GOSSIP) for key, _, _ in table(_EVENTS))
     return False
 
 

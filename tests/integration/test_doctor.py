@@ -190,8 +190,10 @@ def test_who_listens_to_events_is_seen(redis_url: str) -> None:
     app = app_on(redis_url)
     assert not gather(app, 0.1).monitored
     with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": lambda event: None})
-        with receiver.consumer_context():
+        handlers = {"*": lambda event: None}
+        with app.events.Receiver(connection, handlers=handlers, routing_key="worker.#").consumer_context():
+            assert not gather(app, 0.1).monitored, "so does every worker, to hear of the others"
+        with app.events.Receiver(connection, handlers=handlers).consumer_context():
             assert gather(app, 0.1).monitored
 
 
