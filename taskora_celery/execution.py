@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
 from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine
-from taskora_celery.delivery import CREATED_HEADER, Delivery, stamp_of
+from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
@@ -27,7 +27,8 @@ from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.store.protocol import Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.tracing import JobSpan
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
 __all__ = ["Execution", "execution_of"]
@@ -52,6 +53,7 @@ class Execution:
         "_handler_ended",
         "_inside",
         "_reporter",
+        "_span",
         "_started",
         "_stop",
         "_task",
@@ -81,6 +83,7 @@ class Execution:
         self._coroutine: CoroutineInterrupt | None = None
         self._delivery = Delivery.of(task, request)
         self.ctx = self._new_context()
+        self._span = JobSpan(runtime.tracing, self.ctx.attempt)
         soft, hard = limits_of(task, request)
         self._deadline = self._started + (soft or hard or 0) if soft or hard else None
         in_child = self._delivery.parent not in {0, os.getpid()}
@@ -252,6 +255,8 @@ class Execution:
         with undisturbed():
             reply = self._reporter.flush(ctx, self._ended(Outcome.REVOKED, reason or "", JobCancelledError.__name__))
             self._release()
+        if request is not None:
+            self._reporter.changes.cancelled(task.name, self.runtime.clock.time() - request.now_ms / 1000)
         if reply is Reply.SUPERSEDED:
             raise self._refused() from exc
         raise revoke(task, self.request, reason, "was cancelled, and has ended") from exc
@@ -322,7 +327,7 @@ class Execution:
         return self._own(self._ended(Outcome.FAILURE, reason, type(exc).__name__))
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
-        return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+        return self._span.ended(Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep))
 
     def _given_back(self, reason: str | None) -> Ended:
         """Return the end of a delivery whose message goes back: the next one has a record of its own."""
@@ -359,20 +364,14 @@ class Execution:
             assert delivery.hold is not None
             if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
                 raise self._not_run("its message was put back, or delivered again, before it began")
-        now_ms = int(self._started * 1000)
-        created = stamp_of(getattr(request, CREATED_HEADER, None))
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
-        ran = hasattr(request, _RAN)
-        redelivered = bool((request.delivery_info or {}).get("redelivered")) or ran
-        begin = Begin(
-            self.ctx.id, task.name, self.ctx.attempt, self._worker, created, now_ms, redelivered=redelivered,
-            tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
-        )  # fmt: skip
-        begun = self._reporter.begin(self.ctx, begin)  # waited for, since a cancel is decided against it
+        begin = delivery.begin(self.ctx, request, self._worker, self._started, self._span.trace_id, again=hasattr(request, _RAN))
+        # Waited for, since a cancel is decided against it: who is told that a job will never run relies on that.
+        begun = self._reporter.begin(self.ctx, begin)
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
             begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True))
         if begun is None:
-            begun = Begun(self.ctx.fence, 1, now_ms)
+            begun = Begun(self.ctx.fence, 1, begin.now_ms)
         if begun.fence == Verdict.CANCELLED:
             raise revoke(task, request, reason_in(begun.cancel), "was cancelled before it began, and is not run")
         if begun.fence <= 0:
@@ -381,7 +380,7 @@ class Execution:
                 logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, verdict.why)
                 raise Ignore(verdict.why)
             raise self._not_run(verdict.why)
-        timestamp = created or begun.created_ms
+        timestamp = begin.created_ms or begun.created_ms
         info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline, begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
         return begun
@@ -391,6 +390,7 @@ class Execution:
         return self._refused(why)
 
     def _refused(self, why: str = "it was delivered again, or given up") -> Any:
+        self._span.superseded()
         return refused(why, self._delivery.hold, self.runtime.record(self.ctx.id))
 
 

@@ -85,7 +85,8 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     value that was reported, ``progress_mark`` tells whether it had to be changed to be stored (``"repr"``, ``"cut"``).
     ``alive_ms`` is the last sign of life. ``logs`` counts the entries that the job wrote in all its attempts, ``dropped_logs``
     those of them that are not kept. ``stalls`` counts the deliveries that were lost with their process or worker, or were
-    silent; ``refused`` the reports of such executions that came too late.
+    silent; ``refused`` the reports of such executions that came too late. ``trace_id`` is the OpenTelemetry trace that the last
+    delivery belonged to, as 32 hexadecimal digits, None where there was none.
     """
 
     id: str
@@ -107,6 +108,7 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     dropped_logs: int = 0
     stalls: int = 0
     refused: int = 0
+    trace_id: str | None = None
 
 
 class CancelReceipt(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -33,8 +33,11 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.loops import LoopConnections
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
+from taskora_celery.tracing import tracing_api
 
-__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of"]
+__all__ = [
+    "Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of",
+]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery")
 
@@ -72,6 +75,8 @@ class Runtime:
         self.loop = JobLoop(detect_environment())
         self.listener = self._new_listener()
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
+        #: OpenTelemetry's API where this process uses it; known with the first job.
+        self.tracing: Any = None
         self._ready = False
         self.loops = LoopConnections()
 
@@ -131,6 +136,7 @@ class Runtime:
         if self._ready:
             return
         self._ready = True
+        self.tracing = tracing_api()
         install_capture(self.settings.capture_logging)
         log_once()
         if self.listener is not None:
@@ -269,12 +275,15 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
         if "master_name" in options and url.startswith("sentinel"):
             url = url.split("?", 1)[0]
         return Endpoint(url, None, options.get("master_name"))
-    backend, broker = conf.result_backend, conf.broker_read_url or conf.broker_url
-    if is_redis(backend):
-        return _endpoint(backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    if is_redis(broker):
-        return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
-    return None
+    if is_redis(conf.result_backend):
+        return _endpoint(conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+    return broker_endpoint_of(app)
+
+
+def broker_endpoint_of(app: Any) -> Endpoint | None:
+    """Return where the broker is that messages are read from, None where it is not Redis."""
+    broker = app.conf.broker_read_url or app.conf.broker_url
+    return _endpoint(broker, app.conf.broker_use_ssl, app.conf.broker_transport_options) if is_redis(broker) else None
 
 
 def result_endpoint(app: Any, backend: Any) -> Endpoint | None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import bootsteps
 
+from taskora_celery.about import recovery_in
 from taskora_celery.errors import SettingsError
 from taskora_celery.lease.rabbitmq import unrenewable_warning
-from taskora_celery.lease.recovery import recovery_of
-from taskora_celery.runtime import endpoint_of, is_redis, redactor_of, settings_of
+from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
 from taskora_celery.store.connect import check
 
 __all__ = ["CheckSettings"]
@@ -61,9 +61,8 @@ def _check_lease(app: Any, interval: float | None) -> None:
     """
     options = app.conf.broker_transport_options or {}
     timeout = options.get("visibility_timeout")
-    if is_redis(app.conf.broker_read_url or app.conf.broker_url):
-        channel = app.connection_for_read().transport.Channel
-        recovery = recovery_of(options, configurable=hasattr(channel, "unacked_restore_throttle"))
+    recovery = recovery_in(app)
+    if recovery is not None:
         timeout = recovery.visibility_timeout
         logger.info(recovery.told)
     if interval is not None and timeout is not None and interval >= timeout:

@@ -255,6 +255,15 @@ def test_ids_come_from_the_standard_input(shop: Shell, stdin: str) -> None:
     assert [document["job"]["id"] for document in lines(shop.run("show", "-j", "-", RENDER, stdin=stdin))] == [RENDER, FAILED]
 
 
+def test_the_trace_of_a_job_is_shown(shop: Shell, store: JobStore) -> None:
+    """K6: so that it can be looked up; nothing of it where there is none."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    ScriptedExecution(store, "traced-1", tag="t9", token=9, trace=trace)
+    assert f"trace     {trace}" in shop.run("show", "traced-1").stdout
+    assert lines(shop.run("show", "-j", "traced-1"))[0]["job"]["trace_id"] == trace
+    assert "trace " not in shop.run("show", RENDER).stdout
+
+
 def test_a_job_is_shown_with_all_that_is_known(shop: Shell) -> None:
     """K3: the keys are stable; attempts, and the last ten entries."""
     (document,) = lines(shop.run("show", "-j", RENDER))

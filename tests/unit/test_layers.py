@@ -14,11 +14,12 @@ PACKAGE = Path(taskora_celery.__file__).parent
 
 #: From the bottom up; a module may import from its own layer and from those below.
 LAYERS = (
-    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
+    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "tally", "_version"),
     ("store", "lease"),
     ("reporter",),
     ("context", "local", "signal", "logs", "loop", "loop_job", "greenlet_loop", "retry"),
     (
+        "about",
         "task",
         "django",
         "handle",
@@ -44,6 +45,7 @@ LAYERS = (
         "standin",
         "undisturbed",
         "adapters",
+        "tracing",
         "typed",
         "shapes",
         "app",
@@ -52,7 +54,7 @@ LAYERS = (
         "following",
     ),
     ("worker",),
-    ("testing", "cli"),
+    ("doctor", "metrics", "testing", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -4,7 +4,7 @@
 -- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  8 channel
 --       7 when the publisher created the job (ms), or 0 where it did not say
 --       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
---       12 "1": run it also where its outcome is recorded
+--       12 "1": run it also where its outcome is recorded  13 id of the trace, or ""
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
@@ -110,6 +110,10 @@ local fields = { 's', 'STARTED', 'n', ARGV[3], 'a', ARGV[4], 'd', delivery, 'f',
 if stalls > 0 then
   fields[#fields + 1] = 'x'
   fields[#fields + 1] = stalls
+end
+if ARGV[13] ~= '' then
+  fields[#fields + 1] = 'T'
+  fields[#fields + 1] = ARGV[13]
 end
 if state == 'RETRY' then
   -- The attempt before may still be unwinding: its last log entries are welcome, nothing else of it is.
