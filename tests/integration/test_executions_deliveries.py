@@ -233,6 +233,18 @@ def test_an_execution_that_is_given_up_can_schedule_nothing(app: Celery, store: 
     assert (work.sent, status(store).state, status(store).stalls) == ([], Outcome.LOST, 1)
 
 
+def test_a_message_whose_id_another_message_has_is_acknowledged(app: Celery, store: Store) -> None:
+    """D7: the same id was sent twice; given back, the two would push each other out for ever."""
+
+    @app.task(base=Watched)
+    def work(ctx: Context) -> str:
+        ScriptedExecution(store.memory, worker="w2@host", tag="tag-2", token=microseconds())
+        return "done"
+
+    assert deliver(work)[0] == "IGNORED"
+    assert (work.told, status(store).worker, status(store).state) == ([], "w2@host", "STARTED")
+
+
 def test_a_silent_job_that_took_long_asks_whether_it_counts(app: Celery, store: Store) -> None:
     """D7: its message may have been put back meanwhile, whatever has become of those who should have renewed it."""
 

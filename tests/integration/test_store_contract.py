@@ -804,6 +804,15 @@ def test_a_lost_delivery_that_was_cancelled_does_not_come_back(store: JobStore) 
     assert ScriptedExecution(store, tag="t1", redelivered=True).begun.fence == Verdict.CANCELLED
 
 
+@pytest.mark.parametrize("tag", ["t1", "t2"])
+def test_a_job_that_was_given_back_and_cancelled_does_not_come_back(store: JobStore, tag: str) -> None:
+    """G2, I3: behind an early acknowledgement it comes as another message, of the same attempt."""
+    job_in(store, Outcome.REJECTED)
+    store.cancel(request())
+    assert ScriptedExecution(store, tag=tag, redelivered=tag == "t1").begun.fence == Verdict.CANCELLED
+    assert state_of(store) == CANCELLED
+
+
 def test_a_running_job_that_was_asked_to_stop_does_not_begin_again(store: JobStore) -> None:
     """G2, G6: its worker died before it could; the redelivery ends it, with the reason that was given."""
     job_in(store, "STARTED")
