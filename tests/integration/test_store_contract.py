@@ -130,6 +130,14 @@ def test_the_checkpoint_outlives_an_attempt_that_did_not_succeed(store: JobStore
     assert ScriptedExecution(store, attempt=2).begun.checkpoint is not None
 
 
+@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.REJECTED, Outcome.FAILURE])
+def test_a_checkpoint_that_comes_with_the_end_of_an_attempt_is_kept(store: JobStore, state: str) -> None:
+    """E8, I3: the handler's last word before it stopped; both go out in one report."""
+    first = ScriptedExecution(store)
+    first.send(Report("job-1", first.fence, NOW_MS, checkpoint=pack(7), ended=Ended(state, NOW_MS)))
+    assert unpack(ScriptedExecution(store, attempt=2).begun.checkpoint or b"") == 7
+
+
 def test_success_clears_the_checkpoint(store: JobStore) -> None:
     """E8: a job that is run again after its success begins from the start."""
     first = ScriptedExecution(store)

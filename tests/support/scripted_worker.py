@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 VISIBILITY = 60.0  # seconds
 
 
+class Channel:
+    """A consumer's channel, open until the test closes it."""
+
+    def __init__(self, qos: Any) -> None:
+        self.qos = qos
+        self.closed = False
+
+
 class ScriptedRequest:
     """What stands for a message in a worker's parent."""
 
@@ -50,7 +58,7 @@ class ScriptedWorker:
         self.steps: list[str] = [] if steps is None else steps
         self.pool: Any = SimpleNamespace(_state=BasePool.RUN)
         self.qos = SimpleNamespace(_delivered={}, _dirty=set(), _quick_ack=lambda tag: self.steps.append(f"forget {tag}"))
-        self.channel = SimpleNamespace(qos=self.qos, closed=False)
+        self.channel = Channel(self.qos)
         self.consumer = SimpleNamespace(task_consumer=SimpleNamespace(channel=self.channel))
         self.requests: dict[str, ScriptedRequest] = {}
 

@@ -15,15 +15,16 @@ from celery.worker import state
 
 from taskora_celery import Context
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.lease.protocol import Held
+from taskora_celery.lease.protocol import Held, Hold
+from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.runtime import Runtime
 from taskora_celery.worker import keeper as keeper_module
 from taskora_celery.worker.keeper import LOOK_AGAIN, SPREAD, TELL_AGAIN, UNHEARD, Keeper, KeeperStep
-from tests.support.cancels import job_in, request
+from tests.support.cancels import job_in, loss, request
 from tests.support.executions import ScriptedExecution
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_store import ScriptedStore
-from tests.support.scripted_worker import VISIBILITY, ScriptedWorker, SharedLease, due
+from tests.support.scripted_worker import VISIBILITY, Channel, ScriptedWorker, SharedLease, due
 from tests.support.traced import traced_app
 from tests.support.waiting import wait_until
 
@@ -326,6 +327,120 @@ def test_a_sweep_by_another_timeout_is_told_once(rig: Rig, caplog: pytest.LogCap
     told = [text for text in caplog.messages if "has a shorter visibility_timeout" in text]
     assert len(told) == 1
     assert "put back 20.0 s after its lease was renewed for 60 s" in told[0]
+
+
+# --- D3, D7: a message that came back to its own worker ---------------------------------------------------------------------
+
+
+class Fence:
+    """Who has claimed each message, by the token of the delivery; the one of all channels."""
+
+    claims: dict[str, int]
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+
+    def claim(self, hold: Hold) -> None:
+        self.claims[hold.tag] = hold.token
+
+    def is_taken(self, hold: Hold) -> bool:
+        return self.claims.get(hold.tag, hold.token) != hold.token
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The claims that stand."""
+    monkeypatch.setattr(Fence, "claims", {}, raising=False)
+    monkeypatch.setattr(keeper_module, "RedisFence", Fence)
+    monkeypatch.setattr(keeper_module, "holds", lambda _: True)
+    return Fence.claims
+
+
+class Returned:
+    """A job that runs here, and its message, which came back on a new channel."""
+
+    def __init__(self, rig: Rig, timeout: float | None = None) -> None:
+        self.rig = rig
+        self.running = rig.worker.runs("t1", timeout=timeout)
+        self.running.id = "job-1"
+        self.before = self.running.message.channel = rig.worker.channel
+        assert rig.keeper.fence(self.running.message, self.running.hold) is not None
+        self.running.fenced = self.running.message.channel
+        self.execution = ScriptedExecution(rig.store.memory, tag="t1", token=self.running.hold.token)
+        self.now = Channel(rig.worker.qos)
+        channel = FencedChannel(self.now, Fence(self.now), Hold("t1", 8))  # type: ignore[arg-type]
+        self.message = SimpleNamespace(delivery_tag="t1", channel=channel)
+        self.before.closed = True
+
+    def adopted(self) -> bool:
+        return self.rig.keeper.adopts(self.message)
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_a_job_that_runs_goes_on_under_the_message_that_came_back(
+    rig: Rig, claims: dict[str, int], timeout: float | None
+) -> None:
+    """D3: behind a lost connection; it acknowledges on the new channel, and its lease is renewed here for the first time."""
+    returned = Returned(rig, timeout)
+    assert returned.adopted()
+    assert returned.running.fenced.channel is returned.now
+    assert (returned.running.regained, claims) == (timeout is not None, {})
+
+
+def test_a_job_that_does_not_run_here_does_not_take_its_message(rig: Rig, claims: dict[str, int]) -> None:
+    """D7: it has not begun, or has ended: the new delivery is one of its own."""
+    returned = Returned(rig)
+    returned.running.is_running = False
+    assert not returned.adopted()
+    returned.message.delivery_tag = "unknown"
+    assert not returned.adopted()
+
+
+def test_a_silent_job_does_not_go_on_under_the_message_that_came_back_for_its_silence(rig: Rig, claims: dict[str, int]) -> None:
+    """D4: the connection is the one that it was received on, so it was put back since nobody renewed it."""
+    returned = Returned(rig, timeout=5.0)
+    returned.before.closed = False
+    assert not returned.adopted()
+    assert returned.running.fenced.channel is returned.before
+
+
+def test_a_job_whose_message_another_worker_has_had_does_not_go_on(rig: Rig, claims: dict[str, int]) -> None:
+    """D7: it was delivered again meanwhile, and came back from there."""
+    returned = Returned(rig)
+    claims["t1"] = 9
+    assert not returned.adopted()
+
+
+def test_a_job_that_was_given_up_does_not_go_on(rig: Rig, claims: dict[str, int]) -> None:
+    """D7: by its own worker, whatever has come of the message; and by another, which has told so in the record."""
+    returned = Returned(rig)
+    rig.store.memory.lose(loss(token=returned.running.hold.token))
+    assert not returned.adopted()
+    other = Returned(rig)
+    other.running.fenced.give_up()
+    assert not other.adopted()
+
+
+def test_a_job_that_another_delivery_has_begun_anew_does_not_go_on(rig: Rig, claims: dict[str, int]) -> None:
+    """D7: as the record says; a claim may have expired with its Redis."""
+    returned = Returned(rig)
+    ScriptedExecution(rig.store.memory, tag="t1", token=9, redelivered=True)
+    assert not returned.adopted()
+
+
+def test_a_job_of_which_no_record_tells_goes_on(rig: Rig, claims: dict[str, int]) -> None:
+    """D3, L1: it is not registered yet, or the store is away."""
+    returned = Returned(rig)
+    rig.store.forget()
+    assert returned.adopted()
+
+
+def test_a_delivery_that_counts_from_now_on_claims_its_message(rig: Rig, claims: dict[str, int]) -> None:
+    """D7: the earlier one is refused from then on."""
+    returned = Returned(rig)
+    rig.keeper.claim(returned.message, Hold("t1", 8))
+    assert claims == {"t1": 8}
+    assert not returned.running.fenced.is_mine()
 
 
 # --- I3: a shutdown --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +176,15 @@ def test_all_that_was_said_is_written_when_the_final_flush_returns(make_rig: Cal
     ctx.log.info("b")
     rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 5))
     assert (rig.progress(), rig.messages(), rig.state()) == (2, ["a", "b"], Outcome.SUCCESS)
+
+
+def test_a_checkpoint_goes_out_by_itself(make_rig: Callable[..., Rig]) -> None:
+    """E8: within a flush interval, and not with the next thing that the handler says."""
+    rig = make_rig(flush_interval=SOON)
+    ctx = rig.begin()
+    ctx.checkpoint({"row": 7})
+    found = wait_until(lambda: [report.checkpoint for flush in rig.store.flushes for report in flush], "a report")
+    assert [unpack(checkpoint or b"") for checkpoint in found] == [{"row": 7}]
 
 
 def test_the_final_flush_waits_for_what_the_thread_has_in_hand(rig: Rig) -> None:
@@ -634,6 +645,19 @@ def test_every_report_is_a_sign_of_life(rig: Rig, what: str) -> None:
     assert not ctx.signal.aborted
 
 
+def test_a_job_that_shows_life_does_not_speak_for_another(rig: Rig) -> None:
+    """D4: the silence of each is its own, in a process that runs many."""
+    silent = rig.begin("silent", tag="tag-1", timeout=10.0)
+    lively = rig.begin("lively", tag="tag-2", timeout=10.0)
+    for _ in range(2):
+        rig.clock.advance(6)
+        lively.heartbeat()
+        wait_until(lambda: not lively.beating, "the renewal")
+    assert silent.signal.wait(10)
+    assert not lively.signal.aborted
+    assert rig.lease.renewed[-1] == ["tag-2"]
+
+
 def test_a_message_that_was_delivered_again_ends_its_execution(rig: Rig) -> None:
     """D7, C3: the signal fires, and what it still says is neither stored nor counts."""
     ctx = rig.begin(tag="tag-1")
@@ -688,6 +712,25 @@ def test_a_child_whose_parent_is_gone_stops_renewing_and_its_signals_fire(rig: R
     assert ctx.signal.wait(10)
     assert (ctx.signal.reason, ctx.signal.message) == ("superseded", "the worker's parent process is gone")
     assert rig.lease.renewed == []
+
+
+@pytest.mark.parametrize(
+    ("parent", "shows_due", "ends"), [("another", False, True), ("another", True, False), ("itself", False, False)]
+)
+def test_a_child_whose_silence_nobody_else_can_see_ends_itself(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, parent: str, shows_due: bool, ends: bool
+) -> None:
+    """D4, D10: SQS does not show what is due, so no worker's parent finds it out; a process of its own is not ended for a job."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: killed.append((pid, number)))
+    rig.lease.shows_due = shows_due
+    ctx = rig.begin(tag="tag-1", timeout=10.0)
+    rig.reporter.leases.parent = os.getppid() if parent == "another" else os.getpid()
+    ctx.heartbeat()
+    wait_until(lambda: rig.lease.renewed and not ctx.beating, "the first renewal")
+    rig.pass_time(10.1)
+    assert ctx.signal.wait(10)
+    assert killed == ([(os.getpid(), signal.SIGKILL)] if ends else [])
 
 
 def test_the_leases_of_all_jobs_are_renewed_in_one_command(rig: Rig) -> None:
