@@ -307,6 +307,26 @@ def test_a_job_that_was_delivered_again_says_nothing_of_its_cancel(app: Celery, 
     assert failures.told == []
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_cancel_whose_announcement_was_missed_arrives_all_the_same(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    """G1: with the next report; and, of a job that says nothing, as soon as announcements are heard again."""
+    runtime = Runtime.of(app)
+
+    @app.task
+    def work(ctx: Context) -> None:
+        monkeypatch.setattr(runtime.stopper, "announced", lambda _: None)
+        assert cancel_job(app, ctx.id, "no longer wanted").outcome == "requested"
+        assert not ctx.signal.wait(0.05)
+        runtime._on_listening() if silent else ctx.progress(1)
+        assert ctx.signal.wait(TIMEOUT)
+        assert (ctx.signal.reason, ctx.signal.message) == ("cancelled", "no longer wanted")
+
+    traced(work, task_id=JOB)
+    assert (record(store), phases(store)) == (CANCELLED, ["requested", "delivered"])
+
+
 # --- G6: the roads to a retry --------------------------------------------------------------------------------------------
 
 

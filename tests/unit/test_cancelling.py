@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
+from taskora_celery import runtime as runtime_module
 from taskora_celery.cancelling import request_of
 from taskora_celery.records import CancelReceipt
 from taskora_celery.runtime import Runtime
+from taskora_celery.stopping import KEPT_FOR
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.journal import CANCEL, encode
 from taskora_celery.store.memory import MemoryStore
@@ -176,6 +179,66 @@ def test_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(5):
         ear.cancels.announced(request(f"job-{n}"))
     assert [ear.cancels.excludes(f"job-{n}") for n in range(5)] == [True, True, False, False, False]
+
+
+# --- what a process that runs jobs can say of them ----------------------------------------------------------------------------
+
+
+NOW = 1_790_000_000.0  # seconds
+
+
+class Hearing:
+    """A process that has heard announcements without a gap since some instant, and a job that its parent has looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.app = eager_app()
+        self.runtime = Runtime(self.app, MemoryStore())
+        monkeypatch.setattr(runtime_module, "time", SimpleNamespace(time=lambda: NOW))
+        self.since(NOW - 100)
+
+    def since(self, when: float | None) -> None:
+        assert self.runtime.listener is not None
+        self.runtime.listener.ready_since = when
+
+    def may_be_cancelled(self, checked_at: float) -> bool:
+        return self.runtime.may_be_cancelled("job-1", checked_at)
+
+
+@pytest.fixture
+def hearing(monkeypatch: pytest.MonkeyPatch) -> Hearing:
+    return Hearing(monkeypatch)
+
+
+def test_who_has_heard_all_since_the_parent_looked_need_not_ask(hearing: Hearing) -> None:
+    """G2, P6: no round trip; unless it has heard of this very job."""
+    assert not hearing.may_be_cancelled(NOW - 1)
+    hearing.runtime.stopper.announced(request("job-2"))
+    assert not hearing.may_be_cancelled(NOW - 1)
+    hearing.runtime.stopper.announced(request("job-1"))
+    assert hearing.may_be_cancelled(NOW - 1)
+
+
+@pytest.mark.parametrize("since", [None, NOW - 0.5])
+def test_who_was_deaf_since_the_parent_looked_asks(hearing: Hearing, since: float | None) -> None:
+    """G2: a process that has just begun, or whose connection was lost in between."""
+    hearing.since(since)
+    assert hearing.may_be_cancelled(NOW - 1)
+
+
+def test_a_parent_that_could_not_say_so_is_not_believed(hearing: Hearing) -> None:
+    """G2: it was deaf itself, or is an older version's."""
+    assert hearing.may_be_cancelled(0.0)
+
+
+def test_what_the_parent_has_seen_long_ago_is_asked_for_again(hearing: Hearing) -> None:
+    """G2: announcements are kept for a time only."""
+    assert not hearing.may_be_cancelled(NOW - KEPT_FOR + 1)
+    assert hearing.may_be_cancelled(NOW - KEPT_FOR - 1)
+
+
+def test_a_process_without_a_store_hears_nothing(hearing: Hearing) -> None:
+    """L2: nor is there anybody to be asked."""
+    assert Runtime(hearing.app).may_be_cancelled("job-1", NOW)
 
 
 # --- the backstop ------------------------------------------------------------------------------------------------------------

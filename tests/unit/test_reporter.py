@@ -20,6 +20,7 @@ from taskora_celery.reporter import reporter as reporter_module
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.protocol import Begin, Begun, Ended
+from tests.support.cancels import request
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_lease import ScriptedLease
 from tests.support.scripted_store import ScriptedStore
@@ -67,8 +68,11 @@ class Rig:
         self.store = store or ScriptedStore()
         self.lease = ScriptedLease()
         self.settings = Settings(**{"flush_interval": SOON, **settings})
+        #: Jobs that somebody wants to stop, as the store has said.
+        self.stopping: list[str] = []
         self.reporter = Reporter(
-            self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock
+            self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock,
+            on_stopping=lambda report: self.stopping.append(report.id),
         )  # fmt: skip
 
     def begin(
@@ -554,6 +558,45 @@ def test_a_sink_that_fails_does_not_end_the_thread(rig: Rig, caplog: pytest.LogC
     wait_until(lambda: "it goes on" in caplog.text, "the failure to be logged")
     rig.begin().progress(2)
     wait_until(lambda: rig.progress() == 2, "the next report")
+
+
+# --- a cancel whose announcement was missed ---------------------------------------------------------------------------------
+
+
+def test_the_answer_to_a_report_says_that_a_job_is_to_stop(rig: Rig) -> None:
+    """G1: each of them; the job is told once, and no other."""
+    ctx, other = rig.begin(), rig.begin("job-2")
+    rig.store.cancel(request())
+    for n in range(3):
+        ctx.progress(n)
+        other.progress(n)
+        wait_until(lambda n=n: (rig.progress(), rig.progress("job-2")) == (n, n), "the reports")  # type: ignore[misc]
+    wait_until(lambda: rig.stopping, "the news")
+    assert rig.stopping == ["job-1"]
+
+
+def test_a_job_that_says_nothing_asks_with_the_renewal_of_its_lease(rig: Rig) -> None:
+    """G1, D4: and to ask is no sign of life."""
+    rig.begin(tag="tag-1")
+    before = rig.store.read("job-1")
+    rig.store.cancel(request())
+    rig.pass_time(20)
+    wait_until(lambda: rig.stopping == ["job-1"], "the news")
+    after = rig.store.read("job-1")
+    assert before is not None
+    assert after is not None
+    assert after.fields["h"] == before.fields["h"]
+
+
+def test_who_may_have_missed_an_announcement_looks_at_once(rig: Rig) -> None:
+    """G1: behind a lost connection; for all jobs of the process, in one round trip."""
+    for n in range(3):
+        rig.begin(f"job-{n}")
+    rig.store.cancel(request("job-1"))
+    flushes = len(rig.store.flushes)
+    rig.reporter.look()
+    wait_until(lambda: rig.stopping == ["job-1"], "the news")
+    assert [len(flush) for flush in rig.store.flushes[flushes:]] == [3]
 
 
 # --- heartbeat -----------------------------------------------------------------------------------------------------------
