@@ -236,6 +236,17 @@ def test_what_the_parent_has_seen_long_ago_is_asked_for_again(hearing: Hearing) 
     assert hearing.may_be_cancelled(NOW - KEPT_FOR - 1)
 
 
+def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again(hearing: Hearing) -> None:
+    """G2: what was cancelled while nobody heard it is in the store, and not announced again."""
+    read: list[int] = []
+    runtime = hearing.runtime
+    runtime.listener = None  # no thread: the test is the listener
+    runtime.hear(lambda _: None, lambda: read.append(len(read)))
+    for _ in range(3):
+        runtime._on_listening()
+    assert read == [0, 1, 2]
+
+
 def test_a_process_without_a_store_hears_nothing(hearing: Hearing) -> None:
     """L2: nor is there anybody to be asked."""
     assert Runtime(hearing.app).may_be_cancelled("job-1", NOW)

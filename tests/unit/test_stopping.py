@@ -137,6 +137,18 @@ def test_a_child_that_does_not_obey_is_ended_another_grace_later(
     assert phases(stop) == ["delivered", "interrupted", "killed"]
 
 
+def test_a_job_that_ends_while_its_last_words_are_written_is_not_killed(
+    stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
+) -> None:
+    """G4: its process has another job by then, or will in a moment."""
+    stop = running(stopper, clock, in_child=True)
+    stopper.before_kill = lambda _: stop.close()
+    stopper.announced(request(clock))
+    for _ in range(3):
+        after(stopper, clock, GRACE + 0.01)
+    assert kills == []
+
+
 def test_where_no_process_can_be_ended_the_handler_is_interrupted_again(
     stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
 ) -> None:
