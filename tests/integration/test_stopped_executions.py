@@ -21,6 +21,7 @@ from taskora_celery.outcomes import Cancelled, GivenBack
 from taskora_celery.reading import logs_of, status_of
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
+from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import decode
 from taskora_celery.store.protocol import Shutdown
 from tests.support.cancels import job_in
@@ -581,6 +582,29 @@ def test_a_handler_that_ignores_the_signal_is_interrupted(app: Celery, store: Sc
     ((state, error),) = outcomes
     assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
     assert phases(store) == ["requested", "delivered", "interrupted"]
+
+
+def test_an_interruption_in_the_last_line_of_a_handlers_part_still_ends_it(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4: it lands before the end is noted; behind it nothing is raised any more."""
+    stops: list[JobStop] = []
+    close = JobStop.close
+
+    def closing(stop: JobStop) -> None:
+        stops.append(stop)
+        if len(stops) == 1:
+            raise SoftTimeLimitExceeded
+        close(stop)
+
+    monkeypatch.setattr(JobStop, "close", closing)
+
+    @app.task
+    def work(ctx: Context) -> str:
+        return "done"
+
+    assert traced(work, task_id=JOB)[0] == "FAILURE"
+    assert not stops[0].interrupt.fire(JobCancelledError)
 
 
 def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) -> None:
