@@ -218,6 +218,21 @@ def test_the_outcome_of_the_execution_that_counts_is_celerys(
     assert at_rest(app)
 
 
+def test_an_execution_that_was_superseded_can_retry_as_often_as_it_likes(app: Celery, store: Store) -> None:
+    """D7: a handler that retries whatever its lines raise has taken the refusal for an error of theirs."""
+
+    @app.task(base=Watched, bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> None:
+        elsewhere(store)
+        try:
+            self.retry(countdown=0)
+        except Exception:
+            self.retry(countdown=60)
+
+    assert deliver(work)[0] == "REJECTED"
+    assert (work.sent, work.told, status(store).worker) == ([], [], "w2@host")
+
+
 def test_an_execution_that_is_given_up_can_schedule_nothing(app: Celery, store: Store) -> None:
     """D4, D7: the worker's parent took it for dead; its message is on its way to another worker."""
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import current_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 
 from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledError, JobHandle, current_context
@@ -79,6 +80,7 @@ class Failures:
 
         def mark_as_failure(task_id: str, exc: Any, **options: Any) -> Any:
             reason = getattr(exc, "reason", None)
+            assert options["request"].id == task_id, "without its request nobody finds the chord and the callbacks"
             self.told.append((task_id, options.get("state", "FAILURE"), reason, options.get("store_result", True)))
             return original(task_id, exc, **options)
 
@@ -276,20 +278,28 @@ def test_a_backend_that_fails_does_not_keep_the_job_from_ending(
     assert "its result could not be stored" in caplog.text
 
 
-@pytest.mark.parametrize("end", [returns, raises, asks_to_be_requeued, is_cancelled_elsewhere], ids=lambda end: end.__name__)
-def test_a_job_that_has_heard_of_its_cancel_is_revoked_also_where_the_store_is_away(
-    app: Celery, store: ScriptedStore, failures: Failures, end: Callable[[Context], Any]
-) -> None:
-    """G7, L1: nobody can refuse its end then; the record says so when the store is back."""
+def retries_as_celery_does(ctx: Context) -> None:
+    raise current_task.retry(countdown=0)
 
-    @app.task(acks_late=True)
+
+@pytest.mark.parametrize(
+    "end",
+    [returns, raises, asks_for_a_retry, asks_to_be_requeued, is_cancelled_elsewhere, retries_as_celery_does],
+    ids=lambda end: end.__name__,
+)
+def test_a_job_that_has_heard_of_its_cancel_is_revoked_also_where_the_store_is_away(
+    app: Celery, store: ScriptedStore, failures: Failures, sent: list[dict[str, Any]], end: Callable[[Context], Any]
+) -> None:
+    """G6, G7, L1: nobody can refuse its end, or its retry, then; the record says so when the store is back."""
+
+    @app.task(acks_late=True, max_retries=3)
     def work(ctx: Context) -> Any:
         cancelled_meanwhile(ctx, app)
         store.away = True
         return end(ctx)
 
     state, error = traced(work, task_id=JOB)
-    assert (state, type(error)) == ("IGNORED", Cancelled)
+    assert (state, type(error), sent) == ("IGNORED", Cancelled, [])
     assert failures.told == [(JOB, "REVOKED", "no longer wanted", True)]
     store.away = False
     wait_until(lambda: record(store) == CANCELLED, "the end to be written", TIMEOUT)
@@ -351,6 +361,28 @@ def test_celerys_own_retry_is_refused(
     state, error = traced(work, task_id=JOB)
     assert (state, type(error)) == ("IGNORED", Cancelled)
     assert [str(exc) for exc in caught] == [f"job {JOB} was cancelled: no longer wanted"]
+    assert (record(store), sent) == (CANCELLED, [])
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_celerys_own_retry_is_refused_as_often_as_it_is_asked_for(
+    app: Celery, store: ScriptedStore, sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """G6: a handler that retries whatever its lines raise has taken the refusal for an error of theirs."""
+    asked: list[str] = []
+
+    @app.task(bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> None:
+        cancelled_meanwhile(ctx, app) if heard else cancelled_unheard(ctx, app, monkeypatch)
+        try:
+            asked.append("first")
+            self.retry(countdown=0)
+        except Exception as exc:
+            asked.append("again")
+            raise self.retry(exc=exc, countdown=60) from exc
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), asked) == ("IGNORED", Cancelled, ["first", "again"])
     assert (record(store), sent) == (CANCELLED, [])
 
 
@@ -846,6 +878,22 @@ def test_waiting_tells_what_came_of_it(app: Celery, store: ScriptedStore, end: s
     execution.end(end)
     thread.join(TIMEOUT)
     assert [receipt.outcome for receipt in receipts] == [outcome]
+
+
+def test_who_has_waited_finds_the_end_in_the_result_backend_too(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1, G6: the record is written first, the result a moment later."""
+    states = ["STARTED", "STARTED", "REVOKED"]
+    execution = job_in(store, "STARTED")
+    receipts: list[CancelReceipt] = []
+    monkeypatch.setattr(type(app.backend), "get_state", lambda *_: states.pop(0))  # each thread has a backend of its own
+    thread = threading.Thread(target=lambda: receipts.append(JobHandle(JOB, app=app).cancel(wait=True)))
+    thread.start()
+    wait_until(lambda: phases(store), "the request to be stored", TIMEOUT)
+    execution.end(Outcome.REVOKED)
+    thread.join(TIMEOUT)
+    assert ([receipt.outcome for receipt in receipts], states) == (["cancelled"], [])
 
 
 def test_waiting_has_an_end(app: Celery, store: ScriptedStore) -> None:

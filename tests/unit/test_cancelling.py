@@ -1,5 +1,7 @@
 """What is asked for when a job is cancelled, and what a worker's parent remembers of it."""
 
+# mypy: allow-untyped-decorators
+
 from __future__ import annotations
 
 import math
@@ -26,6 +28,7 @@ from taskora_celery.worker.cancels import EarlyCancels
 from tests.support.cancels import job_in, request
 from tests.support.eager_apps import eager_app
 from tests.support.manual_clock import ManualClock
+from tests.support.traced import traced_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +120,24 @@ def test_a_receipt_is_frozen_and_plain() -> None:
         receipt.outcome = "requested"  # type: ignore[misc]
     assert msgspec.json.decode(msgspec.json.encode(receipt), type=CancelReceipt) == receipt
     assert msgspec.to_builtins(CancelReceipt("job-1", "unknown", 1)) == {"id": "job-1", "outcome": "unknown", "requested_ms": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "track", "queued"),
+    [({}, "all", True), ({"tracked": False}, "all", False), ({}, "context", False)],
+)
+def test_who_sent_a_job_knows_that_it_waits_where_its_worker_will_ask(options: dict[str, Any], track: str, queued: bool) -> None:
+    """G2, A7: a cancel in the queue may promise only what somebody keeps; a task that is left alone asks nobody."""
+    with traced_app(MemoryStore(), taskora_track=track) as app:
+
+        @app.task(**options)
+        def work() -> None:
+            """Do nothing."""
+
+        handle = work.delay()
+        assert (handle.queued, handle.sent) == (queued, True)
+        assert handle.cancel().outcome == ("cancelled" if queued else "unknown")
+        assert work.AsyncResult(handle.id).queued is False
 
 
 # --- what the parent knows of early cancels --------------------------------------------------------------------------------
