@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from celery import Celery
 
@@ -806,7 +809,65 @@ def test_an_extended_deadline_is_the_one_that_counts(app: Celery, store: Scripte
         assert not ctx.signal.aborted
         return round((ctx.remaining() or 0) - (before or 0))
 
-    assert traced(work, task_id=JOB)[0] == "SUCCESS"
+    assert traced(work, task_id=JOB) == ("SUCCESS", 600)
+
+
+#: The stamp of a worker's parent that is another process: the job has a pool's process for itself.
+IN_CHILD = {STAMP: (0, os.getppid(), None, 0.0)}
+
+
+@pytest.fixture
+def _celerys_limit() -> Iterator[None]:
+    """What a prefork child does at the soft limit."""
+
+    def reached(_number: int, _frame: FrameType | None) -> None:
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGUSR1, reached)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def reach_celerys_limit() -> None:
+    """Be interrupted as the pool does it, in this thread."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+@pytest.mark.usefixtures("_celerys_limit")
+def test_at_celerys_own_limit_the_signal_has_fired(app: Celery, store: ScriptedStore) -> None:
+    """H1: in a child of a pool, where Celery interrupts; its threads are told as well."""
+    seen: list[Any] = []
+
+    @app.task(soft_time_limit=600)
+    def work(ctx: Context) -> None:
+        waiter = threading.Thread(target=lambda: seen.append(ctx.signal.wait(TIMEOUT)))
+        waiter.start()
+        try:
+            reach_celerys_limit()
+        except SoftTimeLimitExceeded:
+            waiter.join(TIMEOUT)
+            seen.append((ctx.signal.reason, ctx.signal.message))
+            raise
+
+    state, error = traced(work, task_id=JOB, **IN_CHILD)
+    assert (state, type(error), seen) == ("FAILURE", SoftTimeLimitExceeded, [True, ("timeout", "soft_time_limit")])
+
+
+@pytest.mark.usefixtures("_celerys_limit")
+def test_an_extended_deadline_holds_celerys_own_limit_off_for_its_job_alone(app: Celery, store: ScriptedStore) -> None:
+    """H3: never a silent no-op; the process's next job has the limit that it was given."""
+
+    @app.task(soft_time_limit=1)
+    def work(ctx: Context) -> bool:
+        ctx.extend_deadline(600)
+        reach_celerys_limit()
+        return ctx.signal.aborted
+
+    assert traced(work, task_id=JOB, **IN_CHILD) == ("SUCCESS", False)
+    with pytest.raises(SoftTimeLimitExceeded):
+        reach_celerys_limit()
 
 
 # --- G7: the receipt -----------------------------------------------------------------------------------------------------

@@ -121,9 +121,9 @@ def test_the_checkpoint_of_an_earlier_delivery_is_handed_to_the_next(store: JobS
     assert unpack(checkpoint) == {"row": 42}
 
 
-@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.FAILURE])
+@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.FAILURE, Outcome.REJECTED])
 def test_the_checkpoint_outlives_an_attempt_that_did_not_succeed(store: JobStore, state: str) -> None:
-    """E8: only success clears it."""
+    """E8, I3: only success clears it."""
     first = ScriptedExecution(store)
     first.checkpoint(7)
     first.end_in_retry() if state == Outcome.RETRY else first.end(state)

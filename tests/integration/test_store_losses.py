@@ -138,6 +138,14 @@ def test_the_next_delivery_knows_of_the_loss_and_does_not_count_it_again(store: 
     assert not {"e", "r", "z"} & set(snapshot(store).fields)
 
 
+def test_a_delivery_that_was_given_back_is_no_loss(store: JobStore) -> None:
+    """I3, D6: in a shutdown, say; the next one is counted as a delivery, and nothing is held against the job."""
+    started(store).end(Outcome.REJECTED)
+    begun = started(store, token=LATE, redelivered=True).begun
+    assert (begun.delivery, begun.stalls, begun.attempts) == (2, 0, ())
+    assert status(store).stalls == 0
+
+
 def test_a_loss_that_nobody_told_of_is_counted_by_the_next_delivery(store: JobStore) -> None:
     """D6: the machine may be gone; a message that comes back while its job runs is a loss, too."""
     started(store)
