@@ -233,6 +233,19 @@ def test_an_execution_that_was_superseded_can_retry_as_often_as_it_likes(app: Ce
     assert (work.sent, work.told, status(store).worker) == ([], [], "w2@host")
 
 
+@pytest.mark.parametrize("end", [retries, retries_as_celery_does], ids=lambda end: end.__name__)
+def test_the_stamp_of_a_delivery_ends_with_it(app: Celery, end: Callable[[Any, Context], Any]) -> None:
+    """D7, I6: the message of the next attempt carries what its publisher gave it, and nothing of this worker's."""
+
+    @app.task(base=Watched, bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> Any:
+        return end(self, ctx)
+
+    assert deliver(work, tenant="a")[0] == "RETRY"
+    ((sent),) = work.sent
+    assert sent["headers"] == {"tenant": "a"}
+
+
 def test_an_execution_that_is_given_up_can_schedule_nothing(app: Celery, store: Store) -> None:
     """D4, D7: the worker's parent took it for dead; its message is on its way to another worker."""
 

@@ -719,6 +719,32 @@ def test_a_message_that_was_acknowledged_early_is_sent_anew(
     assert record(store)[0] == Outcome.REJECTED
 
 
+def test_what_is_sent_anew_is_the_same_job(app: Celery, store: ScriptedStore) -> None:
+    """I3, B4: with its arguments and its creation time, here that of its first receipt; and the store is asked of it."""
+    seen: list[int] = []
+
+    @app.task(acks_late=False)
+    def work(row: int, ctx: Context) -> None:
+        seen.append(ctx.timestamp)
+        wait_until(lambda: time.time() * 1000 > ctx.timestamp + 5, "a later instant", TIMEOUT)
+        raise ctx.requeue()
+
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues["celery"](connection.default_channel)
+        queue.purge()  # the broker in memory is that of all apps of the process
+        traced(work, 7, task_id=JOB, **CHECKED)
+        message = queue.get(no_ack=True)
+    assert message is not None
+    assert (message.headers["id"], message.headers["retries"], message.payload[0]) == (JOB, 0, [7])
+    assert seen == [message.headers["taskora_created"]]
+    assert STAMP not in message.headers, "that ends with its delivery"
+    hears(app)
+    begins = len(store.begins)
+    headers = {name: value for name, value in message.headers.items() if name.startswith("taskora")}
+    traced(work, 7, task_id=JOB, **headers, **CHECKED)
+    assert len(store.begins) == begins + 1, "although its message was delivered for the first time"
+
+
 def test_an_abort_for_another_reason_is_no_requeue(app: Celery, store: ScriptedStore) -> None:
     """I3: an error of that class that somebody else raised, without a shutdown, is a failure."""
 

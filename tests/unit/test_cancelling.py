@@ -128,7 +128,7 @@ def test_a_receipt_is_frozen_and_plain() -> None:
 )
 def test_who_sent_a_job_knows_that_it_waits_where_its_worker_will_ask(options: dict[str, Any], track: str, queued: bool) -> None:
     """G2, A7: a cancel in the queue may promise only what somebody keeps; a task that is left alone asks nobody."""
-    with traced_app(MemoryStore(), taskora_track=track) as app:
+    with traced_app(MemoryStore(), taskora_track=track, task_default_queue="of nobody") as app:
 
         @app.task(**options)
         def work() -> None:

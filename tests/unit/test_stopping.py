@@ -124,6 +124,15 @@ def test_a_cancel_fires_the_signal_at_once_and_interrupts_a_grace_later(stopper:
     assert (raised(stop), phases(stop)) == (["JobCancelledError"], ["delivered", "interrupted"])
 
 
+def test_the_journal_tells_when_a_cancel_was_heard(stopper: ManualStopper, clock: ManualClock) -> None:
+    """G3: and not when the listeners of the signal, which are the user's, had done."""
+    stop = running(stopper, clock)
+    heard = clock.time()
+    stop.ctx.signal.add_listener(lambda _: clock.advance(5))
+    stopper.announced(request(clock))
+    assert [(entry[1], entry[2]) for entry in stop.ctx.logs] == [(heard, {"phase": "delivered"})]
+
+
 def test_a_child_that_does_not_obey_is_ended_another_grace_later(
     stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
 ) -> None:
