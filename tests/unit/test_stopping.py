@@ -392,6 +392,17 @@ def test_an_extended_deadline_moves_the_limit(stopper: ManualStopper, clock: Man
     assert (stop.ctx.signal.reason, raised(stop)) == ("timeout", ["SoftTimeLimitExceeded"])
 
 
+def test_a_handler_that_extends_its_deadline_when_it_is_reached_has_a_new_one(stopper: ManualStopper, clock: ManualClock) -> None:
+    """H3: it has caught the first limit, and asked for more time to clean up."""
+    stop = running(stopper, clock, deadline=clock.time() + 5)
+    after(stopper, clock, 5.01)
+    stop.extend(10)
+    after(stopper, clock, 9.9)
+    assert raised(stop) == ["SoftTimeLimitExceeded"]
+    after(stopper, clock, 0.2)
+    assert raised(stop) == ["SoftTimeLimitExceeded"] * 2
+
+
 def test_an_extended_deadline_holds_celerys_own_limit_off(stopper: ManualStopper, clock: ManualClock) -> None:
     """H3: in a child of a pool, until the new instant; then this library interrupts."""
     stop = running(stopper, clock, in_child=True, deadline=clock.time() + 5)
