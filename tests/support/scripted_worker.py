@@ -24,6 +24,8 @@ class Channel:
     def __init__(self, qos: Any) -> None:
         self.qos = qos
         self.closed = False
+        #: None where the transport knows no such thing.
+        self.visibility_timeout: float | None = None
 
 
 class ScriptedRequest:

@@ -537,7 +537,7 @@ def test_a_greenlet_is_interrupted_where_it_waits(library: str) -> None:
     assert (done.returncode, done.stdout.split("\n")[-2:]) == (0, ["all is well", ""]), done.stdout + done.stderr
 
 
-def test_the_end_of_a_handler_waits_for_who_is_about_to_raise() -> None:
+def test_the_end_of_a_handler_waits_for_who_is_about_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     """G4: what is raised by then lands in our own lines; else it would land in the next job's."""
     interrupt, order = interrupt_for("default"), list[str]()
 
@@ -552,7 +552,7 @@ def test_the_end_of_a_handler_waits_for_who_is_about_to_raise() -> None:
         ending.join(0.1)  # it cannot end meanwhile
         order.append("raised")
 
-    interrupt._raise = raises  # type: ignore[method-assign]
+    monkeypatch.setattr(interrupt, "_raise", raises)
     interrupt.open()
     assert fired_from_outside(interrupt)
     ending.join(TIMEOUT)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -327,6 +328,32 @@ def test_a_sweep_by_another_timeout_is_told_once(rig: Rig, caplog: pytest.LogCap
     told = [text for text in caplog.messages if "has a shorter visibility_timeout" in text]
     assert len(told) == 1
     assert "put back 20.0 s after its lease was renewed for 60 s" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("stands", "lost"), [(Held.GONE, True), (Held.TAKEN, True), (Held.HELD, False), (Held.DUE, False)]
+)  # fmt: skip
+def test_what_has_waited_here_for_long_is_asked_for_before_it_runs(rig: Rig, stands: Held, lost: bool) -> None:
+    """D7: whoever should have renewed it may have been unable to; by now it may run elsewhere."""
+    rig.worker.channel.visibility_timeout = VISIBILITY
+    waiting = rig.worker.receives("t1")
+    rig.lease.stands["t1"] = stands
+    assert rig.keeper.lost_meanwhile(waiting) is lost
+
+
+@pytest.mark.parametrize("why", ["fresh", "down", "no lease"])
+def test_what_cannot_be_lost_or_asked_for_runs(rig: Rig, why: str) -> None:
+    """D7, P6: no round trip for a message that has just come; and no job waits for a broker that is away."""
+    rig.worker.channel.visibility_timeout = VISIBILITY
+    waiting = rig.worker.receives("t1")
+    rig.lease.stands["t1"] = Held.GONE
+    if why == "fresh":
+        waiting.hold = Hold("t1", int(time.time() * 1_000_000))
+    rig.lease.down = why == "down"
+    if why == "no lease":
+        rig.keeper._lease = None
+    assert not rig.keeper.lost_meanwhile(waiting)
+    assert rig.lease.renewed == []
 
 
 # --- D3, D7: a message that came back to its own worker ---------------------------------------------------------------------

@@ -267,6 +267,15 @@ def test_a_cancel_behind_the_end_does_nothing(stopper: ManualStopper, clock: Man
     assert (stop.ctx.signal.aborted, phases(stop), stopper._running) == (False, [], {})
 
 
+def test_a_shutdown_behind_the_end_does_nothing(stopper: ManualStopper, clock: ManualClock) -> None:
+    """I3: its outcome is on its way; it was told nothing that would explain another."""
+    stop = running(stopper, clock)
+    stop.close()
+    stop.close_for_good()
+    stop.shut_down()
+    assert not stop.ctx.signal.aborted
+
+
 def test_only_the_job_that_is_meant_is_told(stopper: ManualStopper, clock: ManualClock) -> None:
     """G3: and each delivery of it that runs here."""
     stops = [running(stopper, clock, job_id=job_id) for job_id in ("job-1", "job-2", "job-1")]
