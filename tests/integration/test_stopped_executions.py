@@ -460,6 +460,22 @@ def test_a_first_delivery_that_the_parent_has_checked_begins_without_asking(app:
     assert asked == [0, 1]
 
 
+@pytest.mark.parametrize("how", ["again", "retry", "unmarked"])
+def test_what_may_have_a_history_asks_whatever_its_parent_has_checked(app: Celery, store: ScriptedStore, how: str) -> None:
+    """B3, B6, E8: a redelivery, a retry, and each delivery of a broker that does not tell them apart (SQS)."""
+    hears(app)
+    asked: list[int] = []
+
+    @app.task
+    def work(ctx: Context) -> None:
+        asked.append(len(store.begins))
+
+    Runtime.of(app).marks_redelivery = how != "unmarked"
+    delivery_info = {"routing_key": "celery", "redelivered": how == "again"}
+    traced(work, task_id=JOB, retries=int(how == "retry"), delivery_info=delivery_info, **CHECKED)
+    assert asked == [1]
+
+
 def test_a_job_that_began_in_the_moment_of_its_cancel_is_stopped(app: Celery, store: ScriptedStore) -> None:
     """G7: the parent did not know yet; the store says so with the first report, and the job ends as it was acknowledged."""
     hears(app)
@@ -930,6 +946,17 @@ def test_the_receipt_says_what_the_cancel_comes_to(app: Celery, store: ScriptedS
     assert JobHandle(JOB, app=app).cancel("no longer wanted").outcome == outcome
     assert asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted")).outcome == outcome
     app.backend.forget("job-2")
+
+
+@pytest.mark.parametrize("wait", [False, 0.01])
+def test_a_handles_words_go_into_the_request(app: Celery, store: ScriptedStore, wait: bool | float) -> None:
+    """G1: the reason and the grace, from a thread and from an event loop."""
+    for job_id in (JOB, "job-2"):
+        job_in(store, "STARTED", job_id)
+    JobHandle(JOB, app=app).cancel("no longer wanted", grace=1.5, wait=wait)
+    asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted", grace=1.5, wait=wait))
+    found = [Runtime.of(app).cancel_request(job_id) for job_id in (JOB, "job-2")]
+    assert [(each.reason, each.grace, each.gently) for each in found if each] == [("no longer wanted", 1.5, False)] * 2
 
 
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:
