@@ -17,7 +17,7 @@ from celery import current_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 
 from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledError, JobHandle, current_context
-from taskora_celery.cancelling import cancel_job, request_of
+from taskora_celery.cancelling import cancel_job, mend_revoked, request_of
 from taskora_celery.delivery import STAMP
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.outcomes import Cancelled, GivenBack
@@ -1014,6 +1014,44 @@ def test_waiting_has_an_end(app: Celery, store: ScriptedStore) -> None:
     """G1: a job that does not stop in time is on its way; it goes on being stopped."""
     job_in(store, "STARTED")
     assert JobHandle(JOB, app=app).cancel(wait=0.05).outcome == "requested"
+
+
+def test_who_waits_for_a_job_whose_record_is_gone_does_not_hang(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1, J4: it was asked to stop, and nobody can say what came of it."""
+    job_in(store, "STARTED")
+    request_it = store.cancel
+
+    def cancel(*args: Any, **kwargs: Any) -> Any:
+        outcome = request_it(*args, **kwargs)
+        store.forget()
+        return outcome
+
+    monkeypatch.setattr(store, "cancel", cancel)
+    assert JobHandle(JOB, app=app).cancel(wait=0.05).outcome == "requested"
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "after"),
+    [
+        (Outcome.RETRY, "RETRY", "REVOKED"),
+        (Outcome.RETRY, "SUCCESS", "SUCCESS"),
+        ("STARTED", "STARTED", "STARTED"),
+        (Outcome.SUCCESS, "STARTED", "STARTED"),
+        (None, "RETRY", "RETRY"),
+    ],
+)
+def test_what_was_written_over_a_cancel_is_mended_where_the_record_says_so(
+    app: Celery, store: ScriptedStore, state: str | None, before: str, after: str
+) -> None:
+    """G7: the request alone is no end, and no outcome is overwritten."""
+    if state is not None:
+        job_in(store, state)
+        store.cancel(request_of(app, JOB, "no longer wanted", None))
+    app.backend.store_result(JOB, None, before)
+    mend_revoked(app, JOB)
+    assert app.backend.get_state(JOB) == after
 
 
 def test_a_store_that_is_away_is_said_to_be(app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch) -> None:
