@@ -16,7 +16,7 @@ import pytest
 from celery import current_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 
-from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledError, JobHandle, current_context
+from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledError, JobHandle, current_context, reading
 from taskora_celery.cancelling import cancel_job, mend_revoked, request_of
 from taskora_celery.delivery import STAMP
 from taskora_celery.errors import StoreUnavailableError
@@ -1029,7 +1029,27 @@ def test_who_waits_for_a_job_whose_record_is_gone_does_not_hang(
         return outcome
 
     monkeypatch.setattr(store, "cancel", cancel)
-    assert JobHandle(JOB, app=app).cancel(wait=0.05).outcome == "requested"
+    receipts: list[CancelReceipt] = []
+    thread = threading.Thread(target=lambda: receipts.append(JobHandle(JOB, app=app).cancel(wait=True)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert [receipt.outcome for receipt in receipts] == ["requested"]
+
+
+def test_who_waits_for_an_end_that_only_the_result_backend_shows_does_not_hang(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1, G7, J4: a worker without the library ended it, or the result is of an earlier job: the request is all that is known."""
+    monkeypatch.setattr(reading, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(reading, "END_GRACE", 0.05)
+    job_in(store, "STARTED")
+    receipts: list[CancelReceipt] = []
+    thread = threading.Thread(target=lambda: receipts.append(JobHandle(JOB, app=app).cancel(wait=True)), daemon=True)
+    thread.start()
+    wait_until(lambda: phases(store), "the request to be stored", TIMEOUT)
+    app.backend.store_result(JOB, None, "SUCCESS")
+    thread.join(TIMEOUT)
+    assert [receipt.outcome for receipt in receipts] == ["requested"]
 
 
 @pytest.mark.parametrize(
