@@ -159,23 +159,24 @@ def mend_revoked(app: Any, job_id: str) -> None:
 
 
 def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
-    """Wait for the end of a job; return the state, or None where it did not end in time."""
+    """Wait for the end of a job; return the state, or None where it did not end in time, or its record tells of no end.
+
+    Nobody tells the record where a worker without this library ended the job, say. What the result backend has then may be of an
+    earlier job under the same id: nothing is concluded from it, but that there is nothing more to wait for.
+    """
     runtime = Runtime.of(app)
     reader = JobReader(runtime.readable(), job_id, runtime.settings.log_limit)
     try:
-        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: False):
+        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: _has_ended(app, job_id), expected=False):
             pass
         state = reader.status().state
     except (TimeoutError, JobNotFoundError):
         return None
+    if state not in Outcome.FINAL:
+        return None
     # The record is written first: who asks the result backend next is to find the same.
     until = time.monotonic() + BACKEND_GRACE
-    while state == Outcome.REVOKED and time.monotonic() < until:
-        try:
-            if app.backend.get_state(job_id) in states.READY_STATES:
-                break
-        except Exception:  # noqa: BLE001 - any backend's, or none
-            break
+    while state == Outcome.REVOKED and time.monotonic() < until and not _has_ended(app, job_id, unknown=True):
         time.sleep(0.01)
     return state
 
@@ -184,10 +185,12 @@ async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:
     """Wait for the end of a job as :func:`_wait` does, without a thread."""
     reader = AsyncJobReader.of(handle.app, str(handle.id))
     try:
-        async for _ in reader.follow(after=None, timeout=timeout, ready=_never):
+        async for _ in reader.follow(after=None, timeout=timeout, ready=lambda: is_over(handle), expected=False):
             pass
         state = (await reader.status()).state
     except (TimeoutError, JobNotFoundError):
+        return None
+    if state not in Outcome.FINAL:
         return None
     until = time.monotonic() + BACKEND_GRACE
     while state == Outcome.REVOKED and time.monotonic() < until and not await is_over(handle):  # noqa: ASYNC110 - see _wait
@@ -195,5 +198,9 @@ async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:
     return state
 
 
-async def _never() -> bool:
-    return False
+def _has_ended(app: Any, job_id: str, *, unknown: bool = False) -> bool:
+    """Say whether the result backend shows the job's end; ``unknown`` where it cannot be asked."""
+    try:
+        return bool(app.backend.get_state(job_id) in states.READY_STATES)
+    except Exception:  # noqa: BLE001 - any backend's, or none
+        return unknown

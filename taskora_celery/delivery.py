@@ -40,6 +40,9 @@ class Delivery(msgspec.Struct, frozen=True):
         properties = request.properties or {}
         tag = properties.get("delivery_tag")
         token, parent, visibility = vars(request).get(STAMP) or (0, 0, None)
+        if request.headers:
+            # Celery takes what it does not know for a header of the message, and sends it on with a retry.
+            request.headers.pop(STAMP, None)
         early = not task.acks_late
         if not isinstance(tag, str):
             # Not from a transport of kombu's own (RabbitMQ): nothing to renew, but silence is seen there, too.

@@ -302,7 +302,9 @@ class Execution:
         """
         if self._announced:
             return
-        self._announced = True
+        if self._inside and self.ctx.signal.reason == "cancelled":  # it has heard; the store, which would refuse it, may be away
+            self._unaware = False  # from here on it knows
+            raise JobCancelledError(self.ctx.id, self.ctx.signal.message)
         now = self.runtime.clock.time()
         delay = delay_of(self._task, countdown, eta, now)
         reason, error = reason_of(exc, self.runtime.redactor)
@@ -321,6 +323,7 @@ class Execution:
             if not self._inside:
                 self._release()
             raise self._refused()
+        self._announced = True  # what was refused is asked for again: a handler may have caught that, and retry once more
 
     def _failure(self, exc: BaseException) -> Ended:
         reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]

@@ -220,6 +220,34 @@ def test_the_outcome_of_the_execution_that_counts_is_celerys(
     assert at_rest(app)
 
 
+def test_an_execution_that_was_superseded_can_retry_as_often_as_it_likes(app: Celery, store: Store) -> None:
+    """D7: a handler that retries whatever its lines raise has taken the refusal for an error of theirs."""
+
+    @app.task(base=Watched, bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> None:
+        elsewhere(store)
+        try:
+            self.retry(countdown=0)
+        except Exception:
+            self.retry(countdown=60)
+
+    assert deliver(work)[0] == "REJECTED"
+    assert (work.sent, work.told, status(store).worker) == ([], [], "w2@host")
+
+
+@pytest.mark.parametrize("end", [retries, retries_as_celery_does], ids=lambda end: end.__name__)
+def test_the_stamp_of_a_delivery_ends_with_it(app: Celery, end: Callable[[Any, Context], Any]) -> None:
+    """D7, I6: the message of the next attempt carries what its publisher gave it, and nothing of this worker's."""
+
+    @app.task(base=Watched, bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> Any:
+        return end(self, ctx)
+
+    assert deliver(work, tenant="a")[0] == "RETRY"
+    ((sent),) = work.sent
+    assert sent["headers"] == {"tenant": "a"}
+
+
 def test_an_execution_that_is_given_up_can_schedule_nothing(app: Celery, store: Store) -> None:
     """D4, D7: the worker's parent took it for dead; its message is on its way to another worker."""
 
@@ -233,6 +261,18 @@ def test_an_execution_that_is_given_up_can_schedule_nothing(app: Celery, store: 
 
     assert deliver(work)[0] == "REJECTED"
     assert (work.sent, status(store).state, status(store).stalls) == ([], Outcome.LOST, 1)
+
+
+def test_a_message_whose_id_another_message_has_is_acknowledged(app: Celery, store: Store) -> None:
+    """D7: the same id was sent twice; given back, the two would push each other out for ever."""
+
+    @app.task(base=Watched)
+    def work(ctx: Context) -> str:
+        ScriptedExecution(store.memory, worker="w2@host", tag="tag-2", token=microseconds())
+        return "done"
+
+    assert deliver(work)[0] == "IGNORED"
+    assert (work.told, status(store).worker, status(store).state) == ([], "w2@host", "STARTED")
 
 
 def test_a_silent_job_that_took_long_asks_whether_it_counts(app: Celery, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ from redis.exceptions import RedisError
 
 from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.lease.redis import FencedChannel, RedisFence
-from tests.support.brokers import Broker, app_at, broker_at, claim_of, copies, hold_of, queued, scores
+from tests.support.brokers import VISIBILITY, Broker, app_at, broker_at, claim_of, copies, hold_of, queued, scores
 from tests.support.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -174,6 +175,19 @@ def test_an_acknowledgement_outlives_the_channel(broker: Broker, redis_client: r
         channel.qos._delivered.clear()  # the connection is lost: nothing is put back by it
     channel.basic_ack(taken.delivery_tag)
     assert (copies(redis_client), scores(redis_client)) == ([], {})
+
+
+def test_from_its_reception_on_a_message_has_the_timeout_of_its_job(broker: Broker, redis_client: redis.Redis) -> None:
+    """D5: kombu has given it the visibility timeout; who dies before the first renewal must not hold it for so long."""
+    message, other = broker.taken(), broker.taken()
+    channel = message.channel
+    FencedChannel(channel, RedisFence(channel), hold_of(other)).received()
+    FencedChannel(channel, RedisFence(channel), hold_of(message, timeout=5.0)).received()
+    left = {tag: score + VISIBILITY - time.time() for tag, score in scores(redis_client).items()}
+    assert (3 < left[message.delivery_tag] <= 5, left[other.delivery_tag] > VISIBILITY - 10) == (True, True)
+    message.ack()
+    FencedChannel(channel, RedisFence(channel), hold_of(message, timeout=5.0)).received()
+    assert list(scores(redis_client)) == [other.delivery_tag], "never created"
 
 
 def test_an_error_is_one_that_kombu_knows() -> None:

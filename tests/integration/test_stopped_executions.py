@@ -7,22 +7,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import pickle
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import current_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 
-from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledError, JobHandle, current_context
-from taskora_celery.cancelling import cancel_job, request_of
+from taskora_celery import Context, ContextTask, JobAbortedError, JobCancelledError, JobHandle, current_context, reading
+from taskora_celery.cancelling import cancel_job, mend_revoked, request_of
 from taskora_celery.delivery import STAMP
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.outcomes import Cancelled, GivenBack
 from taskora_celery.reading import history_of, logs_of, status_of
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
+from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import decode
 from taskora_celery.store.protocol import Shutdown
 from tests.support.cancels import job_in
@@ -33,6 +37,7 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from celery import Celery
 
@@ -73,6 +78,7 @@ class Failures:
 
         def mark_as_failure(task_id: str, exc: Any, **options: Any) -> Any:
             reason = getattr(exc, "reason", None)
+            assert options["request"].id == task_id, "without its request nobody finds the chord and the callbacks"
             self.told.append((task_id, options.get("state", "FAILURE"), reason, options.get("store_result", True)))
             return original(task_id, exc, **options)
 
@@ -270,20 +276,28 @@ def test_a_backend_that_fails_does_not_keep_the_job_from_ending(
     assert "its result could not be stored" in caplog.text
 
 
-@pytest.mark.parametrize("end", [returns, raises, asks_to_be_requeued, is_cancelled_elsewhere], ids=lambda end: end.__name__)
-def test_a_job_that_has_heard_of_its_cancel_is_revoked_also_where_the_store_is_away(
-    app: Celery, store: ScriptedStore, failures: Failures, end: Callable[[Context], Any]
-) -> None:
-    """G7, L1: nobody can refuse its end then; the record says so when the store is back."""
+def retries_as_celery_does(ctx: Context) -> None:
+    raise current_task.retry(countdown=0)
 
-    @app.task(acks_late=True)
+
+@pytest.mark.parametrize(
+    "end",
+    [returns, raises, asks_for_a_retry, asks_to_be_requeued, is_cancelled_elsewhere, retries_as_celery_does],
+    ids=lambda end: end.__name__,
+)
+def test_a_job_that_has_heard_of_its_cancel_is_revoked_also_where_the_store_is_away(
+    app: Celery, store: ScriptedStore, failures: Failures, sent: list[dict[str, Any]], end: Callable[[Context], Any]
+) -> None:
+    """G6, G7, L1: nobody can refuse its end, or its retry, then; the record says so when the store is back."""
+
+    @app.task(acks_late=True, max_retries=3)
     def work(ctx: Context) -> Any:
         cancelled_meanwhile(ctx, app)
         store.away = True
         return end(ctx)
 
     state, error = traced(work, task_id=JOB)
-    assert (state, type(error)) == ("IGNORED", Cancelled)
+    assert (state, type(error), sent) == ("IGNORED", Cancelled, [])
     assert failures.told == [(JOB, "REVOKED", "no longer wanted", True)]
     store.away = False
     wait_until(lambda: record(store) == CANCELLED, "the end to be written", TIMEOUT)
@@ -300,6 +314,26 @@ def test_a_job_that_was_delivered_again_says_nothing_of_its_cancel(app: Celery, 
     state, error = traced(work, task_id=JOB)
     assert (state, type(error)) == ("REJECTED", GivenBack)
     assert failures.told == []
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_cancel_whose_announcement_was_missed_arrives_all_the_same(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    """G1: with the next report; and, of a job that says nothing, as soon as announcements are heard again."""
+    runtime = Runtime.of(app)
+
+    @app.task
+    def work(ctx: Context) -> None:
+        monkeypatch.setattr(runtime.stopper, "announced", lambda _: None)
+        assert cancel_job(app, ctx.id, "no longer wanted").outcome == "requested"
+        assert not ctx.signal.wait(0.05)
+        runtime._on_listening() if silent else ctx.progress(1)
+        assert ctx.signal.wait(TIMEOUT)
+        assert (ctx.signal.reason, ctx.signal.message) == ("cancelled", "no longer wanted")
+
+    traced(work, task_id=JOB)
+    assert (record(store), phases(store)) == (CANCELLED, ["requested", "delivered"])
 
 
 # --- G6: the roads to a retry --------------------------------------------------------------------------------------------
@@ -325,6 +359,28 @@ def test_celerys_own_retry_is_refused(
     state, error = traced(work, task_id=JOB)
     assert (state, type(error)) == ("IGNORED", Cancelled)
     assert [str(exc) for exc in caught] == [f"job {JOB} was cancelled: no longer wanted"]
+    assert (record(store), sent) == (CANCELLED, [])
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_celerys_own_retry_is_refused_as_often_as_it_is_asked_for(
+    app: Celery, store: ScriptedStore, sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """G6: a handler that retries whatever its lines raise has taken the refusal for an error of theirs."""
+    asked: list[str] = []
+
+    @app.task(bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> None:
+        cancelled_meanwhile(ctx, app) if heard else cancelled_unheard(ctx, app, monkeypatch)
+        try:
+            asked.append("first")
+            self.retry(countdown=0)
+        except Exception as exc:
+            asked.append("again")
+            raise self.retry(exc=exc, countdown=60) from exc
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), asked) == ("IGNORED", Cancelled, ["first", "again"])
     assert (record(store), sent) == (CANCELLED, [])
 
 
@@ -586,6 +642,29 @@ def test_what_interrupts_a_handler_says_why(app: Celery, store: ScriptedStore, i
     assert record(store) == CANCELLED
 
 
+def test_an_interruption_in_the_last_line_of_a_handlers_part_still_ends_it(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4: it lands before the end is noted; behind it nothing is raised any more."""
+    stops: list[JobStop] = []
+    close = JobStop.close
+
+    def closing(stop: JobStop) -> None:
+        stops.append(stop)
+        if len(stops) == 1:
+            raise SoftTimeLimitExceeded
+        close(stop)
+
+    monkeypatch.setattr(JobStop, "close", closing)
+
+    @app.task
+    def work(ctx: Context) -> str:
+        return "done"
+
+    assert traced(work, task_id=JOB)[0] == "FAILURE"
+    assert not stops[0].interrupt.fire(JobCancelledError)
+
+
 def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) -> None:
     """G8: a plain revoke fires the signal and lets the handler end."""
 
@@ -835,6 +914,31 @@ def test_the_log_says_that_a_job_was_cancelled_and_why(
     ]
 
 
+def test_what_is_sent_anew_is_the_same_job(app: Celery, store: ScriptedStore) -> None:
+    """I3, B4: with its arguments and its creation time, here that of its first receipt; and the store is asked of it."""
+    seen: list[int] = []
+
+    @app.task(acks_late=False)
+    def work(row: int, ctx: Context) -> None:
+        seen.append(ctx.timestamp)
+        wait_until(lambda: time.time() * 1000 > ctx.timestamp + 5, "a later instant", TIMEOUT)
+        raise ctx.requeue()
+
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues["celery"](connection.default_channel)
+        queue.purge()  # the broker in memory is that of all apps of the process
+        traced(work, 7, task_id=JOB, **CHECKED)
+        message = queue.get(no_ack=True)
+    assert message is not None
+    assert (message.headers["id"], message.headers["retries"], message.payload[0]) == (JOB, 0, [7])
+    assert seen == [message.headers["taskora_created"]]
+    assert STAMP not in message.headers, "that ends with its delivery"
+    begins = len(store.begins)
+    headers = {name: value for name, value in message.headers.items() if name.startswith("taskora")}
+    traced(work, 7, task_id=JOB, **headers, **CHECKED)
+    assert len(store.begins) == begins + 1
+
+
 def test_an_abort_for_another_reason_is_no_requeue(app: Celery, store: ScriptedStore) -> None:
     """I3: an error of that class that somebody else raised, without a shutdown, is a failure."""
 
@@ -925,7 +1029,65 @@ def test_an_extended_deadline_is_the_one_that_counts(app: Celery, store: Scripte
         assert not ctx.signal.aborted
         return round((ctx.remaining() or 0) - (before or 0))
 
-    assert traced(work, task_id=JOB)[0] == "SUCCESS"
+    assert traced(work, task_id=JOB) == ("SUCCESS", 600)
+
+
+#: The stamp of a worker's parent that is another process: the job has a pool's process for itself.
+IN_CHILD = {STAMP: (0, os.getppid(), None)}
+
+
+@pytest.fixture
+def _celerys_limit() -> Iterator[None]:
+    """What a prefork child does at the soft limit."""
+
+    def reached(_number: int, _frame: FrameType | None) -> None:
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGUSR1, reached)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def reach_celerys_limit() -> None:
+    """Be interrupted as the pool does it, in this thread."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+@pytest.mark.usefixtures("_celerys_limit")
+def test_at_celerys_own_limit_the_signal_has_fired(app: Celery, store: ScriptedStore) -> None:
+    """H1: in a child of a pool, where Celery interrupts; its threads are told as well."""
+    seen: list[Any] = []
+
+    @app.task(soft_time_limit=600)
+    def work(ctx: Context) -> None:
+        waiter = threading.Thread(target=lambda: seen.append(ctx.signal.wait(TIMEOUT)))
+        waiter.start()
+        try:
+            reach_celerys_limit()
+        except SoftTimeLimitExceeded:
+            waiter.join(TIMEOUT)
+            seen.append((ctx.signal.reason, ctx.signal.message))
+            raise
+
+    state, error = traced(work, task_id=JOB, **IN_CHILD)
+    assert (state, type(error), seen) == ("FAILURE", SoftTimeLimitExceeded, [True, ("timeout", "soft_time_limit")])
+
+
+@pytest.mark.usefixtures("_celerys_limit")
+def test_an_extended_deadline_holds_celerys_own_limit_off_for_its_job_alone(app: Celery, store: ScriptedStore) -> None:
+    """H3: never a silent no-op; the process's next job has the limit that it was given."""
+
+    @app.task(soft_time_limit=1)
+    def work(ctx: Context) -> bool:
+        ctx.extend_deadline(600)
+        reach_celerys_limit()
+        return ctx.signal.aborted
+
+    assert traced(work, task_id=JOB, **IN_CHILD) == ("SUCCESS", False)
+    with pytest.raises(SoftTimeLimitExceeded):
+        reach_celerys_limit()
 
 
 # --- G7: the receipt -----------------------------------------------------------------------------------------------------
@@ -1002,6 +1164,17 @@ def test_the_receipt_has_the_reason_as_it_is_stored(app: Celery, store: Scripted
     assert receipt.reason == record(store)[2] == "x" * 500
 
 
+@pytest.mark.parametrize("wait", [False, 0.01])
+def test_a_handles_words_go_into_the_request(app: Celery, store: ScriptedStore, wait: bool | float) -> None:
+    """G1: the reason and the grace, from a thread and from an event loop."""
+    for job_id in (JOB, "job-2"):
+        job_in(store, "STARTED", job_id)
+    JobHandle(JOB, app=app).cancel("no longer wanted", grace=1.5, wait=wait)
+    asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted", grace=1.5, wait=wait))
+    found = [Runtime.of(app).cancel_request(job_id) for job_id in (JOB, "job-2")]
+    assert [(each.reason, each.grace, each.gently) for each in found if each] == [("no longer wanted", 1.5, False)] * 2
+
+
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:
     """E5, G7: the backend knows of an end that the record does not (it expired, say)."""
     app.backend.store_result(JOB, OSError("no answer"), "FAILURE")
@@ -1037,10 +1210,84 @@ def test_waiting_tells_what_came_of_it(app: Celery, store: ScriptedStore, end: s
     assert [receipt.outcome for receipt in receipts] == [outcome]
 
 
+def test_who_has_waited_finds_the_end_in_the_result_backend_too(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1, G6: the record is written first, the result a moment later."""
+    states = ["STARTED", "STARTED", "REVOKED"]
+    execution = job_in(store, "STARTED")
+    receipts: list[CancelReceipt] = []
+    monkeypatch.setattr(type(app.backend), "get_state", lambda *_: states.pop(0))  # each thread has a backend of its own
+    thread = threading.Thread(target=lambda: receipts.append(JobHandle(JOB, app=app).cancel(wait=True)))
+    thread.start()
+    wait_until(lambda: phases(store), "the request to be stored", TIMEOUT)
+    execution.end(Outcome.REVOKED)
+    thread.join(TIMEOUT)
+    assert ([receipt.outcome for receipt in receipts], states) == (["cancelled"], [])
+
+
 def test_waiting_has_an_end(app: Celery, store: ScriptedStore) -> None:
     """G1: a job that does not stop in time is on its way; it goes on being stopped."""
     job_in(store, "STARTED")
     assert JobHandle(JOB, app=app).cancel(wait=0.05).outcome == "requested"
+
+
+def test_who_waits_for_a_job_whose_record_is_gone_does_not_hang(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1, J4: it was asked to stop, and nobody can say what came of it."""
+    job_in(store, "STARTED")
+    request_it = store.cancel
+
+    def cancel(*args: Any, **kwargs: Any) -> Any:
+        outcome = request_it(*args, **kwargs)
+        store.forget()
+        return outcome
+
+    monkeypatch.setattr(store, "cancel", cancel)
+    receipts: list[CancelReceipt] = []
+    thread = threading.Thread(target=lambda: receipts.append(JobHandle(JOB, app=app).cancel(wait=True)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert [receipt.outcome for receipt in receipts] == ["requested"]
+
+
+def test_who_waits_for_an_end_that_only_the_result_backend_shows_does_not_hang(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1, G7, J4: a worker without the library ended it, or the result is of an earlier job: the request is all that is known."""
+    monkeypatch.setattr(reading, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(reading, "END_GRACE", 0.05)
+    job_in(store, "STARTED")
+    receipts: list[CancelReceipt] = []
+    thread = threading.Thread(target=lambda: receipts.append(JobHandle(JOB, app=app).cancel(wait=True)), daemon=True)
+    thread.start()
+    wait_until(lambda: phases(store), "the request to be stored", TIMEOUT)
+    app.backend.store_result(JOB, None, "SUCCESS")
+    thread.join(TIMEOUT)
+    assert [receipt.outcome for receipt in receipts] == ["requested"]
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "after"),
+    [
+        (Outcome.RETRY, "RETRY", "REVOKED"),
+        (Outcome.RETRY, "SUCCESS", "SUCCESS"),
+        ("STARTED", "STARTED", "STARTED"),
+        (Outcome.SUCCESS, "STARTED", "STARTED"),
+        (None, "RETRY", "RETRY"),
+    ],
+)
+def test_what_was_written_over_a_cancel_is_mended_where_the_record_says_so(
+    app: Celery, store: ScriptedStore, state: str | None, before: str, after: str
+) -> None:
+    """G7: the request alone is no end, and no outcome is overwritten."""
+    if state is not None:
+        job_in(store, state)
+        store.cancel(request_of(app, JOB, "no longer wanted", None))
+    app.backend.store_result(JOB, None, before)
+    mend_revoked(app, JOB)
+    assert app.backend.get_state(JOB) == after
 
 
 def test_a_store_that_is_away_is_said_to_be(app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,13 +122,21 @@ def test_the_checkpoint_of_an_earlier_delivery_is_handed_to_the_next(store: JobS
     assert unpack(checkpoint) == {"row": 42}
 
 
-@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.FAILURE])
+@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.FAILURE, Outcome.REJECTED])
 def test_the_checkpoint_outlives_an_attempt_that_did_not_succeed(store: JobStore, state: str) -> None:
-    """E8: only success clears it."""
+    """E8, I3: only success clears it."""
     first = ScriptedExecution(store)
     first.checkpoint(7)
     first.end_in_retry() if state == Outcome.RETRY else first.end(state)
     assert ScriptedExecution(store, attempt=2).begun.checkpoint is not None
+
+
+@pytest.mark.parametrize("state", [Outcome.RETRY, Outcome.REJECTED, Outcome.FAILURE])
+def test_a_checkpoint_that_comes_with_the_end_of_an_attempt_is_kept(store: JobStore, state: str) -> None:
+    """E8, I3: the handler's last word before it stopped; both go out in one report."""
+    first = ScriptedExecution(store)
+    first.send(Report("job-1", first.fence, NOW_MS, checkpoint=pack(7), ended=Ended(state, NOW_MS)))
+    assert unpack(ScriptedExecution(store, attempt=2).begun.checkpoint or b"") == 7
 
 
 def test_success_clears_the_checkpoint(store: JobStore) -> None:
@@ -819,6 +827,15 @@ def test_a_lost_delivery_that_was_cancelled_does_not_come_back(store: JobStore) 
     job_in(store, Outcome.LOST)
     store.cancel(request())
     assert ScriptedExecution(store, tag="t1", redelivered=True).begun.fence == Verdict.CANCELLED
+
+
+@pytest.mark.parametrize("tag", ["t1", "t2"])
+def test_a_job_that_was_given_back_and_cancelled_does_not_come_back(store: JobStore, tag: str) -> None:
+    """G2, I3: behind an early acknowledgement it comes as another message, of the same attempt."""
+    job_in(store, Outcome.REJECTED)
+    store.cancel(request())
+    assert ScriptedExecution(store, tag=tag, redelivered=tag == "t1").begun.fence == Verdict.CANCELLED
+    assert state_of(store) == CANCELLED
 
 
 def test_a_running_job_that_was_asked_to_stop_does_not_begin_again(store: JobStore) -> None:

@@ -12,7 +12,18 @@ from taskora_celery.lease.protocol import Due
 from taskora_celery.reading import history_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, JobStatus, Outcome
 from taskora_celery.store.journal import STALLED, decode
-from taskora_celery.store.protocol import Begin, Ended, JobStore, Loss, Lost, Reply, Report, Verdict
+from taskora_celery.store.protocol import (
+    Begin,
+    CancelOutcome,
+    CancelRequest,
+    Ended,
+    JobStore,
+    Loss,
+    Lost,
+    Reply,
+    Report,
+    Verdict,
+)
 from taskora_celery.worker.keeper import loss_of
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.store_fixtures import LOG_LIMIT, TTL, admin, differences, messages, snapshot
@@ -125,6 +136,14 @@ def test_the_next_delivery_knows_of_the_loss_and_does_not_count_it_again(store: 
     assert unpack(begun.checkpoint) == {"row": 7}
     assert progress_of(store.read("job-1"))[0] == 70
     assert not {"e", "r", "z"} & set(snapshot(store).fields)
+
+
+def test_a_delivery_that_was_given_back_is_no_loss(store: JobStore) -> None:
+    """I3, D6: in a shutdown, say; the next one is counted as a delivery, and nothing is held against the job."""
+    started(store).end(Outcome.REJECTED)
+    begun = started(store, token=LATE, redelivered=True).begun
+    assert (begun.delivery, begun.stalls, begun.attempts) == (2, 0, ())
+    assert status(store).stalls == 0
 
 
 def test_a_loss_that_nobody_told_of_is_counted_by_the_next_delivery(store: JobStore) -> None:
@@ -534,3 +553,43 @@ def test_a_checkpoint_that_comes_with_the_success_is_cleared_by_it(store: JobSto
     ended = Ended(Outcome.SUCCESS, NOW_MS + 5)
     assert execution.send(Report("job-1", execution.fence, NOW_MS, checkpoint=b"\x07", ended=ended)) is Reply.ACCEPTED
     assert "k" not in snapshot(store).fields
+
+
+# --- records of older versions, in Redis alone -------------------------------------------------------------------------------
+
+
+def made_old(store: RedisStore) -> None:
+    """Let the record be one that a version has written which knew neither deliveries nor losses."""
+    found = admin(store)
+    assert found.client.hdel(store.keys.of("job-1")[0], "l", "o", "x", "y") >= 2
+
+
+def test_a_delivery_of_an_older_version_is_lost_with_its_worker(any_redis: RedisStore) -> None:
+    """Fault 22, D5, D6: nobody can tell which delivery it is; the next one counts the loss, and finds what there was."""
+    first = started(any_redis)
+    first.checkpoint({"row": 7})
+    made_old(any_redis)
+    due = Due("tag-1", "job-1", "shop.work", 1, 0.5)
+    assert any_redis.lose(loss_of(due, fields_of(any_redis), NOW_MS + 3_000)) == NOTHING
+    begun = started(any_redis, token=LATE, redelivered=True).begun
+    assert (begun.delivery, begun.stalls, unpack(begun.checkpoint or b"")) == (2, 1, {"row": 7})
+    assert [record.outcome for record in begun.attempts] == [Outcome.LOST]
+    assert any_redis.lose(loss(token=LATE)) == Lost(2)
+
+
+@pytest.mark.parametrize("state", [Outcome.LOST, Outcome.REJECTED])
+def test_a_job_of_an_older_version_that_is_cancelled_does_not_come_back(any_redis: RedisStore, state: str) -> None:
+    """Fault 22, G2: its message is taken for the one that the request was for."""
+    first = started(any_redis)
+    any_redis.lose(loss()) if state == Outcome.LOST else first.end(state)
+    made_old(any_redis)
+    assert any_redis.cancel(CancelRequest("job-1", NOW_MS + 4_000)) is CancelOutcome.CANCELLED
+    assert started(any_redis, token=LATE, redelivered=True).begun.fence == Verdict.CANCELLED
+
+
+def test_a_job_of_an_older_version_that_runs_goes_on(any_redis: RedisStore) -> None:
+    """Fault 22: its process was not replaced yet; what it says is taken, and so is its end."""
+    first = started(any_redis)
+    made_old(any_redis)
+    assert [first.progress(1), first.logs("goes on"), first.end()] == [Reply.ACCEPTED] * 3
+    assert (status(any_redis).state, status(any_redis).stalls, status(any_redis).refused) == (Outcome.SUCCESS, 0, 0)

@@ -77,6 +77,16 @@ def shields(interrupt: Any, steps: Steps) -> None:
     steps.append("never")
 
 
+def shields_itself_in_time(interrupt: Any, steps: Steps) -> None:
+    """Enter a shield when somebody has fired, and before that arrives."""
+    while interrupt._pending is None:
+        sleep(0)
+    with interrupt.shield():
+        sleep(0.02)
+        steps.append("whole")
+    steps.append("never")
+
+
 def cleans_up(interrupt: Any, steps: Steps) -> None:
     """Catch it, and be told no more."""
     from taskora_celery.errors import JobCancelledError
@@ -107,6 +117,7 @@ def main() -> None:
         (waits, 0.01, (["waits", "raised", "over"], True)),
         (ends, 0.2, (["ends", "over"], False)),
         (shields, 0.01, (["inner", "outer", "raised", "over"], True)),
+        (shields_itself_in_time, 0.01, (["whole", "raised", "over"], True)),
         (cleans_up, 0.01, (["cleaned", "went on", "over"], True)),
     ]
     for handler, before, outcome in expected:

@@ -1,5 +1,7 @@
 """What is asked for when a job is cancelled, and what a worker's parent remembers of it."""
 
+# mypy: allow-untyped-decorators
+
 from __future__ import annotations
 
 import math
@@ -23,6 +25,7 @@ from taskora_celery.worker.cancels import EarlyCancels
 from tests.support.cancels import job_in, request
 from tests.support.eager_apps import eager_app
 from tests.support.manual_clock import ManualClock
+from tests.support.traced import traced_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +119,24 @@ def test_a_receipt_is_frozen_and_plain() -> None:
     assert msgspec.to_builtins(CancelReceipt("job-1", "unknown", 1)) == {"id": "job-1", "outcome": "unknown", "requested_ms": 1}
 
 
+@pytest.mark.parametrize(
+    ("options", "track", "queued"),
+    [({}, "all", True), ({"tracked": False}, "all", False), ({}, "context", False)],
+)
+def test_who_sent_a_job_knows_that_it_waits_where_its_worker_will_ask(options: dict[str, Any], track: str, queued: bool) -> None:
+    """G2, A7: a cancel in the queue may promise only what somebody keeps; a task that is left alone asks nobody."""
+    with traced_app(MemoryStore(), taskora_track=track, task_default_queue="of nobody") as app:
+
+        @app.task(**options)
+        def work() -> None:
+            """Do nothing."""
+
+        handle = work.delay()
+        assert (handle.queued, handle.sent) == (queued, True)
+        assert handle.cancel().outcome == ("cancelled" if queued else "unknown")
+        assert work.AsyncResult(handle.id).queued is False
+
+
 # --- what the parent knows of early cancels --------------------------------------------------------------------------------
 
 
@@ -176,6 +197,20 @@ def test_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(5):
         ear.cancels.announced(request(f"job-{n}"))
     assert [ear.cancels.excludes(f"job-{n}") for n in range(5)] == [True, True, False, False, False]
+
+
+# --- what a process hears ------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again() -> None:
+    """G2: what was cancelled while nobody heard it is in the store, and not announced again."""
+    read: list[int] = []
+    runtime = Runtime(eager_app(), MemoryStore())
+    runtime.listener = None  # no thread: the test is the listener
+    runtime.hear(lambda _: None, lambda: read.append(len(read)))
+    for _ in range(3):
+        runtime._on_listening()
+    assert read == [0, 1, 2]
 
 
 # --- the backstop ------------------------------------------------------------------------------------------------------------

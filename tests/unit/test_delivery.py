@@ -53,6 +53,14 @@ def test_a_stamp_is_no_header() -> None:
     assert Delivery.of(task(), found) == Delivery(Hold("tag-1", 0))
 
 
+def test_a_stamp_does_not_travel_on() -> None:
+    """D7: Celery sends on with a retry what it takes for headers; another worker's parent would be taken for its own."""
+    found = Request(**{"id": "job-1", "properties": {"delivery_tag": "tag-1"}, STAMP: (TOKEN, 1, 60.0), "tenant": "a"})
+    assert found.headers == {STAMP: (TOKEN, 1, 60.0), "tenant": "a"}
+    assert Delivery.of(task(), found) == Delivery(Hold("tag-1", TOKEN), 1, 60.0)
+    assert found.headers == {"tenant": "a"}
+
+
 @pytest.mark.parametrize("properties", [None, {}, {"delivery_tag": None}, {"delivery_tag": 7}])
 def test_a_message_of_no_broker_or_of_one_without_text_tags_has_no_lease(properties: Any) -> None:
     """A5, D10: eager runs, and RabbitMQ, which counts its tags in each channel."""

@@ -72,3 +72,17 @@ def test_a_message_of_its_own_is_acknowledged_or_put_back_once() -> None:
     fenced.basic_reject("t", requeue=True)
     fenced.basic_reject("t", requeue=True)
     assert (channel.forgotten, channel.requeued) == ([], ["t"])
+
+
+def test_a_message_is_settled_before_it_is_removed() -> None:
+    """D7: who renews, in another thread, may find it gone in the middle of the round trip, and must know why."""
+    fenced, _ = made()
+    seen: list[bool] = []
+
+    def acknowledge(_: Hold) -> Held:
+        seen.append(fenced.settled)
+        return Held.HELD
+
+    fenced._fence.acknowledge = acknowledge  # type: ignore[method-assign, assignment]
+    fenced.basic_ack("t")
+    assert seen == [True]

@@ -537,6 +537,42 @@ def test_a_greenlet_is_interrupted_where_it_waits(library: str) -> None:
     assert (done.returncode, done.stdout.split("\n")[-2:]) == (0, ["all is well", ""]), done.stdout + done.stderr
 
 
+def test_the_end_of_a_handler_waits_for_who_is_about_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G4: what is raised by then lands in our own lines; else it would land in the next job's."""
+    interrupt, order = interrupt_for("default"), list[str]()
+
+    def ends() -> None:
+        interrupt.close()
+        order.append("ended")
+
+    ending = threading.Thread(target=ends)
+
+    def raises(_: type[BaseException]) -> None:
+        ending.start()
+        ending.join(0.1)  # it cannot end meanwhile
+        order.append("raised")
+
+    monkeypatch.setattr(interrupt, "_raise", raises)
+    interrupt.open()
+    assert fired_from_outside(interrupt)
+    ending.join(TIMEOUT)
+    assert order == ["raised", "ended"]
+
+
+def test_a_signal_that_comes_behind_the_end_is_nobodys() -> None:
+    """G4: from who pressed, say, and was held up on the way; neither the process nor its next job is interrupted."""
+    interrupt = interrupt_for("default")
+    interrupt.open()
+    interrupt._pending = JobCancelledError  # its signal has not come yet
+    interrupt.close()
+    assert interrupts._SIGNAL is not None
+    signal.raise_signal(interrupts._SIGNAL)
+    following = interrupt_for("default")
+    following.open()
+    signal.raise_signal(interrupts._SIGNAL)
+    following.close()
+
+
 def test_what_has_arrived_or_is_shielded_is_not_pressed_for() -> None:
     """G4: only a signal that has come too early to end a call is sent again."""
     interrupt = interrupt_for("default")

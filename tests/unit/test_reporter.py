@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,11 @@ from taskora_celery.reading import history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter import reporter as reporter_module
+from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.protocol import Begin, Begun, Ended
+from tests.support.cancels import request
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_lease import ScriptedLease
 from tests.support.scripted_store import ScriptedStore
@@ -65,9 +69,16 @@ class Rig:
         self.store = store or ScriptedStore()
         self.lease = ScriptedLease()
         self.settings = Settings(**{"flush_interval": SOON, **settings})
+        #: Jobs that somebody wants to stop, as the store has said.
+        self.stopping: list[str] = []
         self.reporter = Reporter(
-            self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock
+            self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock,
+            on_stopping=self._wanted,
         )  # fmt: skip
+
+    def _wanted(self, report: JobReport) -> bool:
+        self.stopping.append(report.id)
+        return True
 
     def begin(
         self,
@@ -173,6 +184,15 @@ def test_all_that_was_said_is_written_when_the_final_flush_returns(make_rig: Cal
     ctx.log.info("b")
     rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 5))
     assert (rig.progress(), rig.messages(), rig.state()) == (2, ["a", "b"], Outcome.SUCCESS)
+
+
+def test_a_checkpoint_goes_out_by_itself(make_rig: Callable[..., Rig]) -> None:
+    """E8: within a flush interval, and not with the next thing that the handler says."""
+    rig = make_rig(flush_interval=SOON)
+    ctx = rig.begin()
+    ctx.checkpoint({"row": 7})
+    found = wait_until(lambda: [report.checkpoint for flush in rig.store.flushes for report in flush], "a report")
+    assert [unpack(checkpoint or b"") for checkpoint in found] == [{"row": 7}]
 
 
 def test_the_final_flush_waits_for_what_the_thread_has_in_hand(rig: Rig) -> None:
@@ -544,6 +564,45 @@ def test_a_sink_that_fails_does_not_end_the_thread(rig: Rig, caplog: pytest.LogC
     wait_until(lambda: rig.progress() == 2, "the next report")
 
 
+# --- a cancel whose announcement was missed ---------------------------------------------------------------------------------
+
+
+def test_the_answer_to_a_report_says_that_a_job_is_to_stop(rig: Rig) -> None:
+    """G1: each of them; the job is told once, and no other."""
+    ctx, other = rig.begin(), rig.begin("job-2")
+    rig.store.cancel(request())
+    for n in range(3):
+        ctx.progress(n)
+        other.progress(n)
+        wait_until(lambda n=n: (rig.progress(), rig.progress("job-2")) == (n, n), "the reports")  # type: ignore[misc]
+    wait_until(lambda: rig.stopping, "the news")
+    assert rig.stopping == ["job-1"]
+
+
+def test_a_job_that_says_nothing_asks_with_the_renewal_of_its_lease(rig: Rig) -> None:
+    """G1, D4: and to ask is no sign of life."""
+    rig.begin(tag="tag-1")
+    before = rig.store.read("job-1")
+    rig.store.cancel(request())
+    rig.pass_time(20)
+    wait_until(lambda: rig.stopping == ["job-1"], "the news")
+    after = rig.store.read("job-1")
+    assert before is not None
+    assert after is not None
+    assert after.fields["h"] == before.fields["h"]
+
+
+def test_who_may_have_missed_an_announcement_looks_at_once(rig: Rig) -> None:
+    """G1: behind a lost connection; for all jobs of the process, in one round trip."""
+    for n in range(3):
+        rig.begin(f"job-{n}")
+    rig.store.cancel(request("job-1"))
+    flushes = len(rig.store.flushes)
+    rig.reporter.look()
+    wait_until(lambda: rig.stopping == ["job-1"], "the news")
+    assert [len(flush) for flush in rig.store.flushes[flushes:]] == [3]
+
+
 # --- heartbeat -----------------------------------------------------------------------------------------------------------
 
 
@@ -633,6 +692,19 @@ def test_every_report_is_a_sign_of_life(rig: Rig, what: str) -> None:
     assert not ctx.signal.aborted
 
 
+def test_a_job_that_shows_life_does_not_speak_for_another(rig: Rig) -> None:
+    """D4: the silence of each is its own, in a process that runs many."""
+    silent = rig.begin("silent", tag="tag-1", timeout=10.0)
+    lively = rig.begin("lively", tag="tag-2", timeout=10.0)
+    for _ in range(2):
+        rig.clock.advance(6)
+        lively.heartbeat()
+        wait_until(lambda: not lively.beating, "the renewal")
+    assert silent.signal.wait(10)
+    assert not lively.signal.aborted
+    assert rig.lease.renewed[-1] == ["tag-2"]
+
+
 def test_a_message_that_was_delivered_again_ends_its_execution(rig: Rig) -> None:
     """D7, C3: the signal fires, and what it still says is neither stored nor counts."""
     ctx = rig.begin(tag="tag-1")
@@ -687,6 +759,25 @@ def test_a_child_whose_parent_is_gone_stops_renewing_and_its_signals_fire(rig: R
     assert ctx.signal.wait(10)
     assert (ctx.signal.reason, ctx.signal.message) == ("superseded", "the worker's parent process is gone")
     assert rig.lease.renewed == []
+
+
+@pytest.mark.parametrize(
+    ("parent", "shows_due", "ends"), [("another", False, True), ("another", True, False), ("itself", False, False)]
+)
+def test_a_child_whose_silence_nobody_else_can_see_ends_itself(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, parent: str, shows_due: bool, ends: bool
+) -> None:
+    """D4, D10: SQS does not show what is due, so no worker's parent finds it out; a process of its own is not ended for a job."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: killed.append((pid, number)))
+    rig.lease.shows_due = shows_due
+    ctx = rig.begin(tag="tag-1", timeout=10.0)
+    rig.reporter.leases.parent = os.getppid() if parent == "another" else os.getpid()
+    ctx.heartbeat()
+    wait_until(lambda: rig.lease.renewed and not ctx.beating, "the first renewal")
+    rig.pass_time(10.1)
+    assert ctx.signal.wait(10)
+    assert killed == ([(os.getpid(), signal.SIGKILL)] if ends else [])
 
 
 def test_the_leases_of_all_jobs_are_renewed_in_one_command(rig: Rig) -> None:

@@ -214,6 +214,34 @@ def test_a_worker_without_redis_is_warned_once_with_the_settings_name(caplog: py
     assert (record.levelname, "taskora_redis_url" in record.message) == ("WARNING", True)
 
 
+@pytest.mark.parametrize(("broker", "times"), [("amqp://rabbit", 1), ("redis://c/1", 0), ("memory://", 0)])
+def test_a_worker_on_rabbitmq_is_warned_once_that_nothing_is_renewed(
+    caplog: pytest.LogCaptureFixture, broker: str, times: int
+) -> None:
+    """D10: at its start, with the name of what to set; on other brokers there is no such thing."""
+
+    class Parent:
+        app = app_with(broker_url=broker, taskora_redis_url="redis://a/1")
+
+    CheckSettings(Parent())
+    assert [record.levelname for record in caplog.records if "consumer_timeout" in record.message] == ["WARNING"] * times
+
+
+@pytest.mark.parametrize(("timeout", "told"), [(30, True), (3600, False)])
+def test_a_slow_sweep_is_told_of_when_the_worker_starts(caplog: pytest.LogCaptureFixture, timeout: int, told: bool) -> None:
+    """D11: with what is in force, where kombu's sweep is slower than the timeout suggests."""
+
+    class Parent:
+        app = app_with(
+            broker_url="redis://c/1", taskora_redis_url="redis://a/1", broker_transport_options={"visibility_timeout": timeout}
+        )
+
+    caplog.set_level("INFO", "taskora_celery.worker")
+    CheckSettings(Parent())
+    assert f"a dead worker's messages are put back {timeout} s behind its last renewal" in caplog.text
+    assert ("Set unacked_restore_interval=1" in caplog.text) is told
+
+
 @pytest.mark.parametrize(
     ("conf", "url"),
     [

@@ -122,6 +122,15 @@ def test_a_cancel_fires_the_signal_at_once_and_interrupts_a_grace_later(stopper:
     assert (raised(stop), phases(stop)) == (["JobCancelledError"], ["delivered", "interrupted"])
 
 
+def test_the_journal_tells_when_a_cancel_was_heard(stopper: ManualStopper, clock: ManualClock) -> None:
+    """G3: and not when the listeners of the signal, which are the user's, had done."""
+    stop = running(stopper, clock)
+    heard = clock.time()
+    stop.ctx.signal.add_listener(lambda _: clock.advance(5))
+    stopper.announced(request(clock))
+    assert [(entry[1], entry[2]) for entry in stop.ctx.logs] == [(heard, {"phase": "delivered"})]
+
+
 def test_a_child_that_does_not_obey_is_ended_another_grace_later(
     stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
 ) -> None:
@@ -133,6 +142,18 @@ def test_a_child_that_does_not_obey_is_ended_another_grace_later(
     after(stopper, clock, GRACE + 0.01)
     assert (kills, stopper.killed) == ([(os.getpid(), signal.SIGKILL)], ["job-1"])
     assert phases(stop) == ["delivered", "interrupted", "killed"]
+
+
+def test_a_job_that_ends_while_its_last_words_are_written_is_not_killed(
+    stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
+) -> None:
+    """G4: its process has another job by then, or will in a moment."""
+    stop = running(stopper, clock, in_child=True)
+    stopper.before_kill = lambda _: stop.close()
+    stopper.announced(request(clock))
+    for _ in range(3):
+        after(stopper, clock, GRACE + 0.01)
+    assert kills == []
 
 
 def test_where_no_process_can_be_ended_the_handler_is_interrupted_again(
@@ -242,6 +263,15 @@ def test_a_cancel_behind_the_end_does_nothing(stopper: ManualStopper, clock: Man
     stop.close_for_good()
     stop.cancel(request(clock))
     assert (stop.ctx.signal.aborted, phases(stop), stopper._running) == (False, [], {})
+
+
+def test_a_shutdown_behind_the_end_does_nothing(stopper: ManualStopper, clock: ManualClock) -> None:
+    """I3: its outcome is on its way; it was told nothing that would explain another."""
+    stop = running(stopper, clock)
+    stop.close()
+    stop.close_for_good()
+    stop.shut_down()
+    assert not stop.ctx.signal.aborted
 
 
 def test_only_the_job_that_is_meant_is_told(stopper: ManualStopper, clock: ManualClock) -> None:
@@ -367,6 +397,17 @@ def test_an_extended_deadline_moves_the_limit(stopper: ManualStopper, clock: Man
     assert not stop.ctx.signal.aborted
     after(stopper, clock, 0.6)
     assert (stop.ctx.signal.reason, raised(stop)) == ("timeout", ["SoftTimeLimitExceeded"])
+
+
+def test_a_handler_that_extends_its_deadline_when_it_is_reached_has_a_new_one(stopper: ManualStopper, clock: ManualClock) -> None:
+    """H3: it has caught the first limit, and asked for more time to clean up."""
+    stop = running(stopper, clock, deadline=clock.time() + 5)
+    after(stopper, clock, 5.01)
+    stop.extend(10)
+    after(stopper, clock, 9.9)
+    assert raised(stop) == ["SoftTimeLimitExceeded"]
+    after(stopper, clock, 0.2)
+    assert raised(stop) == ["SoftTimeLimitExceeded"] * 2
 
 
 def test_an_extended_deadline_holds_celerys_own_limit_off(stopper: ManualStopper, clock: ManualClock) -> None:
