@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -49,6 +50,9 @@ READ = load_script("read", 3)
 CANCELLED_KEPT = 100_000
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
+#: Who waits for announcements is told to end so often at most, and so many seconds apart.
+CLOSE_TRIES = 50
+CLOSE_PAUSE = 0.02
 
 #: Redis's words for what keeps it from writing anything at all.
 _STORE_WIDE = (
@@ -313,18 +317,30 @@ class _RedisAnnouncements:
 
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
+        self._waiting = self._closed = False
 
     def next(self) -> CancelRequest | Shutdown | None:
+        self._waiting = True  # before the look: whoever closes looks here behind having said so
         try:
+            if self._closed:
+                raise StoreUnavailableError("closed")
             message = self._pubsub.get_message(timeout=None)
         except (RedisError, RedisClusterException, OSError, ValueError, AttributeError) as exc:  # closed meanwhile
             raise StoreUnavailableError(str(exc)) from exc
+        finally:
+            self._waiting = False
         return None if message is None else unpacked(message["data"])
 
     def close(self) -> None:
-        connection = self._pubsub.connection
-        if connection is not None:
-            connection.disconnect()
+        self._closed = True
+        for _ in range(CLOSE_TRIES):
+            connection = self._pubsub.connection
+            if connection is not None:
+                connection.disconnect()
+            if not self._waiting:
+                return
+            # Whoever was just about to wait connects anew, and has to be told once more.
+            time.sleep(CLOSE_PAUSE)
 
 
 class _RedisWatch:

@@ -23,6 +23,7 @@ from taskora_celery.store.wire import Wire
 from tests.support.cancels import CANCEL_MS, OUTCOMES, job_in, loss, request
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.store_fixtures import LOG_LIMIT, TTL, admin, differences, dropped, logs, messages, snapshot
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -1109,6 +1110,44 @@ def test_closing_ends_a_wait_in_another_thread(store: JobStore) -> None:
     heard.close()
     thread.join(10)
     assert len(raised) == 1
+
+
+def test_closing_ends_a_wait_that_is_just_beginning(any_redis: RedisStore) -> None:
+    """A worker that stops: redis-py connects anew where it finds the connection closed, and would wait for ever."""
+    heard = any_redis.listen()
+    pubsub, begun, go_on = heard._pubsub, threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    class Late:
+        """The subscription, just before it waits."""
+
+        connection = pubsub.connection
+
+        def get_message(self, timeout: float | None) -> Any:
+            begun.set()
+            assert go_on.wait(10)
+            return pubsub.get_message(timeout=timeout)
+
+    def wait() -> None:
+        try:
+            while True:
+                heard.next()
+        except StoreUnavailableError as exc:
+            raised.append(exc)
+
+    heard._pubsub = Late()
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    assert begun.wait(10)
+    closing = threading.Thread(target=heard.close)
+    closing.start()
+    wait_until(lambda: pubsub.connection._sock is None, "the first try", interval=0.001)
+    go_on.set()
+    for thread in (closing, waiting):
+        thread.join(10)
+    assert len(raised) == 1
+    with pytest.raises(StoreUnavailableError):
+        heard.next()
 
 
 def test_what_was_announced_before_is_not_heard(store: JobStore) -> None:
