@@ -1126,6 +1126,7 @@ def test_closing_ends_a_wait_that_is_just_beginning(any_redis: RedisStore) -> No
         def get_message(self, timeout: float | None) -> Any:
             begun.set()
             assert go_on.wait(10)
+            pubsub.connection.connect()
             return pubsub.get_message(timeout=timeout)
 
     def wait() -> None:
