@@ -12,7 +12,7 @@ from tests.support import gates
 
 def tell_start(job_id: str) -> int:
     """Tell that a handler has started, and where; return how many starts there are."""
-    told = {"at": time.time(), "pid": os.getpid(), "library": "taskora_celery" in sys.modules}
+    told = {"at": time.time(), "pid": os.getpid(), "library": "taskora_celery.task" in sys.modules}
     return gates.tell(job_id, "starts", told)
 
 
@@ -21,4 +21,4 @@ def fleet_body(job_id: str, ends: int) -> dict[str, Any]:
     number = tell_start(job_id)
     if number < ends:
         gates.stop_at(job_id, f"start{number}")
-    return {"start": number, "library": "taskora_celery" in sys.modules}
+    return {"start": number, "library": "taskora_celery.task" in sys.modules}
