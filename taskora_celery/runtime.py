@@ -17,6 +17,7 @@ from kombu.utils.compat import detect_environment
 from taskora_celery.capture import install_capture
 from taskora_celery.clock import SYSTEM_CLOCK
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
+from taskora_celery.events import EventSender
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.loop import JobLoop
@@ -70,6 +71,8 @@ class Runtime:
             self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
         )  # fmt: skip
         self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        #: What monitors hear of this process's jobs.
+        self.events = EventSender(app, self.settings, self.redactor)
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
         self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
@@ -145,6 +148,7 @@ class Runtime:
         self.loop.stop()
         self.stopper.stop()
         self.reporter.close()
+        self.events.close()
         if self.store is not None:
             self.store.close()
 

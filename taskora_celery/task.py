@@ -31,7 +31,7 @@ __all__ = ["ContextTask"]
 _MARK = "taskora_handler"
 #: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
 _WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper:KeeperStep")
-_CONSUMER_STEP = "taskora_celery.worker.revoke:RevokeStep"
+_CONSUMER_STEPS = ("taskora_celery.worker.revoke:RevokeStep", "taskora_celery.worker.watching:WatchStep")
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
 
@@ -89,7 +89,7 @@ class ContextTask(OnCommit, TypedTask[P, R]):
         if is_left_alone(cls, app):
             cls.Request = Task.Request
         app.steps["worker"].update(_WORKER_STEPS)
-        app.steps["consumer"].add(_CONSUMER_STEP)
+        app.steps["consumer"].update(_CONSUMER_STEPS)
 
     @functools.cached_property
     def taskora_logger(self) -> Any:

@@ -14,7 +14,7 @@ PACKAGE = Path(taskora_celery.__file__).parent
 
 #: From the bottom up; a module may import from its own layer and from those below.
 LAYERS = (
-    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
+    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "texts", "_version"),
     ("store", "lease"),
     ("reporter",),
     ("context", "local", "signal", "logs", "loop", "retry"),
@@ -44,6 +44,7 @@ LAYERS = (
         "undisturbed",
         "adapters",
         "typed",
+        "events",
         "shapes",
         "app",
     ),
