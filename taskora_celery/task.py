@@ -30,7 +30,7 @@ __all__ = ["ContextTask"]
 #: Marks a ``run`` that this module has wrapped, so that a subclass does not wrap it again.
 _MARK = "taskora_handler"
 #: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
-_WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper:KeeperStep")
+_WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper_step:KeeperStep")
 _CONSUMER_STEPS = ("taskora_celery.worker.revoke:RevokeStep", "taskora_celery.worker.watching:WatchStep")
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 

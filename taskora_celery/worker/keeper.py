@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from celery import bootsteps
 from celery.concurrency.base import BasePool
-from celery.signals import worker_shutdown, worker_shutting_down
 
 from taskora_celery.background import Background
 from taskora_celery.delivery import Delivery
@@ -31,7 +29,7 @@ from taskora_celery.worker.holdings import holdings
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["Keeper", "KeeperStep", "loss_of"]
+__all__ = ["Keeper", "loss_of"]
 
 logger = logging.getLogger("taskora_celery.worker")
 
@@ -311,6 +309,7 @@ class Keeper:
         logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
         request.lose(reason)
         if lease is not None:
+            self._tell_recovered(str(request.id), request.name, reason)
             lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
         request.given_up = reason
         request.fenced.give_up()
@@ -334,8 +333,14 @@ class Keeper:
                 store.lose(loss_of(due, record, int(time.time() * 1000)))
             except StoreUnavailableError as exc:
                 logger.warning("job %s: that it was lost cannot be written: %s", due.job_id, exc)
+        self._tell_recovered(due.job_id, due.name, UNHEARD)
         lease.put_back(due.tag)
         logger.warning("job %s (%s): %s; its message is put back into its queue", due.job_id or "?", due.name or "?", UNHEARD)
+
+    def _tell_recovered(self, job_id: str, name: str, reason: str) -> None:
+        """Let monitors know that a job is not running: before its message is back, since another worker may begin at once."""
+        if job_id:
+            self._runtime.events.retried(self._worker.hostname, job_id, name, reason)
 
     def _running(self, job_id: str) -> JobRequest | None:
         # Not `is_running`: a job that was acknowledged early (Celery's default) hangs no less.
@@ -361,46 +366,3 @@ class Keeper:
     def _pool_has_ended(self) -> bool:
         pool = self._worker.pool
         return pool is None or pool._state == BasePool.TERMINATE  # noqa: SLF001 - set when the last job has ended
-
-
-class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the keeper with the worker, and lets it go on through a warm shutdown.
-
-    It requires the pool, so it is told to stop before the pool is, which then takes as long as its jobs do; the pool's end ends
-    the thread.
-    """
-
-    requires: Sequence[str] = ("celery.worker.components:Pool",)
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        super().__init__(parent, **kwargs)
-        self._keeper: Keeper | None = None
-
-    def start(self, parent: Any) -> None:
-        """Start the keeper."""
-        self._keeper = keeper = Keeper(parent)
-        keeper.start()
-        # Housekeeping only: the thread ends by itself when the pool has ended.
-        worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
-
-        worker_shutting_down.connect(self._on_shutting_down, weak=False, dispatch_uid=f"taskora-shutdown-{id(parent)}")
-
-    def _on_shutting_down(self, how: str = "", **_: Any) -> None:
-        # Sent by the handler of SIGTERM, before anything else: a solo worker's step would learn of it only behind its job.
-        if how == "Warm" and self._keeper is not None:
-            self._keeper.shut_down()
-
-    def close(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Tell the running jobs of a shutdown that no signal brought (``control shutdown``, a worker in a thread)."""
-        if self._keeper is not None:
-            self._keeper.shut_down()
-
-    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Begin the end: the pool drains, and its jobs are kept until the last has ended."""
-        if self._keeper is not None:
-            self._keeper.drain()
-
-    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """End at once: what is held goes back."""
-        if self._keeper is not None:
-            self._keeper.stop()

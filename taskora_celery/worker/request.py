@@ -110,6 +110,12 @@ class JobRequest(Request):  # type: ignore[misc]
             self.regained = True
         super().on_accepted(pid, time_accepted)
 
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+        """Send one of Celery's events; the reason of a retry without the secrets that can be told by their name."""
+        if type == "task-retried":
+            fields["exception"] = Runtime.of(self._app).redactor.text(str(fields.get("exception")), "reason")
+        super().send_event(type, **fields)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
@@ -121,7 +127,6 @@ class JobRequest(Request):  # type: ignore[misc]
         if self.given_up is not None and (lost or isinstance(exc, Terminated)):
             # Its process was ended because it hung: the message is on its way to the next delivery already.
             state.task_ready(self)
-            self.send_event("task-retried", exception=self.given_up, traceback="")
             return None
         if lost and not self._already_cancelled and not self._already_revoked:
             requeued = self._is_requeued()
@@ -132,6 +137,8 @@ class JobRequest(Request):  # type: ignore[misc]
                 return None
             if told.ended and requeued:
                 return super().on_failure(self._stalled(told, text), send_failed_event)
+            if requeued:
+                Runtime.of(self._app).events.retried(self._hostname, str(self.id), self.name, text)
         elif isinstance(exc, Terminated) and not self._already_cancelled:
             told = self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
             if told.cancelled and not self._already_revoked:
