@@ -125,6 +125,16 @@ def report_and_fail(n: int, ctx: Context) -> None:
     raise ValueError(f"no {n}, password=hunter2")
 
 
+@app.task(max_retries=2)
+def fail_in_steps(secret: str, ctx: Context, api_key: str = "") -> None:
+    """Report a step in each of two attempts, and stop at a gate behind it; then retry, and fail."""
+    ctx.progress(1, total=2, message=f"attempt {ctx.attempt}")
+    gates.stop_at(ctx.id)
+    if ctx.attempt == 1:
+        raise ctx.retry(delay=0.5, reason=f"shop is closed: {secret}")
+    raise ValueError("sold out")
+
+
 # --- logs --------------------------------------------------------------------------------------------------------------
 
 
