@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
@@ -123,6 +123,8 @@ class JobRequest(Request):  # type: ignore[misc]
             super().on_failure(exc_info, send_failed_event, return_ok)
             self._tell_revoked(terminated=False)
             return None
+        if isinstance(exc_info.exception, ExceptionWithTraceback):
+            exc_info.exception = exc  # made in this process, it is still wrapped, and the event would show the wrapper's name
         lost = isinstance(exc, SystemExit | KeyboardInterrupt | WorkerLostError)
         if self.given_up is not None and (lost or isinstance(exc, Terminated)):
             # Its process was ended because it hung: the message is on its way to the next delivery already.
@@ -136,7 +138,7 @@ class JobRequest(Request):  # type: ignore[misc]
                 self._end_cancelled()
                 return None
             if told.ended and requeued:
-                return super().on_failure(self._stalled(told, text), send_failed_event)
+                return self.on_failure(self._stalled(told, text), send_failed_event)
             if requeued:
                 Runtime.of(self._app).events.retried(self._hostname, str(self.id), self.name, text)
         elif isinstance(exc, Terminated) and not self._already_cancelled:

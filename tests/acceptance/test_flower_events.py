@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_job_makes_one_event_a_second_at_most(monitor: Monitor) -> None:
     gates.open_gate(handle.id)
     monitor.wait_for(handle.id, "task-succeeded")
     at = [seen.event["timestamp"] for seen in monitor.seen(handle.id, STARTED)]
-    assert all(later - earlier > 0.9 for earlier, later in zip(at, at[1:], strict=False))
+    assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(at))
     assert gates.counted(handle.id, "reports") > 10 * len(at)
     values = [seen.event["progress"]["current"] for seen in monitor.seen(handle.id, STARTED)]
     assert values == sorted(set(values))
@@ -104,7 +105,7 @@ def test_an_event_is_small_and_its_text_one_line_whatever_a_job_reports(monitor:
         text = seen.event["result"]
         assert 0 < len(text) <= 200, name
         assert text.isprintable(), name
-        told = {key: value for key, value in seen.event.items() if key not in {"local_received"}}
+        told = {key: value for key, value in seen.event.items() if key != "local_received"}
         assert len(json.dumps(told)) <= EVENT_BYTES + 300, name
         gates.open_gate(handle.id)
 
@@ -154,7 +155,7 @@ def recovered(monitor: Monitor, job_id: str, reason: str) -> None:
     assert [seen.type for seen in monitor.seen(job_id)].count("task-retried") == 1
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"], indirect=True, scope="session")
+@in_prefork
 def test_the_job_of_a_killed_worker_is_not_started_for_ever(swept: Relay) -> None:
     """K1, D5: the worker that puts its message back says so, before anybody can receive it again."""
     first = swept.worker()
