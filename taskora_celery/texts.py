@@ -20,6 +20,8 @@ def one_line(text: str, limit: int) -> str:
 
 def duration_text(seconds: float) -> str:
     """Return a duration as people say it, in one unit or two: ``12 s``, ``3 min``, ``2 h 5 min``, ``4 d 2 h``."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1g} s"
     whole = max(round(seconds), 0)
     if whole < 100:  # noqa: PLR2004 - below that, seconds say more than minutes
         return f"{whole} s"

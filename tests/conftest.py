@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.support.relay",
     "tests.support.sqs",
     "tests.support.rabbitmq",
+    "tests.support.flower_server",
 ]

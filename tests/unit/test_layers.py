@@ -49,6 +49,7 @@ LAYERS = (
         "app",
     ),
     ("worker",),
+    ("flower",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
