@@ -190,14 +190,14 @@ class EventSink:
 
     __slots__ = ("__weakref__", "_closed", "_lock", "_pace", "_request", "_sender", "_started", "_task", "_value")
 
-    def __init__(self, sender: EventSender, task: Any, request: Any, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, sender: EventSender, task: Any, request: Any) -> None:
         self._sender = sender
         self._task = task
         self._request = ref(request)
-        self._started = now()
+        self._started = time.time()
         self._lock = threading.Lock()
         self._closed = False
-        self._pace = Pace()
+        self._pace: Pace | None = None
         self._value: tuple[Any, float] | None = None
 
     def write(self, value: Any) -> None:
@@ -229,6 +229,8 @@ class EventSink:
         attempt, limit = request.retries + 1, max_attempts(self._task)
         progress = numbers(value)
         again = "" if attempt == 1 else f"attempt {attempt}" + ("" if limit is None else f"/{limit}")
+        if self._pace is None:
+            self._pace = Pace()
         line = progress_line(value, self._pace.text(progress.get("percent"), at), again)
         if "message" in progress:
             progress["message"] = one_line(str(progress["message"]), LINE_CHARS)

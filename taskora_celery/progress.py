@@ -14,7 +14,8 @@ __all__ = ["LINE_CHARS", "Pace", "backend_meta", "numbers", "percent", "progress
 #: A line of progress is cut to so many characters.
 LINE_CHARS = 200
 #: The keys of the common shape, which :func:`progress_value` makes.
-_SHAPE = ("current", "total", "percent", "message")
+_NUMBERS = ("current", "total", "percent")
+_SHAPE = (*_NUMBERS, "message")
 
 
 def progress_value(value: Any, total: Any = None, message: Any = None) -> Any:
@@ -68,7 +69,9 @@ def numbers(value: Any) -> dict[str, Any]:
         return {"current": value, "total": 100, "percent": float(value)}
     if not isinstance(value, Mapping):
         return {}
-    found = {key: value[key] for key in _SHAPE if _is_number(value.get(key)) or (key == "message" and value.get(key))}
+    found = {key: value[key] for key in _NUMBERS if _is_number(value.get(key))}
+    if value.get("message"):
+        found["message"] = value["message"]
     if "percent" not in found and "current" in found and (share := percent(found["current"], found.get("total"))) is not None:
         found["percent"] = share
     return found

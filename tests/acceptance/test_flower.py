@@ -111,7 +111,7 @@ class Pages:
         """Leave a picture of the page, where one is wanted."""
         if SCREENSHOTS:
             size = self.browser.get_window_size()
-            self.browser.set_window_size(900, 2_000)
+            self.browser.set_window_size(760, 2_000)
             self.all(".task-details-card")[0].screenshot(str(Path(SCREENSHOTS) / name))
             self.browser.set_window_size(size["width"], size["height"])
 
