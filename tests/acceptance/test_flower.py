@@ -238,6 +238,8 @@ def test_text_of_jobs_does_not_become_html(stock: Flower, configured: Flower, br
     configured.wait_for(handle.id, "FAILURE")
     pages.open_task(handle.id)
     assert not pages.obeyed()
+    browser.execute_script("document.body.insertAdjacentHTML('beforeend', arguments[0])", MARKUP)
+    assert pages.obeyed(), "the control"
 
 
 def test_pages_work_without_the_store(pool: str, start_worker: StartWorker, redis_url: str, tmp_path: Path, browser: Any) -> None:
