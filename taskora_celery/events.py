@@ -165,7 +165,7 @@ class EventSender:
             driver = app.connection_for_write().transport.driver_type
             connection = app.connection_for_write(transport_options=_OPTIONS.get(driver), connect_timeout=ANSWER_TIMEOUT)
             try:
-                # Producers connect by themselves, but try for ever.
+                # A producer would connect by itself, but sleeps for seconds between its attempts.
                 connection.ensure_connection(max_retries=0)
                 self._dispatcher = app.events.Dispatcher(
                     connection, hostname, channel=connection.default_channel, buffer_while_offline=False
