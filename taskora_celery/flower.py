@@ -43,7 +43,7 @@ tasks_columns = "name,uuid,state,progress,attempt,received,runtime,worker"
 _COLUMNS = {"progress": "Progress", "attempt": "Attempt"}
 
 #: How many of a job's newest log entries, and of its newest attempts, its page shows, and how many characters of each.
-LOG_TAIL = 20
+LOG_TAIL = 10
 ATTEMPTS_SHOWN = 20
 CHARS = 500
 
@@ -115,7 +115,7 @@ class ShownTask(Task):  # type: ignore[misc]
         entries = {f"log {entry.seq} {_clock(entry.timestamp, timezone)}": _line(entry) for entry in logs}
         # The page asks for each by its name.
         self.__dict__.update({**attempts, **entries})
-        return ("progress", "attempt", *attempts, *Task._fields, *entries)
+        return ("progress", "attempt", *attempts, *entries, *Task._fields)
 
 
 def _log_tail(reader: JobReader) -> list[LogEntry]:

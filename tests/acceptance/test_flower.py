@@ -111,8 +111,8 @@ class Pages:
         """Leave a picture of the page, where one is wanted."""
         if SCREENSHOTS:
             size = self.browser.get_window_size()
-            self.browser.set_window_size(760, 2_000)
-            self.all(".task-details-card")[0].screenshot(str(Path(SCREENSHOTS) / name))
+            self.browser.set_window_size(1_000, 1_130)
+            self.browser.save_screenshot(str(Path(SCREENSHOTS) / name))
             self.browser.set_window_size(size["width"], size["height"])
 
 
@@ -166,7 +166,7 @@ def test_reasons_and_attempts_are_shown_and_the_filters_know_the_states(stock: F
     """K1, I4: RETRY with its reason, the next attempt with its number, FAILURE; each is found by its filter alone."""
     pages = Pages(browser, stock)
     handle = reporting_jobs.fail_in_steps.delay("x", retry_delay=8.0)
-    stock.wait_for(handle.id, "STARTED", "50% 1/2 attempt 1")
+    stock.wait_for(handle.id, "STARTED", "50% 1/2 shelf 1")
     pages.open_list()
     pages.filter("STARTED", handle.id)
     gates.open_gate(handle.id)
@@ -175,7 +175,7 @@ def test_reasons_and_attempts_are_shown_and_the_filters_know_the_states(stock: F
     assert "shop is closed" in pages.open_task(handle.id)["Exception"]
     pages.open_list()
     pages.filter("RETRY", handle.id)
-    second = stock.wait_for(handle.id, "STARTED", "50% 1/2 attempt 2 · attempt 2/3")
+    second = stock.wait_for(handle.id, "STARTED", "50% 1/2 shelf 2 · attempt 2/3")
     assert second["retries"] == 1
     gates.open_gate(handle.id)
     stock.wait_for(handle.id, "FAILURE")
@@ -193,16 +193,16 @@ def test_one_line_adds_columns_attempts_and_the_log(configured: Flower, browser:
     handle = reporting_jobs.fail_in_steps.delay("orders.csv", retry_delay=0.0)
     plain = jobs.untracked.delay(1)
     gates.open_gate(handle.id)
-    configured.wait_for(handle.id, "STARTED", "50% 1/2 attempt 2 · attempt 2/3")
+    configured.wait_for(handle.id, "STARTED", "50% 1/2 shelf 2 · attempt 2/3")
     configured.wait_for(plain.id, "SUCCESS")
     columns = pages.open_list()
     assert columns[:5] == ["Name", "UUID", "State", "Progress", "Attempt"]
     wait_until(lambda: pages.row(handle.id), "the job's row")
-    assert pages.row(handle.id)[2:5] == ["STARTED", "50% 1/2 attempt 2", "2/3"]
+    assert pages.row(handle.id)[2:5] == ["STARTED", "50% 1/2 shelf 2", "2/3"]
     assert pages.row(plain.id)[2:5] == ["SUCCESS", "", ""]
     rows = pages.open_task(handle.id)
     pages.picture("flower.png")
-    assert (rows["Progress"], rows["Attempt"]) == ("50% 1/2 attempt 2", "2/3")
+    assert (rows["Progress"], rows["Attempt"]) == ("50% 1/2 shelf 2", "2/3")
     assert rows["Attempt 1"].startswith("RETRY after ")
     assert rows["Attempt 1"].endswith(" s on shared-prefork@test · shop is closed: orders.csv · next in 0 s")
     assert rows["Attempt 2"].startswith("running since ")

@@ -76,7 +76,7 @@ def test_a_retry_shows_its_reason_and_the_next_attempt_its_number(monitor: Monit
     """K1, I4, F7: the reason is Celery's own event's, without what must not be seen."""
     handle = reporting_jobs.fail_in_steps.delay("password=hunter2", api_key="k-1234")
     first = monitor.wait_for(handle.id, STARTED)
-    assert first.result == "50% 1/2 attempt 1"
+    assert first.result == "50% 1/2 shelf 1"
     assert first.event["args"] == "('password=[redacted]',)"
     assert first.event["kwargs"] == "{'api_key': '[redacted]'}"
     gates.open_gate(handle.id)
@@ -87,7 +87,7 @@ def test_a_retry_shows_its_reason_and_the_next_attempt_its_number(monitor: Monit
     gates.wait_at(handle.id)
     second = monitor.wait_for(handle.id, STARTED, 2)
     assert second.state == "STARTED"
-    assert second.result == "50% 1/2 attempt 2 · attempt 2/3"
+    assert second.result == "50% 1/2 shelf 2 · attempt 2/3"
     assert (second.event["attempt"], second.event["retries"]) == (2, 1)
     gates.open_gate(handle.id)
     failed = monitor.wait_for(handle.id, "task-failed")

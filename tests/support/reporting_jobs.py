@@ -129,7 +129,7 @@ def report_and_fail(n: int, ctx: Context) -> None:
 def fail_in_steps(secret: str, ctx: Context, api_key: str = "", retry_delay: float = 0.5) -> None:
     """Report a step in each of two attempts, and stop at a gate behind it; then retry, and fail."""
     ctx.log.info("looking", attempt=ctx.attempt)
-    ctx.progress(1, total=2, message=f"attempt {ctx.attempt}")
+    ctx.progress(1, total=2, message=f"shelf {ctx.attempt}")
     gates.stop_at(ctx.id)
     if ctx.attempt == 1:
         raise ctx.retry(delay=retry_delay, reason=f"shop is closed: {secret}")
