@@ -47,7 +47,7 @@ def request_of(
         reason = Runtime.of(app).redactor.text(reason, "reason")[:500]
     wait = None if grace is None else seconds(grace, "grace")
     return CancelRequest(
-        str(job_id), int(time.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
+        str(job_id), int(Runtime.of(app).clock.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
     )
 
 

@@ -31,29 +31,26 @@ class Delivery(msgspec.Struct, frozen=True):
     visibility: float | None = None
     #: It is acknowledged before the job ends.
     early: bool = False
-    #: When the worker's parent looked, and could say that the job was not cancelled, in seconds since the epoch; 0 where it could
-    #: not: then the store is asked.
-    checked_at: float = 0.0
 
     @classmethod
     def of(cls, task: Any, request: Any) -> Delivery:
         """Return the delivery that a request belongs to."""
         properties = request.properties or {}
         tag = properties.get("delivery_tag")
-        token, parent, visibility, checked_at = vars(request).get(STAMP) or (0, 0, None, 0.0)
+        token, parent, visibility = vars(request).get(STAMP) or (0, 0, None)
         early = not task.acks_late
         if not isinstance(tag, str):
             # Not from a transport of kombu's own (RabbitMQ): nothing to renew, but silence is seen there, too.
             silent = None if task.heartbeat_timeout is None else Hold("", 0, task.heartbeat_timeout)
-            return cls(silent, parent, None, early=early, checked_at=checked_at)
+            return cls(silent, parent, None, early=early)
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
-        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early, checked_at=checked_at)
+        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early)
 
     @staticmethod
-    def stamp(token: int, parent: int, visibility: float | None, checked_at: float = 0.0) -> tuple[int, int, float | None, float]:
+    def stamp(token: int, parent: int, visibility: float | None) -> tuple[int, int, float | None]:
         """Return what the worker's parent puts on the request."""
-        return token, parent, visibility, checked_at
+        return token, parent, visibility
 
     def is_doubtful(self, now: float | None = None) -> bool:
         """Say whether the message may be another delivery's by now: it was received long enough ago to have been put back.

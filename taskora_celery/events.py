@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import mmap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
@@ -15,12 +16,12 @@ from weakref import WeakKeyDictionary, ref
 from celery.utils.saferepr import saferepr
 
 from taskora_celery.background import Background
-from taskora_celery.progress import LINE_CHARS, Pace, numbers, progress_line
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.scheduling import max_attempts
 from taskora_celery.settings import Settings
-from taskora_celery.texts import one_line
+from taskora_celery.texts import cut_line, duration_text
+from taskora_celery.views import LINE_CHARS, percent_of, progress_line, time_left
 
 __all__ = ["EVENT_BYTES", "STARTED", "EventSender", "EventSink", "WatchFlag"]
 
@@ -34,6 +35,8 @@ RETRIED = "task-retried"
 EVENT_BYTES = 4_096
 #: How many characters of the arguments an event shows; the second where the first is too much, and then none.
 ARGUMENT_CHARS = (1_024, 200, 0)
+#: The time that is left is not told from less than this, in milliseconds.
+SOONEST_MS = 1_000
 #: How long the broker has to answer, in seconds, and how long a job's end waits for an event of its own that is on its way.
 ANSWER_TIMEOUT = 2.0
 CLOSE_TIMEOUT = 1.0
@@ -123,7 +126,7 @@ class EventSender:
         app = self._app()
         task = None if app is None else app.tasks.get(name)
         if self._mode and self.watched and getattr(task, "send_events", True):
-            reason = one_line(self.redactor.text(reason, "reason"), LINE_CHARS)
+            reason = cut_line(self.redactor.text(reason, "reason"), LINE_CHARS)
             self.send(RETRIED, hostname, {"uuid": job_id, "name": name, "exception": reason, "traceback": ""})
 
     def send(self, kind: str, hostname: str, fields: dict[str, Any]) -> bool:
@@ -188,7 +191,7 @@ class EventSink:
     Written by the reporter's thread; sent by the sender's; closed by the job's own before its outcome is known to anybody.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_lock", "_pace", "_request", "_sender", "_started", "_task", "_value")
+    __slots__ = ("_closed", "_lock", "_request", "_sender", "_since", "_started", "_task", "_value")
 
     def __init__(self, sender: EventSender, task: Any, request: Any) -> None:
         self._sender = sender
@@ -197,13 +200,15 @@ class EventSink:
         self._started = time.time()
         self._lock = threading.Lock()
         self._closed = False
-        self._pace: Pace | None = None
-        self._value: tuple[Any, float] | None = None
+        #: The latest plain value that was not sent, with its instant in milliseconds since the epoch.
+        self._value: tuple[Any, int] | None = None
+        #: The percentage of the first report and its instant: a job that goes on from a checkpoint begins in the middle.
+        self._since: tuple[float, int] | None = None
 
     def write(self, value: Any) -> None:
         """Show a progress value where somebody watches; never blocks on I/O."""
         if self._sender.watched:
-            self._value = value, time.monotonic()
+            self._value = value, int(time.time() * 1000)
             self._sender.offer(self)
 
     def close(self) -> None:
@@ -225,25 +230,42 @@ class EventSink:
                 self._value = None
             return True
 
-    def _fields(self, request: Any, value: Any, at: float) -> dict[str, Any]:
+    def _fields(self, request: Any, value: Any, at_ms: int) -> dict[str, Any]:
         attempt, limit = request.retries + 1, max_attempts(self._task)
-        progress = numbers(value)
+        share = percent_of(value)
         again = "" if attempt == 1 else f"attempt {attempt}" + ("" if limit is None else f"/{limit}")
-        if self._pace is None:
-            self._pace = Pace()
-        line = progress_line(value, self._pace.text(progress.get("percent"), at), again)
-        if "message" in progress:
-            progress["message"] = one_line(str(progress["message"]), LINE_CHARS)
+        line = progress_line(value, self._left(share, at_ms), again)
         fields = {
             "uuid": request.id, "name": self._task.name, "started": self._started, "retries": request.retries,
-            "attempt": attempt, "max_attempts": limit, "progress": progress, "result": line,
+            "attempt": attempt, "max_attempts": limit, "progress": _numbers(value, share), "result": line,
         }  # fmt: skip
         return bounded(fields, self._arguments(request), line if self._sender.sticky else "")
+
+    def _left(self, share: float | None, at_ms: int) -> str:
+        if share is None:
+            return ""
+        if self._since is None or share < self._since[0]:  # the first report, or a new round
+            self._since = share, at_ms
+        soon = at_ms - self._since[1] < SOONEST_MS
+        left = None if soon else time_left(share, at_ms, self._since, int(time.time() * 1000))
+        return "" if left is None else f"{duration_text(left)} left"
 
     def _arguments(self, request: Any) -> dict[str, str]:
         """Return the arguments as Celery's own events show them, without the secrets that can be told by their name."""
         shown = {"args": request.argsrepr or saferepr(request.args), "kwargs": request.kwargsrepr or saferepr(request.kwargs)}
         return {name: self._sender.redactor.text(text, "arguments") for name, text in shown.items()}
+
+
+def _numbers(value: Any, share: float | None) -> dict[str, Any]:
+    """Return plain progress as ``current``, ``total``, ``percent`` and ``message``, as far as it has them."""
+    shape = value if isinstance(value, Mapping) else {"current": value, "total": None if share is None else 100}
+    found = {key: shape.get(key) for key in ("current", "total")}
+    found = {key: number for key, number in found.items() if type(number) in {int, float} and math.isfinite(number)}
+    if share is not None:
+        found["percent"] = share
+    if shape.get("message"):
+        found["message"] = cut_line(str(shape["message"]), LINE_CHARS)
+    return found
 
 
 def bounded(fields: dict[str, Any], arguments: dict[str, str], before: str = "") -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -35,8 +34,6 @@ __all__ = ["Execution", "execution_of"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
-#: On a message that was sent anew for a delivery that was given back: there is a record, and it is to be asked for.
-_AGAIN_HEADER = "taskora_again"
 #: Where a running request keeps its execution; requests are Celery's place for what belongs to one delivery.
 _ATTRIBUTE = "taskora_execution"
 #: Marks a request whose body has run.
@@ -76,7 +73,7 @@ class Execution:
         self.request = request
         self._task = task
         self._reporter = runtime.reporter
-        self._started = time.time()
+        self._started = runtime.clock.time()
         self._worker = request.hostname or ""
         self._announced = False
         self._handler_ended = False
@@ -260,15 +257,14 @@ class Execution:
         self.finish(self._ended(Outcome.REJECTED, reason))
         if not self._delivery.early:
             raise GivenBack(reason, requeue=True) from exc
-        headers = {**(self.request.headers or {}), _AGAIN_HEADER: True}
-        again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0, headers=headers)
+        again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0)
         again.apply_async()
         raise Ignore(reason) from exc
 
     def _retry(self, error: RetryError) -> NoReturn:
         # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
-            schedule(self._task, self.request, error)
+            schedule(self._task, self.request, error, self.runtime.clock.time())
         except (Retry, Ignore):
             self._release()
             raise
@@ -328,7 +324,7 @@ class Execution:
 
     def _new_context(self) -> Context:
         task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
-        ctx = Context(
+        ctx = self.runtime.new_context(
             str(request.id), task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
             checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
         )  # fmt: skip
@@ -356,13 +352,10 @@ class Execution:
             self.ctx.id, task.name, self.ctx.attempt, self._worker, created, now_ms, redelivered=redelivered,
             tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
         )  # fmt: skip
-        # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
-        # Where the parent cannot say that it was not cancelled before, the store is asked.
-        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
-        again = again or getattr(request, _AGAIN_HEADER, False) or self.runtime.may_be_cancelled(self.ctx.id, delivery.checked_at)
-        begun = self._reporter.begin(self.ctx, begin, wait=again)
+        # Waited for, since a cancel is decided against it: who is told that a job will never run relies on that.
+        begun = self._reporter.begin(self.ctx, begin)
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
-            begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
+            begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True))
         if begun is None:
             begun = Begun(self.ctx.fence, 1, now_ms)
         if begun.fence == Verdict.CANCELLED:

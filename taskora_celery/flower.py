@@ -5,8 +5,8 @@
     from taskora_celery.flower import format_task, tasks_columns
 
 Flower runs that file as Python and takes its options from the names in it: ``format_task`` is called with a copy of each task
-that is shown, ``tasks_columns`` names the columns of the list. What they show comes from the job's record, through the reader of
-``JobHandle``.
+that is shown, ``tasks_columns`` names the columns of the list. What they show comes from the job's record, through the
+reader that all faces have.
 """
 
 from __future__ import annotations
@@ -14,29 +14,25 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from celery import current_app
 from celery.events.state import Task
 
 from taskora_celery.errors import JobNotFoundError, StoreNotConfiguredError, StoreUnavailableError
-from taskora_celery.progress import progress_line
-from taskora_celery.reading import JobReader
-from taskora_celery.records import AttemptRecord, JobStatus, LogEntry
+from taskora_celery.listing import JobDetail, JobsReader, TaskBook
+from taskora_celery.records import AttemptRecord, LogEntry
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.runtime import Runtime
-from taskora_celery.scheduling import max_attempts
-from taskora_celery.texts import duration_text, one_line
+from taskora_celery.texts import cut_line, duration_text
+from taskora_celery.views import JobView, named, progress_line
 
 __all__ = ["format_task", "tasks_columns"]
 
 logger = logging.getLogger("taskora_celery.flower")
-
-R = TypeVar("R")
 
 #: Flower's own columns, and ours.
 tasks_columns = "name,uuid,state,progress,attempt,received,runtime,worker"
@@ -63,15 +59,18 @@ class Records:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self._tasks = TaskBook(app)
         self._outage = Outage()
 
-    def read(self, job_id: str, what: Callable[[JobReader], R]) -> R | None:
-        """Return what a job's reader says; None where there is no record, or no store that answers."""
+    def read(self, job_id: str, *, logs: int = 0) -> JobDetail | None:
+        """Return a job as it is now, with its newest ``logs`` log entries; None without a record, or a store that answers."""
         if self._outage.closed_at(time.monotonic()):
             return None
         try:
             runtime = Runtime.of(self.app)
-            found = what(JobReader(runtime.readable(), job_id, runtime.settings.log_limit))
+            # A reader of its own for each look: one that is kept remembers every job that it has ever seen.
+            reader = JobsReader(runtime.readable(), runtime.settings.log_limit, self._tasks)
+            found = reader.detail(job_id, int(time.time() * 1000), logs=logs)
         except (JobNotFoundError, StoreNotConfiguredError):
             return None
         except StoreUnavailableError as exc:
@@ -98,9 +97,9 @@ class ShownTask(Task):  # type: ignore[misc]
         super().__init__(**told)
         self._told = told
         self._records = records
-        status = records.read(told["uuid"], JobReader.status)
-        self.progress = None if status is None else progress_line(status.progress)
-        self.attempt = None if status is None else _attempt(status, records.app.tasks.get(status.name))
+        found = records.read(told["uuid"])
+        self.progress = None if found is None else _progress(found.view) or None
+        self.attempt = None if found is None else _attempt(found.view)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row of the list."""
@@ -108,24 +107,22 @@ class ShownTask(Task):  # type: ignore[misc]
 
     @property
     def _fields(self) -> tuple[str, ...]:
-        timezone = self._records.app.timezone
-        history = self._records.read(self.uuid, JobReader.history) or []
-        logs = self._records.read(self.uuid, _log_tail) or []
-        attempts = {_number(record): _outcome(record, timezone) for record in history[-ATTEMPTS_SHOWN:]}
+        timezone, found = self._records.app.timezone, self._records.read(self.uuid, logs=LOG_TAIL)
+        history, logs = ([], []) if found is None else (found.attempts[-ATTEMPTS_SHOWN:], found.logs)
+        attempts = {_number(record): _outcome(record, timezone) for record in history}
         entries = {f"log {entry.seq} {_clock(entry.timestamp, timezone)}": _line(entry) for entry in logs}
         # The page asks for each by its name.
         self.__dict__.update({**attempts, **entries})
         return ("progress", "attempt", *attempts, *entries, *Task._fields)
 
 
-def _log_tail(reader: JobReader) -> list[LogEntry]:
-    return reader.logs(level=None, attempt=None, after=None, limit=LOG_TAIL)
+def _progress(view: JobView) -> str:
+    return progress_line(view.status.progress, "" if view.left is None else f"{duration_text(view.left)} left")
 
 
-def _attempt(status: JobStatus, task: Any) -> str:
-    limit = None if task is None else max_attempts(task)
-    text = f"{status.attempt}" if limit is None else f"{status.attempt}/{limit}"
-    return text if status.delivery == 1 else f"{text}, delivery {status.delivery}"
+def _attempt(view: JobView) -> str:
+    text = f"{view.status.attempt}" if view.max_attempts is None else f"{view.status.attempt}/{view.max_attempts}"
+    return text if view.status.delivery == 1 else f"{text}, delivery {view.status.delivery}"
 
 
 def _number(record: AttemptRecord) -> str:
@@ -137,15 +134,15 @@ def _outcome(record: AttemptRecord, timezone: Any) -> str:
     since = (
         f"since {_clock(record.started_ms, timezone)}" if record.duration is None else f"after {duration_text(record.duration)}"
     )
-    why = ": ".join(text for text in (record.error, record.reason) if text)
+    why = named(record.error, record.reason)
     after = "" if record.delay is None else f"next in {duration_text(record.delay)}"
     parts = (f"{record.outcome or 'running'} {since} on {record.worker}", why, after)
-    return one_line(" · ".join(part for part in parts if part), CHARS)
+    return cut_line(" · ".join(part for part in parts if part), CHARS)
 
 
 def _line(entry: LogEntry) -> str:
     fields = "".join(f" {key}={value!r}" for key, value in (entry.meta or {}).items())
-    return one_line(f"{entry.level.upper()} {entry.message}{fields}", CHARS)
+    return cut_line(f"{entry.level.upper()} {entry.message}{fields}", CHARS)
 
 
 def _clock(ms: int, timezone: Any) -> str:

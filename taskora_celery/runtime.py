@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -15,7 +14,8 @@ from celery.local import maybe_evaluate
 from kombu.utils.compat import detect_environment
 
 from taskora_celery.capture import install_capture
-from taskora_celery.clock import SYSTEM_CLOCK
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
+from taskora_celery.context import Context
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.events import EventSender
 from taskora_celery.lease.protocol import Lease
@@ -26,7 +26,7 @@ from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import REDIS_SCHEMES, Settings
-from taskora_celery.stopping import KEPT_FOR, Stopper
+from taskora_celery.stopping import Stopper
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
@@ -48,8 +48,6 @@ _REDIS_BACKENDS = "celery.backends.redis"
 _BESIDE_THE_URL = (
     "redis_backend_credential_provider", "redis_db", "redis_host", "redis_password", "redis_port", "redis_username",
 )  # fmt: skip
-#: Transports that set ``redelivered`` on a message that was delivered before.
-_MARKING_TRANSPORTS = frozenset({*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory", "filesystem"})
 
 
 class Runtime:
@@ -61,27 +59,49 @@ class Runtime:
     _by_app: ClassVar[WeakKeyDictionary[Any, Runtime]] = WeakKeyDictionary()
     _lock = threading.Lock()
 
-    def __init__(self, app: Any, store: JobStore | None = None) -> None:
+    def __init__(self, app: Any, store: JobStore | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.pid = os.getpid()
         self.settings = settings_of(app)
         self.redactor = redactor_of(self.settings)
         endpoint = endpoint_of(app, self.settings)
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
-        self.reporter = Reporter(
-            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
-        )  # fmt: skip
-        self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        self.clock = clock
+        self.reporter = self._new_reporter(app)
+        self.stopper = self._new_stopper()
         #: What monitors hear of this process's jobs.
         self.events = EventSender(app, self.settings, self.redactor)
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
-        self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+        self.listener = self._new_listener()
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
-        self.clock = SYSTEM_CLOCK
-        #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
-        self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
         self._ready = False
         self.loops = LoopConnections()
+
+    # --- its parts: a subclass may have others, and `use` puts it in force -----------------------------------------------
+
+    def _new_reporter(self, app: Any) -> Reporter:
+        return Reporter(
+            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping,
+            clock=self.clock,
+        )  # fmt: skip
+
+    def _new_stopper(self) -> Stopper:
+        return Stopper(detect_environment(), self.reporter.flush, self.clock)
+
+    def _new_listener(self) -> Listener | None:
+        return None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+
+    def new_context(self, *args: Any, **options: Any) -> Context:
+        """Return the context of a job that is about to begin; the arguments are those of :class:`Context`."""
+        return Context(*args, **options)
+
+    # --- one for each app ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def use(cls, app: Any, runtime: Runtime) -> None:
+        """Let this be the app's runtime in this process, from its first use on."""
+        with cls._registry_lock():
+            cls._by_app[maybe_evaluate(app)] = runtime
 
     @classmethod
     def of(cls, app: Any) -> Runtime:
@@ -167,17 +187,6 @@ class Runtime:
         for _, on_ready in self._hearers:
             on_ready()
         self.reporter.look()
-
-    def may_be_cancelled(self, job_id: str, checked_at: float) -> bool:
-        """Say whether a job that is about to begin may have been cancelled since the worker's parent looked: it waited here.
-
-        ``checked_at`` is when that was, in seconds since the epoch; 0 where it could not say. No I/O: it is what this process has
-        heard.
-        """
-        since = None if self.listener is None else self.listener.ready_since
-        if not checked_at or since is None or since > checked_at or time.time() - checked_at > KEPT_FOR:
-            return True
-        return self.stopper.has_heard(job_id)
 
     def cancel_request(self, job_id: str) -> CancelRequest | None:
         """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""

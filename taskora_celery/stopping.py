@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,6 +21,7 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from taskora_celery.background import Background
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.context import Context
 from taskora_celery.errors import JobCancelledError, NotSupportedError
 from taskora_celery.interrupts import Interrupt, interrupt_for
@@ -80,7 +80,7 @@ class JobStop:
     ) -> None:
         self.ctx = ctx
         self.worker = worker
-        self.interrupt: Interrupt = interrupt_for(stopper.environment)
+        self.interrupt: Interrupt = stopper.new_interrupt()
         self._stopper = stopper
         self._grace = grace
         self._in_child = in_child
@@ -174,7 +174,7 @@ class JobStop:
         """
         if not self._in_child:
             return False
-        if self._extended and self._deadline is not None and time.time() < self._deadline - 0.05:
+        if self._extended and self._deadline is not None and self._stopper.clock.time() < self._deadline - 0.05:
             return True
         if self.ctx.signal.mark("timeout", "soft_time_limit"):
             self._stopper.soon(self.ctx.signal.tell)
@@ -183,21 +183,25 @@ class JobStop:
         return self.interrupt.on_loop
 
     def _at_deadline(self) -> None:
-        now = time.time()
+        now = self._stopper.clock.time()
         if self._closed or self._deadline is None or (self._in_child and not self._extended):
             return
         if now < self._deadline - 0.001:  # it was extended meanwhile
             return
+        self.reach_limit()
+
+    def reach_limit(self) -> None:
+        """Fire the signal, since the soft time limit has come, and interrupt the handler."""
         # Once: each instant that the deadline has had is due some time, and a late thread finds several to be. The signal may
         # have fired for another reason, and the limit holds all the same; but a cancel has its own road to the end.
-        if not self._limit_told and not self._cancelled:
+        if not (self._limit_told or self._cancelled or self._closed):
             self._limit_told = True
             self.ctx.signal.abort("timeout", "soft_time_limit")
             self._interrupt_at_limit(self._part)
 
     def _interrupt_at_limit(self, part: int) -> None:
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
-            self._at(time.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
+            self._at(self._stopper.clock.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
 
     def _interrupt(self, exc: type[Exception]) -> bool:
         """Raise an exception in the handler; say whether that can be done here, and now."""
@@ -208,7 +212,7 @@ class JobStop:
         return True
 
     def _press_in(self, pause: float, part: int) -> None:
-        self._at(time.time() + pause, lambda: self._press(pause, part))
+        self._at(self._stopper.clock.time() + pause, lambda: self._press(pause, part))
 
     def _press(self, pause: float, part: int) -> None:
         if part == self._part and self.interrupt.press():
@@ -216,7 +220,7 @@ class JobStop:
 
     def _insist_at(self, grace: float, *, last: bool) -> None:
         part = self._part
-        self._at(time.time() + grace, lambda: self._insist(part, grace, last=last))
+        self._at(self._stopper.clock.time() + grace, lambda: self._insist(part, grace, last=last))
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
@@ -257,10 +261,11 @@ class Stopper:
     something is due; see :class:`~taskora_celery.background.Background` for its contract. Any thread may call it.
     """
 
-    def __init__(self, environment: str, before_kill: Callable[[Context], Any]) -> None:
+    def __init__(self, environment: str, before_kill: Callable[[Context], Any], clock: Clock = SYSTEM_CLOCK) -> None:
         """``before_kill`` writes what a job has said until now, bounded: behind it the process is gone."""
         self.environment = environment
         self.before_kill = before_kill
+        self.clock = clock
         self._lock = threading.Lock()
         self._running: dict[int, JobStop] = {}
         self._recent: OrderedDict[str, tuple[float, CancelRequest]] = OrderedDict()
@@ -268,7 +273,14 @@ class Stopper:
         self._dropped = 0
         self._urgent: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self._numbers = itertools.count()
-        self._thread = Background("taskora-stopper", self._turn)
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> Background:
+        return Background("taskora-stopper", self._turn)
+
+    def new_interrupt(self) -> Interrupt:
+        """Return the way to interrupt the handler that is about to run in this thread or greenlet."""
+        return interrupt_for(self.environment)
 
     def watch(self, stop: JobStop) -> None:
         """Take in a job that is about to begin; one that was cancelled in the moment before is told at once."""
@@ -278,10 +290,6 @@ class Stopper:
                 found = self._recent.get(stop.ctx.id)
             if found is not None and found[1].now_ms >= stop.ctx.timestamp:
                 stop.cancel(found[1])
-
-    def has_heard(self, job_id: str) -> bool:
-        """Say whether somebody wanted this job to stop, in the last ``KEPT_FOR`` seconds."""
-        return bool(self._recent) and job_id in self._recent
 
     def forget(self, stop: JobStop) -> None:
         """Let go of a job that has ended."""
@@ -338,7 +346,7 @@ class Stopper:
         self._thread.stop()
 
     def _keep(self, request: CancelRequest) -> None:
-        now = time.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             self._recent[request.id] = (now, request)
             while self._recent and (len(self._recent) > KEPT or next(iter(self._recent.values()))[0] < now - KEPT_FOR):
@@ -349,7 +357,7 @@ class Stopper:
             self._do(self._urgent.get())
         while True:
             with self._lock:
-                now = time.time()
+                now = self.clock.time()
                 if not self._due:
                     return None
                 if self._due[0].when > now:

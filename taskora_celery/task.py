@@ -23,6 +23,7 @@ from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_options, complete_options, is_left_alone, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
+from taskora_celery.standin import TaskApp, app_here, hand_over_app
 from taskora_celery.typed import P, R, TypedTask
 
 __all__ = ["ContextTask"]
@@ -70,6 +71,7 @@ class ContextTask(OnCommit, TypedTask[P, R]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _instrument(cls)
+        hand_over_app(cls)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
@@ -78,6 +80,15 @@ class ContextTask(OnCommit, TypedTask[P, R]):
         bound = super().bind(app)
         complete_options(cls, app, unset)
         return bound
+
+    @classmethod
+    def _get_app(cls) -> Any:
+        app = cls._app
+        # What is not bound yet is bound at the first use, by Celery's own.
+        return app_here(app if app is not None and cls.__bound__ else super()._get_app())
+
+    #: The task's app, or what stands in for it here.
+    app = TaskApp()
 
     @classmethod
     def on_bound(cls, app: Any) -> None:

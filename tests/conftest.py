@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "pytest_taskora_celery",
     "tests.support.reports",
     "tests.support.redis_fixtures",
     "tests.support.store_fixtures",
@@ -12,4 +13,6 @@ pytest_plugins = [
     "tests.support.sqs",
     "tests.support.rabbitmq",
     "tests.support.flower_server",
+    "tests.support.commands",
+    "tests.support.scripted_jobs",
 ]

@@ -10,11 +10,14 @@ from taskora_celery.progress import progress_value
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.report import LogTuple
 from taskora_celery.store.journal import STATE
-from taskora_celery.texts import CONTROLS
 
 __all__ = ["emit", "plain_entry", "plain_progress"]
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+
+#: Control characters would move the cursor or forge lines on a console; tabs and printable text stay.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
+_CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, int, Any, Any, str | None]:
@@ -51,7 +54,7 @@ def emit(logger: logging.Logger, job_id: str, task_name: str, entry: tuple[int, 
         return
     text = message if not meta else message + " " + " ".join(f"{key}={value!r}" for key, value in meta.items())
     record = logger.makeRecord(
-        logger.name, level, "(task)", 0, text.translate(CONTROLS), (), None,
+        logger.name, level, "(task)", 0, text.translate(_CONTROLS), (), None,
         extra={"task_id": job_id, "task_name": task_name, "taskora_entry": True},
     )  # fmt: skip
     record.created = ms / 1000

@@ -11,7 +11,7 @@ from typing import Any
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.store.channels import AsyncWatch, Channels
+from taskora_celery.store.channels import AsyncWatch, Channels, own_task
 from taskora_celery.store.connect import Endpoint, async_client, close
 from taskora_celery.store.wire import ELSEWHERE, Script
 
@@ -77,7 +77,7 @@ class AsyncRedis:
         self._waiting.append(([command[0], *map(_encoded, command[1:])], answer))
         self._waiters += 1
         if self._task is None:
-            self._task = asyncio.create_task(self._talk(), name="taskora-redis")
+            self._task = own_task(self._talk(), "taskora-redis")
         try:
             return await answer
         except NoScriptError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import Context as Variables
 from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
@@ -14,11 +15,16 @@ from redis.exceptions import RedisClusterException, RedisError
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.connect import Endpoint, async_client, close, pubsub_of
 
-__all__ = ["AsyncWatch", "Channels"]
+__all__ = ["AsyncWatch", "Channels", "own_task"]
 
 logger = logging.getLogger("taskora_celery.store")
 
 _OUTAGES = (RedisError, RedisClusterException, OSError)
+
+
+def own_task(coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Start a task of the loop's connections: in no variables of whoever needs them first, whose job would end it with itself."""
+    return Variables().run(lambda: asyncio.create_task(coro, name=name))
 
 
 class AsyncWatch:
@@ -134,7 +140,7 @@ class _Session:
         self.heard: set[bytes] = set()
         self._pubsub: Any = None
         channels.sessions.add(self)
-        self.task = asyncio.create_task(self._run(), name="taskora-channels")
+        self.task = own_task(self._run(), "taskora-channels")
 
     async def _run(self) -> None:
         listening = None

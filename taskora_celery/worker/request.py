@@ -54,14 +54,10 @@ class JobRequest(Request):  # type: ignore[misc]
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
-        self._stamp(checked_at=0.0)
+        visibility = self._keeper.visibility_of(self._message)
+        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility)
         if not self._adopted:
             self._keeper.received(self)
-
-    def _stamp(self, *, checked_at: float) -> None:
-        assert self._keeper is not None
-        visibility = self._keeper.visibility_of(self._message)
-        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility, checked_at)
 
     @property
     def is_running(self) -> bool:
@@ -84,13 +80,7 @@ class JobRequest(Request):  # type: ignore[misc]
         if self._adopted or self._is_lost_before_start():
             state.task_ready(self)
             return True
-        if super().revoked():
-            return True
-        if self._keeper is not None:
-            # As late as can be: what is announced from here on meets the job in its process.
-            now = time.time()
-            self._stamp(checked_at=now if self._keeper.cancels.excludes(str(self.id)) else 0.0)
-        return False
+        return bool(super().revoked())
 
     def _is_lost_before_start(self) -> bool:
         """Say whether the message was put back, or delivered again, while it waited here."""

@@ -198,11 +198,14 @@ def test_one_line_adds_columns_attempts_and_the_log(configured: Flower, browser:
     columns = pages.open_list()
     assert columns[:5] == ["Name", "UUID", "State", "Progress", "Attempt"]
     wait_until(lambda: pages.row(handle.id), "the job's row")
-    assert pages.row(handle.id)[2:5] == ["STARTED", "50% 1/2 shelf 2", "2/3"]
+    state, progress, attempt = pages.row(handle.id)[2:5]
+    assert (state, attempt) == ("STARTED", "2/3")
+    assert progress.startswith("50% 1/2 shelf 2")
     assert pages.row(plain.id)[2:5] == ["SUCCESS", "", ""]
     rows = pages.open_task(handle.id)
     pages.picture("flower.png")
-    assert (rows["Progress"], rows["Attempt"]) == ("50% 1/2 shelf 2", "2/3")
+    assert rows["Progress"].startswith("50% 1/2 shelf 2")
+    assert rows["Attempt"] == "2/3"
     assert rows["Attempt 1"].startswith("RETRY after ")
     assert rows["Attempt 1"].endswith(" s on shared-prefork@test · shop is closed: orders.csv · next in 0 s")
     assert rows["Attempt 2"].startswith("running since ")
@@ -233,7 +236,7 @@ def test_text_of_jobs_does_not_become_html(stock: Flower, configured: Flower, br
     assert MARKUP in rows["Progress"]
     assert MARKUP in rows["Attempt 1"]
     assert sum(text.count(MARKUP) for name, text in rows.items() if name.startswith("Log ")) == 2 * 3, "message, key and value"
-    assert f"50% 1/2 {MARKUP}" in pages.row(handle.id)
+    assert pages.row(handle.id)[3].startswith(f"50% 1/2 {MARKUP}")
     gates.open_gate(handle.id)
     configured.wait_for(handle.id, "FAILURE")
     pages.open_task(handle.id)
@@ -257,7 +260,8 @@ def test_pages_work_without_the_store(pool: str, start_worker: StartWorker, redi
             flower.wait_for(handle.id, "STARTED", "37.5% 3/8 reading")
             pages.open_list()
             wait_until(lambda: pages.row(handle.id), "the job's row")
-            assert pages.row(handle.id)[3:5] == ["37.5% 3/8 reading", "1/4"]
+            assert pages.row(handle.id)[3].startswith("37.5% 3/8 reading")
+            assert pages.row(handle.id)[4] == "1/4"
             store.process.kill()
             rows = pages.open_task(handle.id)
             assert rows["Result"] == "37.5% 3/8 reading"

@@ -56,6 +56,22 @@ def test_a_handler_that_obeys_ends_at_once(shared_worker: SharedWorker, jobs_app
     assert phases(handle)[:2] == ["requested", "delivered"]
 
 
+def test_a_cancel_in_the_first_moment_of_a_run_knows_that_it_runs(shared_worker: SharedWorker, jobs_app: Celery) -> None:
+    """G2, G3: who is told that a job will never run may give the money back; it is told only of one that never does."""
+    for _ in range(10):
+        handle = stopping_jobs.obey.delay("sleep")
+        gates.wait_at(handle.id)
+        assert handle.cancel("stop it", wait=20).outcome == "cancelled"
+        assert phases(handle)[0] == "requested"
+        lines = stopping_jobs.story(handle.id)
+        again = stopping_jobs.obey.delay("sleep")
+        gates.wait_at(again.id)
+        assert again.cancel("stop it").outcome == "requested"
+        with pytest.raises(JobCancelledError):
+            again.get(timeout=20)
+        assert stopping_jobs.story(handle.id) == lines, "nothing of it ran on behind the answer"
+
+
 @pytest.mark.parametrize("how", ["sleep", "loop"])
 def test_a_deaf_handler_is_interrupted_when_its_grace_is_over(shared_worker: SharedWorker, jobs_app: Celery, how: str) -> None:
     """G4: out of a blocking call, too, but in threads, where that has to return; a greenlet that never waits is not reached."""

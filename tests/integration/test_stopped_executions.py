@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,14 +36,7 @@ if TYPE_CHECKING:
 JOB = "job-1"
 TIMEOUT = 10.0  # seconds
 #: What the worker's parent says of a first delivery that was not cancelled before.
-CHECKED = {STAMP: (0, 0, None, time.time() + 3600)}
-
-
-def hears(app: Celery) -> None:
-    """Let this process hear announcements since long, as a worker's does."""
-    listener = Runtime.of(app).listener
-    assert listener is not None
-    listener.ready_since = 1.0
+CHECKED = {STAMP: (0, 0, None)}
 
 
 @pytest.fixture
@@ -390,32 +382,32 @@ def test_the_message_of_a_cancelled_job_is_dropped_and_its_chord_told(
     assert not Runtime.of(app).reporter._live
 
 
-def test_a_first_delivery_that_the_parent_has_checked_begins_without_asking(app: Celery, store: ScriptedStore) -> None:
-    """P6, G2: the round trip is spared where the worker's parent knows of no cancel; else the store is asked."""
-    hears(app)
-    asked: list[int] = []
+def test_every_delivery_is_registered_before_its_handler_is_called(app: Celery, store: ScriptedStore) -> None:
+    """G2, J2: a cancel is decided against it, so nobody is told that a job will never run which does."""
+
+    @app.task
+    def work(ctx: Context) -> str:
+        return cancel_job(app, JOB, "no longer wanted", queued=True).outcome
+
+    state, _ = traced(work, task_id=JOB, **CHECKED)
+    assert len(store.begins) == 1
+    assert (state, record(store)) == ("IGNORED", CANCELLED)
+    found = store.read(JOB, 0)
+    assert found is not None
+    assert [event.data["phase"] for event in decode(found.journal) if event.kind == "cancel"][:1] == ["requested"]
+
+
+def test_a_cancel_before_the_start_is_seen_by_the_first_delivery(app: Celery, store: ScriptedStore) -> None:
+    """G2: whatever this process has heard."""
+    ran: list[bool] = []
 
     @app.task
     def work(ctx: Context) -> None:
-        asked.append(len(store.begins))
+        ran.append(True)
 
-    traced(work, task_id=JOB, **CHECKED)
-    traced(work, task_id="job-2")
-    assert asked == [0, 1]
-
-
-def test_a_job_that_began_in_the_moment_of_its_cancel_is_stopped(app: Celery, store: ScriptedStore) -> None:
-    """G7: the parent did not know yet; the store says so with the first report, and the job ends as it was acknowledged."""
-    hears(app)
-
-    @app.task
-    def work(ctx: Context) -> str | None:
-        assert ctx.signal.wait(TIMEOUT)
-        return ctx.signal.reason
-
-    cancel_job(app, JOB, "no longer wanted", queued=True)
+    assert cancel_job(app, JOB, "no longer wanted", queued=True).outcome == "cancelled"
     state, _ = traced(work, task_id=JOB, **CHECKED)
-    assert (state, record(store)) == ("IGNORED", CANCELLED)
+    assert (state, ran, record(store)) == ("IGNORED", [], CANCELLED)
 
 
 # --- G5: cleaning up -------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def app() -> Iterator[Celery]:
 
 def test_a_request_says_who_wants_it_and_when(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """G1: for the journal; an id is a text, whatever it was given as."""
-    monkeypatch.setattr("time.time", lambda: 1_790_000_000.5)
+    monkeypatch.setattr(Runtime.of(app), "clock", ManualClock(1_789_999_000.5))
     found = request_of(app, 17, "no longer wanted", None)  # type: ignore[arg-type]
     assert (found.id, found.now_ms, found.reason, found.grace, found.gently) == (
         "17",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from types import SimpleNamespace
@@ -41,7 +42,7 @@ class Rig:
 
     def __init__(self, **settings: Any) -> None:
         self.app = Celery("shop", broker="memory://", set_as_current=False, task_cls=ContextTask)
-        self.task = self.app.task(work, name="shop.work", max_retries=3)
+        self.task = self.app.task(work, name="shop.work", max_retries=3, shared=False)
         self.request = Request()
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.failing: Exception | None = None
@@ -133,6 +134,43 @@ def test_sticky_keeps_the_text_before_the_arguments() -> None:
     rig.sender.close()
 
 
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        (48, {"current": 48, "total": 100, "percent": 48.0}),
+        (150, {"current": 150}),
+        (math.inf, {}),
+        ({"current": 1, "total": 4}, {"current": 1, "total": 4, "percent": 25.0}),
+        ({"current": 12, "total": None, "message": "a\nb"}, {"current": 12, "message": "a b"}),
+        ({"current": "a", "percent": math.nan, "total": True}, {}),
+        ({"rows": 40}, {}),
+        ("half", {}),
+        (None, {}),
+        ([1], {}),
+        (True, {}),
+    ],
+)
+def test_the_progress_in_an_event_is_numbers_and_a_message(rig: Rig, value: Any, numbers: dict[str, Any]) -> None:
+    """K1: who reads an event can calculate with it."""
+    rig.sink().write(value)
+    assert rig.wait()["progress"] == numbers
+
+
+def test_the_time_left_goes_by_the_pace_since_the_first_report(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K1: a job that goes on from a checkpoint at 40% has not done those 40 in its first second; a new round begins anew."""
+    now = 1_000.0
+    monkeypatch.setattr("taskora_celery.events.time.time", lambda: now)
+    sink = rig.sink()
+    lines = [(40, 0), (41, 0.5), (46, 2), (46.0, 4), (99.95, 5), (100, 6), ("no", 7), (0, 10), (20, 12)]
+    for number, (value, later) in enumerate(lines, 1):
+        now = 1_000.0 + later
+        sink.write(value)
+        rig.wait(number)
+    assert [fields["result"] for _, fields in rig.sent] == [
+        "40%", "41%", "46% · 18 s left", "46% · 36 s left", "99.9% · 0.004 s left", "100%", "no", "0%", "20% · 8 s left",
+    ]  # fmt: skip
+
+
 # --- when it is sent -----------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +212,7 @@ def test_nothing_is_sent_behind_the_end(rig: Rig) -> None:
     rig.wait()
     sink.close()
     sink.write(2)
-    sink._value = 3, 0.0  # also what the reporter wrote in the moment of the end
+    sink._value = 3, 0  # also what the reporter wrote in the moment of the end
     assert sink.send()
     rig.sink().write(4)
     rig.wait(2)

@@ -34,7 +34,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.app = Celery("shop", broker="memory://", set_as_current=False, task_cls=ContextTask)
-        self.app.task(work, name="shop.work", max_retries=3)
+        self.app.task(work, name="shop.work", max_retries=3, shared=False)
         self.store = ScriptedStore()
         Runtime._by_app[self.app] = Runtime(self.app, self.store)
         self.records = Records(self.app)

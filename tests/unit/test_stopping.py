@@ -28,11 +28,9 @@ WORKER = "w1@host"
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+def clock() -> ManualClock:
     """The time of everything here."""
-    clock = ManualClock()
-    monkeypatch.setattr(stopping, "time", clock)
-    return clock
+    return ManualClock()
 
 
 class RecordedInterrupt(Interrupt):
@@ -51,9 +49,9 @@ class RecordedInterrupt(Interrupt):
 class ManualStopper(Stopper):
     """Has no thread: the test takes its turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.killed: list[str] = []
-        super().__init__("default", lambda ctx: self.killed.append(ctx.id))
+        super().__init__("default", lambda ctx: self.killed.append(ctx.id), clock)
         self._thread.start = lambda: None  # type: ignore[method-assign]
 
     def due_in(self, clock: ManualClock) -> list[float]:
@@ -63,7 +61,7 @@ class ManualStopper(Stopper):
 
 @pytest.fixture
 def stopper(clock: ManualClock) -> ManualStopper:
-    return ManualStopper()
+    return ManualStopper(clock)
 
 
 @pytest.fixture

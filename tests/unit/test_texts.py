@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.texts import duration_text, one_line
+from taskora_celery.texts import cut_line, duration_text
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from taskora_celery.texts import duration_text, one_line
 )
 def test_a_line_is_one_line_that_nothing_obeys(text: str, expected: str) -> None:
     """K1: a job's text must not move a cursor, forge a line or fill a page."""
-    assert one_line(text, 30) == expected
+    assert cut_line(text, 30) == expected
 
 
 def test_a_line_of_a_huge_text_is_short() -> None:
     """K1: it is cut before anything else is done with it."""
-    assert one_line("\x1b" * 10_000_000, 200) == ("\\x1b" * 50)[:199] + "…"
+    assert cut_line("\x1b" * 10_000_000, 200) == ("\\x1b" * 50)[:199] + "…"
 
 
 @pytest.mark.parametrize(
