@@ -259,13 +259,16 @@ class EventSink:
 def _numbers(value: Any, share: float | None) -> dict[str, Any]:
     """Return plain progress as ``current``, ``total``, ``percent`` and ``message``, as far as it has them."""
     shape = value if isinstance(value, Mapping) else {"current": value, "total": None if share is None else 100}
-    found = {key: shape.get(key) for key in ("current", "total")}
-    found = {key: number for key, number in found.items() if type(number) in {int, float} and math.isfinite(number)}
+    found = {key: shape[key] for key in ("current", "total") if _is_number(shape.get(key))}
     if share is not None:
         found["percent"] = share
     if shape.get("message"):
         found["message"] = cut_line(str(shape["message"]), LINE_CHARS)
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def bounded(fields: dict[str, Any], arguments: dict[str, str], before: str = "") -> dict[str, Any]:
