@@ -21,6 +21,7 @@ from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnav
 from taskora_celery.reading import JobReader
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
+from taskora_celery.scheduling import REASON_CHARS
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelOutcome, CancelRequest
 from taskora_celery.store.redis import RedisStore
@@ -44,7 +45,7 @@ def request_of(
     if reason is not None and not isinstance(reason, str):
         raise TypeError(f"reason={reason!r} is not a text")
     if reason is not None:
-        reason = Runtime.of(app).redactor.text(reason, "reason")[:500]
+        reason = Runtime.of(app).redactor.text(reason, "reason")[:REASON_CHARS]
     wait = None if grace is None else seconds(grace, "grace")
     return CancelRequest(
         str(job_id), int(Runtime.of(app).clock.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
@@ -67,12 +68,15 @@ def cancel_job(
     reads as unknown.
     """
     runtime = Runtime.of(app)
+    patience = _patience(wait)
     request = request_of(app, job_id, reason, grace, by=by)
     outcome = runtime.readable().cancel(request, queued=queued)
     if outcome is CancelOutcome.CANCELLED:
         _store_revoked(app, request)
     if wait and outcome is CancelOutcome.REQUESTED:
-        outcome = _outcome_of(_wait(app, request.id, None if wait is True else float(wait)))
+        outcome = _outcome_of(_wait(app, request.id, patience))
+    if outcome is CancelOutcome.ALREADY:
+        return _receipt(_of_before(request, runtime.cancel_request(request.id)), CancelOutcome.CANCELLED)
     return _receipt(request, outcome)
 
 
@@ -90,21 +94,40 @@ async def acancel_job(
     if not isinstance(runtime.readable(), RedisStore):  # the twin in memory: nothing to wait for but its end
         cancel = functools.partial(cancel_job, app, job_id, reason, grace=grace, wait=wait, queued=queued)
         return await asyncio.to_thread(cancel)
+    patience = _patience(wait)
     request = request_of(app, job_id, reason, grace)
     outcome = await runtime.async_reader().cancel(request, queued=queued)
     if outcome is CancelOutcome.CANCELLED:
         # Celery has only a blocking way to store a state. It is short, and happens once in a job's life at most.
         await asyncio.to_thread(_store_revoked, app, request)
     if wait and outcome is CancelOutcome.REQUESTED:
-        outcome = _outcome_of(await _await_end(handle, None if wait is True else float(wait)))
+        outcome = _outcome_of(await _await_end(handle, patience))
+    if outcome is CancelOutcome.ALREADY:
+        before = await runtime.async_reader().read(request.id)
+        stored = None if before is None else unpacked(before.fields.get("j", b""))
+        return _receipt(_of_before(request, stored), CancelOutcome.CANCELLED)
     return _receipt(request, outcome)
+
+
+def _patience(wait: bool | float | timedelta) -> float | None:
+    """Return the seconds to wait without a word of the job, None for any number of them.
+
+    :raises TypeError: ``wait`` is neither a truth value nor a duration.
+    :raises ValueError: it is negative or not finite.
+    """
+    return None if isinstance(wait, bool) else seconds(wait, "wait")
 
 
 def _outcome_of(state: str | None) -> CancelOutcome:
     """Return what came of a request, by the state in which the job ended; None: it has not."""
     if state is None:
         return CancelOutcome.REQUESTED
-    return CancelOutcome.CANCELLED if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+    return CancelOutcome.ALREADY if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+
+
+def _of_before(request: CancelRequest, stored: object) -> CancelRequest:
+    """Return the request that has ended the job, as far as it is known."""
+    return stored if isinstance(stored, CancelRequest) else request
 
 
 def _receipt(request: CancelRequest, outcome: CancelOutcome) -> CancelReceipt:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from taskora_celery.lease.protocol import Hold
+from taskora_celery.reporter.report import JobReport
+from taskora_celery.store.protocol import Begin
 
 __all__ = ["CREATED_HEADER", "STAMP", "Delivery", "stamp_of"]
 
@@ -46,6 +48,19 @@ class Delivery(msgspec.Struct, frozen=True):
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
         return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early)
+
+    def begin(
+        self, report: JobReport, request: Any, worker: str, started: float, trace: str = "", *, again: bool
+    ) -> Begin:  # fmt: skip
+        """Return what the store is told of its beginning, at ``started`` (seconds); ``again``: its body has run once already."""
+        info = request.delivery_info or {}
+        tag, token = (self.hold.tag, self.hold.token) if self.hold else ("", 0)
+        return Begin(
+            report.id, report.name, report.attempt, worker, stamp_of(getattr(request, CREATED_HEADER, None)), int(started * 1000),
+            redelivered=bool(info.get("redelivered")) or again, tag=tag, token=token, anyway=again,
+            # What waited for its time did not wait for a worker.
+            queue=None if request.eta else info.get("routing_key") or None, trace=trace,
+        )  # fmt: skip
 
     @staticmethod
     def stamp(token: int, parent: int, visibility: float | None) -> tuple[int, int, float | None]:

@@ -101,7 +101,7 @@ class JobHandle(TypedResult[R_co]):
         return self._reader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
 
     def history(self) -> Sequence[AttemptRecord]:
-        """Return one record for each attempt and lost delivery, oldest first; the last is that of now."""
+        """Return one record for each attempt, and each delivery that was lost or given back; the last is that of now."""
         return self._reader.history()
 
     @property
@@ -133,7 +133,8 @@ class JobHandle(TypedResult[R_co]):
         A job that has not begun (queued, scheduled, waiting for a retry) never runs: ``"cancelled"``, and its state is REVOKED at
         once. One that runs is asked to stop: ``"requested"``. Its signal fires; within ``grace`` seconds (default: the task's
         ``cancel_grace``) its handler should end, else it is interrupted by ``JobCancelledError`` where the pool can, and after
-        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended.
+        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended
+        otherwise; one that had ended as cancelled is ``"cancelled"``, with the reason that is stored.
         ``"unknown"``: there is no record of it, and this handle did not send it; nothing was changed.
 
         With ``wait`` (True, or seconds without a word of the job) it waits for the end of a job that runs, and the outcome is
@@ -141,8 +142,10 @@ class JobHandle(TypedResult[R_co]):
         before it is announced: it survives restarts of workers, and reaches workers that start later. Blocks for one round trip,
         or for the end. May be called from any thread, and again: the first request counts.
 
-        :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
-        :raises ValueError: ``grace`` is negative or not finite.
+        ``reason`` is redacted and cut to 500 characters; the receipt has it as it is stored.
+
+        :raises TypeError: ``reason`` is no text, ``grace`` or ``wait`` no duration; nothing was stored.
+        :raises ValueError: ``grace`` or ``wait`` is negative or not finite; nothing was stored.
         """
         return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.queued)
 

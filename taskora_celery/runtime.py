@@ -21,6 +21,7 @@ from taskora_celery.events import EventSender
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.loop import JobLoop
+from taskora_celery.outcomes import log_once
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
@@ -33,8 +34,11 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.loops import LoopConnections
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
+from taskora_celery.tracing import tracing_api
 
-__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of"]
+__all__ = [
+    "Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of",
+]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery")
 
@@ -74,6 +78,8 @@ class Runtime:
         self.loop = JobLoop(detect_environment())
         self.listener = self._new_listener()
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
+        #: OpenTelemetry's API where this process uses it; known with the first job.
+        self.tracing: Any = None
         self._ready = False
         self.loops = LoopConnections()
 
@@ -133,7 +139,9 @@ class Runtime:
         if self._ready:
             return
         self._ready = True
+        self.tracing = tracing_api()
         install_capture(self.settings.capture_logging)
+        log_once()
         if self.listener is not None:
             self.listener.start()
         from celery.signals import worker_process_shutdown, worker_shutdown
@@ -201,11 +209,15 @@ class Runtime:
             return None
         return None if found is None else found.fields
 
-    def _on_stopping(self, report: JobReport) -> None:
-        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way."""
+    def _on_stopping(self, report: JobReport) -> bool:
+        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way.
+
+        Return false where more may follow: the request is a plain revoke, or could not be read.
+        """
         request = self.cancel_request(report.id)
         if request is not None:
             self.stopper.cancel(request)
+        return request is not None and not request.gently
 
     def _on_shutdown(self, **_: object) -> None:
         if self.pid == os.getpid():
@@ -267,12 +279,15 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
         if "master_name" in options and url.startswith("sentinel"):
             url = url.split("?", 1)[0]
         return Endpoint(url, None, options.get("master_name"))
-    backend, broker = conf.result_backend, conf.broker_read_url or conf.broker_url
-    if is_redis(backend):
-        return _endpoint(backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    if is_redis(broker):
-        return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
-    return None
+    if is_redis(conf.result_backend):
+        return _endpoint(conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+    return broker_endpoint_of(app)
+
+
+def broker_endpoint_of(app: Any) -> Endpoint | None:
+    """Return where the broker is that messages are read from, None where it is not Redis."""
+    broker = app.conf.broker_read_url or app.conf.broker_url
+    return _endpoint(broker, app.conf.broker_use_ssl, app.conf.broker_transport_options) if is_redis(broker) else None
 
 
 def result_endpoint(app: Any, backend: Any) -> Endpoint | None:
@@ -341,7 +356,7 @@ def redactor_of(settings: Settings) -> Redactor:
         try:
             hook = symbol_by_name(hook)
         except (ImportError, AttributeError, ValueError) as exc:
-            raise SettingsError(f"setting taskora_redact={hook!r} is wrong: {exc}") from exc
+            raise SettingsError(f"setting taskora_redact={hook!r} cannot be imported: {exc}") from exc
     if hook is not None and not callable(hook):
         raise SettingsError(f"setting taskora_redact={settings.redact!r} is wrong: not a callable (key, value) -> value")
     return Redactor(settings.redact_keys, hook)

@@ -29,7 +29,12 @@ _Check = Callable[[Any], Any]
 
 def _duration(minimum: float = 0.0) -> _Check:
     def check(value: Any) -> float:
-        number = seconds(value, "value")
+        try:
+            number = seconds(value, "")
+        except TypeError:
+            raise TypeError("not a duration: give seconds or a timedelta") from None
+        except ValueError:
+            raise ValueError("not a duration: give 0 or more seconds") from None
         if number < minimum:
             raise ValueError(f"at least {minimum:g} seconds")
         return number

@@ -23,7 +23,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from taskora_celery.background import Background
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.context import Context
-from taskora_celery.errors import JobCancelledError, NotSupportedError
+from taskora_celery.errors import JobCancelledError, NotSupportedError, cancelled_as
 from taskora_celery.interrupts import Interrupt, interrupt_for
 from taskora_celery.store.journal import CANCEL
 from taskora_celery.store.protocol import CancelRequest, Shutdown
@@ -64,7 +64,8 @@ class JobStop:
     """How one running job is stopped. Made and closed by the thread that runs the handler; told by any.
 
     ``grace`` is in seconds; ``in_child`` says that the job has a process of a pool for itself; ``deadline`` is the instant of the
-    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one.
+    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one where the
+    pool keeps it.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class JobStop:
         self._limit = limit
         self._extended = False
         self._closed = False
-        self._cancelled = False
+        self._request: CancelRequest | None = None
         #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
         self._part = 0
         self._interrupted = False
@@ -106,14 +107,15 @@ class JobStop:
     def extend(self, seconds: float) -> float:
         """Move the soft deadline; return the new one.
 
-        :raises NotSupportedError: there is no soft time limit, or the hard one is before the new deadline.
+        :raises NotSupportedError: there is no soft time limit, or the hard one, if the pool keeps it, is before the new deadline.
         """
         if self._deadline is None:
             raise NotSupportedError("this job has no soft time limit that could be extended: set soft_time_limit on the task")
         moved = self._deadline + seconds
         if self._limit is not None and moved >= self._limit:
             raise NotSupportedError(
-                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which the pool keeps, ends the job before"
+                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which this pool keeps, ends the job in "
+                f"{max(self._limit - self._stopper.clock.time(), 0):.1f} s"
             )
         self._deadline, self._extended, self._limit_told = moved, True, False
         self._at(moved, self._at_deadline)
@@ -150,17 +152,25 @@ class JobStop:
     # --- the other side ------------------------------------------------------------------------------------------------
 
     def cancel(self, request: CancelRequest) -> None:
-        """Somebody wants the job to stop; the first request counts."""
-        if self._cancelled or self._closed:
+        """Somebody wants the job to stop; the first request counts, but one that is not gentle counts over a gentle one."""
+        before = self._request
+        if self._closed or (before is not None and (request.gently or not before.gently)):
             return
-        self._cancelled = True
+        self._request = request
         heard = self.ctx.time()
         self.interrupt.gently = request.gently
         self.ctx.signal.abort("cancelled", request.reason)
         self.note("delivered", heard)
         if not request.gently:
             grace = self._grace if request.grace is None else request.grace
+            if before is not None and self.interrupt.on_loop:
+                self.interrupt.fire(JobCancelledError)  # by now the signal, which does that at once, has fired
             self._insist_at(grace, last=False)
+
+    @property
+    def is_gentle(self) -> bool:
+        """Whether what was heard until now is a plain revoke: only the signal has fired, and nothing is to follow."""
+        return self._request is not None and self._request.gently
 
     def shut_down(self) -> None:
         """Say that the worker shuts down."""
@@ -174,13 +184,19 @@ class JobStop:
         """
         if not self._in_child:
             return False
+        # The log is the thread's, too: its lock may be held by the lines that this interrupts.
         if self._extended and self._deadline is not None and self._stopper.clock.time() < self._deadline - 0.05:
+            self._stopper.soon(lambda: self._log(logging.INFO, "the soft time limit has come, but was extended: the job goes on"))
             return True
+        self._stopper.soon(lambda: self._log(logging.WARNING, "the soft time limit is exceeded"))
         if self.ctx.signal.mark("timeout", "soft_time_limit"):
             self._stopper.soon(self.ctx.signal.tell)
         if self.interrupt.on_loop:
             self._stopper.soon(lambda: self._interrupt(SoftTimeLimitExceeded))
         return self.interrupt.on_loop
+
+    def _log(self, level: int, what: str) -> None:
+        logger.log(level, "job %s (%s): %s", self.ctx.id, self.ctx.name, what)
 
     def _at_deadline(self) -> None:
         now = self._stopper.clock.time()
@@ -194,10 +210,15 @@ class JobStop:
         """Fire the signal, since the soft time limit has come, and interrupt the handler."""
         # Once: each instant that the deadline has had is due some time, and a late thread finds several to be. The signal may
         # have fired for another reason, and the limit holds all the same; but a cancel has its own road to the end.
-        if not (self._limit_told or self._cancelled or self._closed):
+        if not (self._limit_told or self._is_ending or self._closed):
             self._limit_told = True
+            self._log(logging.WARNING, "the soft time limit is exceeded")
             self.ctx.signal.abort("timeout", "soft_time_limit")
             self._interrupt_at_limit(self._part)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._request is not None and not self._request.gently
 
     def _interrupt_at_limit(self, part: int) -> None:
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
@@ -237,7 +258,8 @@ class JobStop:
                 if part == self._part:
                     os.kill(os.getpid(), signal.SIGKILL)
             return
-        fired = self._interrupt(JobCancelledError)
+        reason = self.ctx.signal.message if self._request is None else self._request.reason
+        fired = self._interrupt(cancelled_as(self.ctx.id, reason))
         if fired and not self._interrupted:
             self._interrupted = True
             self.note("interrupted")

@@ -21,7 +21,7 @@ from taskora_celery.execution import execution_of
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
-from taskora_celery.options import BY_SETTING, check_options, complete_options, is_left_alone, unset_options
+from taskora_celery.options import BY_SETTING, check_names, check_options, complete_options, is_left_alone, named, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
 from taskora_celery.standin import TaskApp, app_here, hand_over_app
 from taskora_celery.typed import P, R, TypedTask
@@ -31,7 +31,11 @@ __all__ = ["ContextTask"]
 #: Marks a ``run`` that this module has wrapped, so that a subclass does not wrap it again.
 _MARK = "taskora_handler"
 #: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
-_WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper_step:KeeperStep")
+_WORKER_STEPS = (
+    "taskora_celery.worker.start:CheckSettings",
+    "taskora_celery.worker.step:KeeperStep",
+    "taskora_celery.worker.stats:StatsStep",
+)
 _CONSUMER_STEPS = ("taskora_celery.worker.revoke:RevokeStep", "taskora_celery.worker.watching:WatchStep")
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
@@ -210,20 +214,23 @@ def _instrument(cls: type[ContextTask]) -> None:
         if cls.tracked:
             _wrap(cls, fun, signature, bound=bound)
     _check_tracked(cls)
+    check_names(cls)
     check_options(cls)
 
 
 def _check_tracked(cls: type[ContextTask]) -> None:
+    if not isinstance(cls.tracked, bool):
+        raise TypeError(f"task {named(cls)}: tracked={cls.tracked!r} is neither True nor False")
     if not cls.tracked and cls.taskora_parameter is not None:
         raise TypeError(
-            f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
+            f"task {named(cls)}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
         )
 
 
 def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Signature | None, *, bound: bool) -> None:
     if inspect.isasyncgenfunction(inspect.unwrap(fun)):
         raise TypeError(
-            f"task {cls.__name__}: its handler is an async generator, and a job has one result: report what it yields with "
+            f"task {named(cls)}: its handler is an async generator, and a job has one result: report what it yields with "
             "ctx.progress() or ctx.log, and return at the end"
         )
     parameter = cls.taskora_parameter

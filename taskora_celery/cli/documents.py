@@ -62,6 +62,8 @@ class JobDocument(msgspec.Struct, frozen=True):
     refused: int
     logs: int
     dropped_logs: int
+    #: The id of its OpenTelemetry trace.
+    trace_id: str | None
 
 
 class AttemptDocument(msgspec.Struct, frozen=True):
@@ -131,7 +133,7 @@ def job_document(view: JobView) -> JobDocument:
         _moment(status.created_ms), _moment(status.started_ms), _moment(status.alive_ms),
         _moment(status.ended_ms) if view.over else None, _moment(view.next_ms), status.progress, _moment(status.progress_ms),
         status.progress_mark, view.percent, None if view.left is None else round(view.left, 3), view.reason, status.error,
-        view.cancelling, status.stalls, status.refused, status.logs, status.dropped_logs,
+        view.cancelling, status.stalls, status.refused, status.logs, status.dropped_logs, status.trace_id,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ COMMANDS = {
     "logs": ("logs", "Print the log entries of jobs."),
     "watch": ("watch", "Watch jobs until they end."),
     "cancel": ("cancel", "Stop jobs."),
+    "exporter": ("exporter", "Serve Prometheus metrics."),
+    "doctor": ("doctor", "Check the set-up."),
 }
 
 

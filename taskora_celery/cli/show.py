@@ -94,6 +94,7 @@ def _head(view: JobView, now_ms: int, output: Output) -> Iterator[str]:
         ("started", _when(status.started_ms, now_ms)),
         ("ended", _when(status.ended_ms, now_ms) if view.over else ""),
         ("beat", "" if view.over else beat_text(view, now_ms)),
+        ("trace", one_line(status.trace_id or "")),
         ("stalls", str(status.stalls or "")),
         ("dropped", f"{status.dropped_logs} log entries are not kept" if status.dropped_logs else ""),
     ):

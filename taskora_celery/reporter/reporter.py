@@ -11,14 +11,16 @@ from collections.abc import Callable
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
-from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.changes import Changes
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.settings import Settings
+from taskora_celery.store.counting import loss_counts, was_unheard
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
+from taskora_celery.tally import Count
 
 __all__ = ["Reporter"]
 
@@ -26,8 +28,6 @@ logger = logging.getLogger("taskora_celery.reporter")
 
 #: Jobs that ended while the store was away and still have something to be written; beyond it the oldest are given up.
 BACKLOG_JOBS = 1_000
-#: Changes of state that wait for the index while the store is away, the newest.
-CHANGES_KEPT = 10_000
 #: Log entries of one process that wait for a store that is away, in bytes, over all jobs.
 BUFFER_BYTES = 32 * 1024 * 1024
 #: The moment that a first report waits for more, in seconds: it halves the round trips of jobs that are shorter.
@@ -54,10 +54,13 @@ class Reporter:
         redactor: Redactor,
         *,
         open_lease: Callable[[], Lease] | None = None,
-        on_stopping: Callable[[JobReport], None] | None = None,
+        on_stopping: Callable[[JobReport], bool] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says."""
+        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says.
+
+        It returns false where it is to be called again when the store says so once more.
+        """
         self._store = store
         self._on_stopping = on_stopping
         self._settings = settings
@@ -74,21 +77,21 @@ class Reporter:
         self._backlog: deque[LiveJob] = deque()
         #: Jobs whose handlers wait for their last flush.
         self._ending: deque[LiveJob] = deque()
-        #: Jobs whose state has changed, for the index, and whether they go on.
-        self._changed: deque[tuple[str, bool]] = deque(maxlen=CHANGES_KEPT)
+        #: What the store is told of all jobs together.
+        self.changes = Changes()
         self._urgent = False
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
         self._given_up = 0
         self._outage = Outage()
 
-    def begin(self, report: JobReport, begin: Begin, *, wait: bool = True) -> Begun | None:
+    def begin(self, report: JobReport, begin: Begin) -> Begun | None:
         """Take over the report of a delivery, and register the delivery with the store.
 
-        With ``wait``, what the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Without, or
-        where the store is away, None is returned, and the delivery is registered with the first report. Where the answer is a
-        verdict against the delivery, nothing is taken over.
+        What the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Where the store is away,
+        None is returned, and the delivery is registered with the first report. Where the answer is a verdict against the
+        delivery, nothing is taken over.
         """
-        begun = self._begin(begin) if wait else None
+        begun = self._begin(begin)
         if begun is not None and begun.fence <= 0:
             return begun
         live = LiveJob(report, begin, self._settings, self._redactor, self._clock.monotonic())
@@ -96,7 +99,7 @@ class Reporter:
             live.unregistered()
         else:
             report.fence = begun.fence
-        self._changed.append((report.id, True))
+        self.changes.begun(begin)
         report.on_touch = self._touched
         self._live[id(report)] = live
         if self._thread is None:
@@ -131,7 +134,7 @@ class Reporter:
         if live.cancelled:
             return Reply.CANCELLED
         if ended is not None:  # the index is told in the thread's next turn
-            self._changed.append((report.id, ended.state not in Outcome.FINAL))
+            self.changes.ended(live.begin, ended)
         if not self._wake.is_set():
             self._wake.set()
         return Reply.ACCEPTED
@@ -204,6 +207,8 @@ class Reporter:
             self._store_failed(exc)
             return None
         self._store_answered()
+        if was_unheard(begin, begun):
+            self.changes.counted(loss_counts(begin.name))
         return begun
 
     def _run(self) -> None:
@@ -232,7 +237,7 @@ class Reporter:
         """Return the seconds until something is due by itself, None where nothing is."""
         now = self._clock.monotonic()
         due = [live.due_at(now) for live in list(self._live.values())]
-        if self._outage.failures and (self._backlog or any(live.outbox for live in list(self._live.values()))):
+        if self._outage.failures and (self._backlog or self.changes or any(live.outbox for live in list(self._live.values()))):
             due.append(self._outage.ask_at)
         times = [at for at in due if at is not None]
         return max(min(times) - now, 0.0) if times else None
@@ -261,9 +266,16 @@ class Reporter:
         if waiting and not self._send(waiting):
             self._bound(waiting)
 
-    @staticmethod
-    def _bound(jobs: list[LiveJob]) -> None:
+    def _bound(self, jobs: list[LiveJob]) -> None:
         """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
+        entries = sum(live.outbox.entries for live in jobs)
+        self._drop_excess(jobs)
+        dropped = entries - sum(live.outbox.entries for live in jobs)
+        if dropped:
+            self.changes.counted([(Count("dropped", ("log",)), dropped)])
+
+    @staticmethod
+    def _drop_excess(jobs: list[LiveJob]) -> None:
         excess = sum(live.outbox.size for live in jobs) - BUFFER_BYTES
         while excess > 0:
             before = excess
@@ -274,7 +286,7 @@ class Reporter:
 
     def _take(self, live: LiveJob) -> None:
         try:
-            live.take(self._clock)
+            self.changes.counted(live.take(self._clock))
         except Exception:  # whatever a job's values do, the other jobs of the process are told of
             live.taking = False
             logger.exception("job %s: a report could not be read, and is left out", live.report.id)
@@ -285,6 +297,8 @@ class Reporter:
         if over and not self._given_up:
             logger.warning("the store is away, and more than %d jobs have ended: the oldest are given up", BACKLOG_JOBS)
         self._given_up += over
+        if over:
+            self.changes.counted([(Count("dropped", ("report",)), over)])
         self._backlog.extendleft(reversed(ended[-BACKLOG_JOBS:]))
 
     def _send(self, jobs: list[LiveJob]) -> bool:
@@ -311,17 +325,20 @@ class Reporter:
         return True
 
     def _note_changes(self) -> None:
-        """Note in the index which jobs have begun, ended or are to run again: one script for all since the last turn."""
-        if self._store is None or self._outage.failures or not self._changed:
+        """Note which jobs have begun, ended or are to run again, and what is counted: one script for all since the last turn."""
+        self.changes.gather()
+        if self._outage.closed_at(self._clock.monotonic()):
             return
-        changes = dict([self._changed.popleft() for _ in range(len(self._changed))])
-        going = [job_id for job_id, goes_on in changes.items() if goes_on]
-        ended = [job_id for job_id, goes_on in changes.items() if not goes_on]
+        going, ended, counts = self.changes.take()
+        if self._store is None or not (going or ended or counts):
+            return
         try:
-            self._store.note(going, ended, int(self._clock.time() * 1000))
+            self._store.note(going, ended, int(self._clock.time() * 1000), counts)
         except StoreUnavailableError as exc:
-            self._changed.extendleft(reversed(changes.items()))
+            self.changes.give_back(going, ended, counts)
             self._store_failed(exc)
+        else:
+            self._store_answered()
 
     def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
         unknown = {id(live) for live, reply in replies if reply is Reply.UNKNOWN}
@@ -349,6 +366,7 @@ class Reporter:
                 live.registered(begun.fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
+        self.changes.counted([(Count("store_errors"), 1)])
         if self._outage.failed(self._clock.monotonic()):
             logger.error(
                 "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped",
@@ -367,8 +385,8 @@ class Reporter:
                 live.told = True
                 live.report.supersede(live.superseded)
             if live.stopping and not live.told_stopping and self._on_stopping is not None:
-                live.told_stopping = True
-                self._on_stopping(live.report)
+                # A plain revoke may be followed by a cancel: then the next word from the store is asked for again.
+                live.told_stopping = live.stopping = self._on_stopping(live.report)
 
     def _show(self) -> None:
         """Write progress to the result backend, and for monitors, of the jobs whose turn it is."""

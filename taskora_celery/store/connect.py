@@ -35,6 +35,10 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Return the URL without its password."""
         return ";".join(_without_password(part) for part in self.url.split(";"))
 
+    def same_server(self, other: Endpoint | None) -> bool:
+        """Whether both lead to the same place, whatever their databases and prefixes are."""
+        return other is not None and _place(self.url) == _place(other.url) and self.master_name == other.master_name
+
     @property
     def is_cluster(self) -> bool:
         """Whether this is a Redis Cluster."""
@@ -156,6 +160,11 @@ def _celery_ssl_names(url: str) -> str:
     for name in ("NONE", "OPTIONAL", "REQUIRED"):
         url = url.replace(f"ssl_cert_reqs=CERT_{name}", f"ssl_cert_reqs={name.lower()}")
     return url
+
+
+def _place(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url.split(";", 1)[0])
+    return parts.scheme, parts.hostname or parts.path, parts.port
 
 
 def _without_password(url: str) -> str:

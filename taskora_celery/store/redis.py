@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,10 +14,12 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.connect import Endpoint, client
+from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.index import RedisIndex
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
 from taskora_celery.store.keys import JobKeys
 from taskora_celery.store.protocol import (
+    NO_COUNTS,
     Begin,
     Begun,
     CancelOutcome,
@@ -107,8 +109,10 @@ class RedisStore:
         )  # fmt: skip
         stalls, ended = _sound(self._wire().exchange([call])[0])
         if int(stalls) >= 0:
-            self._try_note(loss.id, loss.now_ms, ended=bool(ended))
-        return Lost(None if int(stalls) < 0 else int(stalls), bool(ended), cancelled=ended == b"2")
+            lost = Lost(int(stalls), bool(ended), cancelled=ended == b"2")
+            self._try_note(loss.id, loss.now_ms, ended=lost.ended, counts=counts_of_loss(loss, lost))
+            return lost
+        return Lost(None)
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it; one round trip."""
@@ -206,26 +210,33 @@ class RedisStore:
             raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
         return read_snapshot(answer)
 
-    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
-        """Note in the index that the state of these jobs has changed: some go on, some have ended."""
-        calls = self.index.note(going, ended, now_ms)
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """Note in the index that the state of these jobs has changed: some go on, some have ended; and add to the counts."""
+        calls = self.index.note(going, ended, now_ms, counts)
         for answer in self._wire().exchange(calls) if calls else ():
             _sound(answer)
 
-    def _try_note(self, job_id: str, now_ms: int, *, ended: bool) -> None:
+    def _try_note(self, job_id: str, now_ms: int, *, ended: bool, counts: Mapping[str, int] = NO_COUNTS) -> None:
         # What it is about is written and decided; that a list does not show it yet is no reason to say that it failed.
         with suppress(StoreUnavailableError):
-            self.note(*(([], [job_id]) if ended else ([job_id], [])), now_ms)
+            self.note(*(([], [job_id]) if ended else ([job_id], [])), now_ms, counts)
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+        with self._reading() as reader:
+            return self.index.counts(reader)
 
     def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
         """Return the newest jobs, at most ``limit``, with the instant (ms) at which each changed its state last."""
         with self._reading() as reader:
             return self.index.ids(reader, limit, going=going)
 
-    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where there is none; those are taken off the index."""
         with self._reading() as reader:
-            found = self.index.records(reader, job_ids)
+            found = self.index.records(reader, job_ids, brief=brief)
             self.index.forget(reader, [job_id for job_id, record in zip(job_ids, found, strict=True) if record is None])
             return found
 
@@ -282,7 +293,7 @@ class RedisStore:
         return BEGIN, (
             *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
             begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
-            "1" if begin.anyway else "",
+            "1" if begin.anyway else "", begin.trace,
         )  # fmt: skip
 
     def _report(self, report: Report) -> Call:
@@ -290,7 +301,7 @@ class RedisStore:
         arguments: list[bytes | str | int] = [
             *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
             report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
-            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), report.first,
+            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), "1" if ended.unaware else "", report.first,
         ]  # fmt: skip
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)

@@ -13,7 +13,7 @@ from taskora_celery.store.protocol import Snapshot
 
 __all__ = ["attempts_in", "read_arguments", "read_snapshot"]
 
-_TEXT = frozenset("snwrzl")
+_TEXT = frozenset("snwrzlT")
 _PACKED = frozenset("pkj")
 _attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
 
@@ -36,11 +36,11 @@ def read_arguments(keys: JobKeys, job_id: str, skip: int | None, attempts: bool)
     ]  # fmt: skip
 
 
-def read_snapshot(answer: Any) -> Snapshot | None:
-    """Return what ``read.lua`` answered, or None where there is no record."""
+def read_snapshot(answer: Any, names: Sequence[str] = RECORD_FIELDS) -> Snapshot | None:
+    """Return what ``read.lua`` answered, or None where there is no record; ``names`` are the fields that were asked for."""
     values, removed, journal, attempts = answer
     fields: dict[str, Any] = {}
-    for name, value in zip(RECORD_FIELDS, values, strict=True):
+    for name, value in zip(names, values, strict=True):
         if value is None:
             continue
         data = value if isinstance(value, bytes) else str(value).encode()

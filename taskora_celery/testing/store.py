@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import (
+    NO_COUNTS,
     Announcements,
     Begin,
     Begun,
@@ -77,20 +78,27 @@ class RemoteStore:
         self._reach()
         return self.memory.read(job_id, skip, attempts=attempts)
 
-    def note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
-        """Note in the index that the state of these jobs has changed."""
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """Note in the index that the state of these jobs has changed, and add to the counts."""
         self._reach()
-        self.memory.note(going, ended, now_ms)
+        self.memory.note(going, ended, now_ms, counts)
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+        self._reach()
+        return self.memory.counts()
 
     def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
         """Return the newest jobs with the instant (ms) of their last change."""
         self._reach()
         return self.memory.listed(limit, going=going)
 
-    def records(self, job_ids: Sequence[str]) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """Return the records of these jobs."""
         self._reach()
-        return self.memory.records(job_ids)
+        return self.memory.records(job_ids, brief=brief)
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """Watch jobs for changes."""

@@ -25,6 +25,7 @@ from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
+from taskora_celery.worker.leftovers import BRPOP_TIMEOUT, Leftovers
 
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
@@ -79,6 +80,8 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
+        options = worker.app.conf.broker_transport_options or {}
+        self.leftovers = Leftovers(self._thread.wake, float(options.get("polling_interval") or BRPOP_TIMEOUT))
         self.exits = ExitWatch(worker)
         self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self
@@ -105,9 +108,15 @@ class Keeper:
         self._shutting_down = True
         self._thread.wake()
 
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether a warm shutdown has begun."""
+        return self._shutting_down
+
     def drain(self) -> None:
         """Go on for the jobs that still run; the thread ends with the pool."""
         self._draining = True
+        self.leftovers.consumer_stopped()
         self._thread.wake()
 
     def stop(self) -> None:
@@ -225,6 +234,7 @@ class Keeper:
                 logger.warning("running jobs cannot be told of the shutdown: %s; they are left to finish", exc)
 
     def _keep(self, lease: Lease, now: float) -> float:
+        leave = self.leftovers.turn(lease, now)
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
@@ -245,7 +255,7 @@ class Keeper:
         if renewal.due or overdue:
             # Looked for more at once, unless it is somebody else who brings it back.
             return 0.0 if self._bring_back(lease, overdue, renewal.due) else LOOK_AGAIN
-        interval = self._interval(lease)
+        interval = self._interval(lease) if leave is None else min(leave, self._interval(lease))
         if renewal.next_due is None:
             return interval
         return min(interval, renewal.next_due + random.uniform(0.01, 0.01 + SPREAD * interval))  # noqa: S311 - no secret
@@ -306,9 +316,13 @@ class Keeper:
             return
         assert request.fenced is not None
         reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
-        logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
-        request.lose(reason)
-        if lease is not None:
+        told = request.lose(reason)
+        outcome = "it has been cancelled" if told.cancelled else "it fails" if told.ended else "it is delivered again"
+        logger.error("job %s (%s) is stalled: %s; %s", request.id, request.name, reason, outcome)
+        # In a pool whose places are all held by what hangs, no delivery could begin that stores the end.
+        if lease is not None and told.ended and not self._has_processes():
+            request.end_lost(told, reason)
+        elif lease is not None:
             self._tell_recovered(str(request.id), request.name, reason)
             lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
         request.given_up = reason

@@ -24,6 +24,7 @@ from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
 from taskora_celery.worker.keeper import Keeper
+from taskora_celery.worker.revoke import remember
 
 __all__ = ["JobRequest"]
 
@@ -77,7 +78,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def revoked(self) -> bool:
         """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
-        if self._adopted or self._is_lost_before_start():
+        if self._adopted or self._is_lost_before_start() or self._is_left_over():
             state.task_ready(self)
             return True
         return bool(super().revoked())
@@ -91,6 +92,22 @@ class JobRequest(Request):  # type: ignore[misc]
             self.fenced.give_up()
             return True
         return False
+
+    def _is_left_over(self) -> bool:
+        """Say whether the worker shuts down, and does not begin it: it would have to stop at once."""
+        keeper = self._keeper
+        if keeper is None or self.fenced is None or self.time_start is not None or not keeper.is_shutting_down:
+            return False
+        logger.info("job %s (%s) is not begun here, since the worker shuts down: its message goes back", self.id, self.name)
+        keeper.leftovers.add(self)
+        return True
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject the message as Celery does: by the worker's event loop, which in a shutdown waits for the other jobs to end."""
+        acknowledged = self.acknowledged
+        super().reject(requeue)
+        if requeue and not acknowledged and self._keeper is not None and self._keeper.is_shutting_down:
+            self._keeper.leftovers.add(self)
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """Handle that the pool has begun with it."""
@@ -114,7 +131,7 @@ class JobRequest(Request):  # type: ignore[misc]
             self._tell_revoked(terminated=False)
             return None
         if isinstance(exc_info.exception, ExceptionWithTraceback):
-            exc_info.exception = exc  # made in this process, it is still wrapped, and the event would show the wrapper's name
+            exc_info.exception = exc  # made in this process, it is still wrapped, and its event would show the wrapper's name
         lost = isinstance(exc, SystemExit | KeyboardInterrupt | WorkerLostError)
         if self.given_up is not None and (lost or isinstance(exc, Terminated)):
             # Its process was ended because it hung: the message is on its way to the next delivery already.
@@ -128,7 +145,7 @@ class JobRequest(Request):  # type: ignore[misc]
                 self._end_cancelled()
                 return None
             if told.ended and requeued:
-                return self.on_failure(self._stalled(told, text), send_failed_event)
+                return super().on_failure(self._stalled(told, text), send_failed_event)
             if requeued:
                 Runtime.of(self._app).events.retried(self._hostname, str(self.id), self.name, text)
         elif isinstance(exc, Terminated) and not self._already_cancelled:
@@ -149,6 +166,9 @@ class JobRequest(Request):  # type: ignore[misc]
         if not soft and not state.should_terminate:
             requeued = self.task.acks_late and not self.task.acks_on_timeout
             self.lose(f"TimeLimitExceeded({timeout})", None if requeued else Outcome.FAILURE, TimeLimitExceeded.__name__)
+        if soft:  # its process says whether it is exceeded, or was extended
+            logger.debug("job %s (%s): its soft time limit of %g s has come", self.id, self.name, timeout)
+            return
         super().on_timeout(soft, timeout)
 
     def lose(self, reason: str, ends_as: str | None = None, error: str | None = None, *, counts: bool = True) -> Lost:
@@ -169,10 +189,35 @@ class JobRequest(Request):  # type: ignore[misc]
             logger.error("job %s: that it was lost (%s) could not be written: %s", self.id, reason, exc)  # noqa: TRY400
             return Lost(None)
 
+    def end_lost(self, told: Lost, reason: str) -> None:
+        """Store the end that this loss has brought, as its process would, and remove the message. Called by the keeper's thread.
+
+        The handler still runs: what it returns is refused.
+        """
+        if told.cancelled:
+            self._store_revoked()
+            self.acknowledge()
+            self._tell_revoked(terminated=False)
+        else:
+            super().on_failure(self._stalled(told, reason))
+        if self.fenced is not None:
+            # Celery leaves it to the worker's main thread, which in a solo worker is the one that hangs.
+            self.fenced.basic_ack(self.hold.tag)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record."""
+        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record.
+
+        Pools of threads, and solo, cannot end anything: there it is a plain revoke.
+        """
         was_active = self.is_active
-        super().terminate(pool, signal)  # in pools that cannot, it raises, and the job goes on
+        try:
+            super().terminate(pool, signal)
+        except NotImplementedError:
+            where = type(pool).__module__.rpartition(".")[2]
+            logger.warning("job %s (%s) cannot be ended in a pool of kind %r: terminate fires its signal, as a plain revoke does",
+                           self.id, self.name, where)  # fmt: skip
+            remember(self._app, [str(self.id)])
+            return
         if was_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
 
@@ -184,10 +229,13 @@ class JobRequest(Request):  # type: ignore[misc]
     def _end_cancelled(self) -> None:
         """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""
         state.task_ready(self)
-        request = Runtime.of(self._app).cancel_request(str(self.id))
-        revoke(self._task, self._context, None if request is None else request.reason)
+        self._store_revoked()
         self.acknowledge()
         self._tell_revoked(terminated=True)
+
+    def _store_revoked(self) -> None:
+        request = Runtime.of(self._app).cancel_request(str(self.id))
+        revoke(self._task, self._context, None if request is None else request.reason)
 
     def _tell_revoked(self, *, terminated: bool) -> None:
         number = int(signal.SIGKILL) if terminated else None
@@ -205,5 +253,7 @@ class JobRequest(Request):  # type: ignore[misc]
         try:
             # An ExceptionInfo is made of the exception that is being handled.
             raise stalled(str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, store)
-        except JobStalledError:
-            return ExceptionInfo()
+        except JobStalledError as exc:
+            info = ExceptionInfo()
+            info.exception = exc  # not wrapped, as what comes from another process: the event shows its name
+            return info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -307,3 +308,27 @@ def test_a_list_is_watched_in_place(shared_worker: SharedWorker, jobs_app: Celer
         code, text = terminal.end()
     assert (code, text.count("every 0.1s")) == (INTERRUPTED, 1)
     assert text.endswith("Not watching any more; the jobs go on.")
+
+
+@one_pool
+def test_the_set_up_is_looked_at(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
+    """K7: from the command line, with the worker's own answer; what is wrong with an app of tests is wrong."""
+    done = jobs_command.run("doctor", "-j", "--timeout", "2s")
+    assert done.returncode in {0, FAILED}, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode == FAILED) == any(finding["level"] == "wrong" for finding in found)
+    assert any(shared_worker.hostname in finding["message"] for finding in found if finding["check"] == "workers")
+    assert all(finding["advice"] for finding in found if finding["level"] != "ok")
+
+
+@one_pool
+def test_metrics_are_served(shared_worker: SharedWorker, jobs_app: Celery, jobs_command: Commands) -> None:
+    """K5: until it is told to end, where nobody else can reach it; the address is on the standard output."""
+    process = jobs_command.pipe("exporter", "--port", "0")
+    assert process.stdout is not None
+    url = process.stdout.readline().removeprefix("metrics: ").strip()
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert b"taskora_up 1" in answer.read()
+    process.terminate()
+    assert process.wait(10) == 0
+    assert jobs_command.run("exporter", app=False).returncode == USAGE

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import chain, chord, group, states
 
-from taskora_celery import JobCancelledError
+from taskora_celery import Event, JobCancelledError
+from taskora_celery.runtime import Runtime
+from taskora_celery.store.journal import decode
 from tests.support import gates, jobs, stopping_jobs
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
@@ -38,6 +40,12 @@ def cancelled(handle: Any, reason: str = "stop it", timeout: float = 30.0, **opt
     assert (caught.value.reason, caught.value.job_id) == (reason, handle.id)
     assert (handle.state, handle.record().state, handle.record().reason) == ("REVOKED", "REVOKED", reason)
     return took
+
+
+def seen(handle: Any) -> list[Event]:
+    """What is in the job's journal just now."""
+    found = Runtime.of(handle.app).readable().read(handle.id, 0)
+    return [] if found is None else decode(found.journal)
 
 
 def phases(handle: Any) -> list[str]:
@@ -232,6 +240,33 @@ def test_revoke_with_terminate_keeps_celerys_meaning(start_worker: StartWorker, 
     assert stopping_jobs.story(handle.id)[:1] == ["started"]
     assert "woken cancelled" not in stopping_jobs.story(handle.id)
     assert [jobs.add.delay(n, 1).get(timeout=20) for n in range(4)] == [1, 2, 3, 4]
+
+
+def test_revoke_with_terminate_is_a_plain_revoke_in_threads(start_worker: StartWorker, jobs_app: Celery) -> None:
+    """G8: Celery can end no thread; the signal fires, and the log has one line of it instead of a traceback."""
+    worker = start_worker(pool="threads")
+    handle = stopping_jobs.obey.delay("wait")
+    started(handle)
+    jobs_app.control.revoke(handle.id, terminate=True)
+    recorded(handle, "REVOKED")
+    worker.wait_for_log(rf"job {handle.id} \(.*\) cannot be ended in a pool of kind 'thread': terminate fires its signal")
+    assert "NotImplementedError" not in worker.logs()
+
+
+def test_a_plain_revoke_keeps_the_result_of_a_handler_without_a_context(
+    pool: str, start_worker: StartWorker, jobs_app: Celery
+) -> None:
+    """G8: as in plain Celery."""
+    if pool == "solo":
+        pytest.skip("hears of a revoke only behind its job")
+    start_worker(pool=pool)
+    handle = stopping_jobs.without_context.delay()
+    started(handle)
+    jobs_app.control.revoke(handle.id)
+    wait_until(lambda: "delivered" in [step.data["phase"] for step in seen(handle) if step.kind == "cancel"], "the signal")
+    gates.open_gate(handle.id)
+    assert handle.get(timeout=20) == "kept"
+    assert recorded(handle).state == "SUCCESS"
 
 
 def test_a_cancel_needs_no_remote_control(pool: str, start_worker: StartWorker, jobs_app: Celery) -> None:

@@ -255,6 +255,15 @@ def test_ids_come_from_the_standard_input(shop: Shell, stdin: str) -> None:
     assert [document["job"]["id"] for document in lines(shop.run("show", "-j", "-", RENDER, stdin=stdin))] == [RENDER, FAILED]
 
 
+def test_the_trace_of_a_job_is_shown(shop: Shell, store: JobStore) -> None:
+    """K6: so that it can be looked up; nothing of it where there is none."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    ScriptedExecution(store, "traced-1", tag="t9", token=9, trace=trace)
+    assert f"trace     {trace}" in shop.run("show", "traced-1").stdout
+    assert lines(shop.run("show", "-j", "traced-1"))[0]["job"]["trace_id"] == trace
+    assert "trace " not in shop.run("show", RENDER).stdout
+
+
 def test_a_job_is_shown_with_all_that_is_known(shop: Shell) -> None:
     """K3: the keys are stable; attempts, and the last ten entries."""
     (document,) = lines(shop.run("show", "-j", RENDER))
@@ -396,8 +405,10 @@ def test_each_outcome_is_printed(shop: Shell, store: JobStore) -> None:
     assert done.exit_code == TOO_LATE
     shown = lines(shop.run("list", "-j", "--limit", "2"))
     assert (shown[0]["cancelling"], shown[0]["reason"]) == (True, "asked to stop: wrong file")
-    again = shop.run("cancel", "-j", MAIL)
+    again = shop.run("cancel", "-j", FAILED)
     assert (tuple(lines(again)[0]), lines(again)[0]["outcome"]) == (ReceiptDocument.__struct_fields__, "too_late")
+    once_more = lines(shop.run("cancel", "-j", MAIL))[0]
+    assert (once_more["outcome"], once_more["reason"]) == ("cancelled", "wrong file")
 
 
 @pytest.mark.parametrize(

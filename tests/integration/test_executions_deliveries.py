@@ -196,7 +196,9 @@ def test_the_outcome_of_a_superseded_execution_is_refused(
     assert (work.sent, work.told, app.backend.get_state("job-1")) == ([], [], states.PENDING)
     found = status(store)
     assert (found.state, found.worker, found.logs, found.refused > 0) == ("STARTED", "w2@host", 0, True)
-    assert "not run, or its outcome refused" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+    refused = "it was delivered again; what this execution still reports, and its outcome, are refused"
+    assert told == [f"job job-1 ({work.name}): {refused}"]
     assert at_rest(app)
 
 

@@ -61,6 +61,19 @@ def test_records_come_in_the_order_that_was_asked_for(store: JobStore) -> None:
     assert store.records([]) == []
 
 
+def test_how_jobs_stand_is_read_without_what_they_say(store: JobStore) -> None:
+    """K5: a checkpoint may be a megabyte, and a look at ten thousand jobs must not be ten gigabytes."""
+    first = ScriptedExecution(store, tag="tag-1", token=1)
+    first.progress({"rows": "x" * 10_000})
+    first.checkpoint("x" * 10_000)
+    first.end_in_retry()
+    nobody, found = store.records(["nobody", "job-1"], brief=True)
+    assert nobody is None
+    assert found is not None
+    assert found.fields == {"s": Outcome.RETRY, "n": "shop.work", "h": NOW_MS + 2_000}
+    assert found.attempts == ()
+
+
 def test_many_records_are_read(store: JobStore) -> None:
     """K3: in several pipelines, all of them."""
     store.note([f"job-{n}" for n in range(1_200)], [], NOW_MS)

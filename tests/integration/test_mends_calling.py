@@ -209,6 +209,33 @@ def test_a_visibility_timeout_that_is_no_number_stops_the_worker(make_app: Calla
         start(app)
 
 
+@pytest.mark.parametrize("timeout", [0, -30])
+def test_a_visibility_timeout_that_holds_nothing_stops_the_worker(
+    make_app: Callable[..., Celery], redis_url: str, timeout: int
+) -> None:
+    """L4: each message would be delivered again at once."""
+    app = make_app(redis_url, redis_url, broker_transport_options={"visibility_timeout": timeout})
+    with pytest.raises(SystemExit, match=f"visibility_timeout={timeout} in broker_transport_options is wrong: no message"):
+        start(app)
+
+
+def test_a_heartbeat_timeout_on_a_message_that_is_acknowledged_early_is_warned_of(
+    make_app: Callable[..., Celery], redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D8: at the worker's start, by the task's name; what sets neither is acknowledged late."""
+
+    def work() -> None:
+        """Do nothing."""
+
+    app = make_app(redis_url, redis_url)
+    app.task(name="shop.early", heartbeat_timeout=20, acks_late=False)(work)
+    app.task(name="shop.late", heartbeat_timeout=20)(work)
+    app.finalize()
+    start(app)
+    (warned,) = [record.getMessage() for record in caplog.records if "heartbeat_timeout" in record.getMessage()]
+    assert warned.startswith("task shop.early: heartbeat_timeout=20 with acks_late=False: ")
+
+
 def test_a_lease_interval_is_free_where_the_broker_has_no_such_timeout(make_app: Callable[..., Celery], redis_url: str) -> None:
     """L4: only kombu's Redis has the default."""
     start(make_app(redis_url, "memory://", taskora_lease_interval=5_000.0))

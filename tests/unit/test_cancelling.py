@@ -255,6 +255,14 @@ def test_who_is_not_to_be_ended_is_not_watched(watched: Watched) -> None:
     assert (watched.after(60), watched.ended, watched.woken) == (None, [], 0)
 
 
+def test_what_a_job_heard_of_a_plain_revoke_is_no_word_of_the_cancel_behind_it(watched: Watched) -> None:
+    """G4, G8: it may hang in code in C since then."""
+    watched.cancel(gently=True)
+    watched.notes("delivered")
+    watched.cancel()
+    assert (watched.after(60), watched.ended) == (None, ["job-1"])
+
+
 def test_a_job_whose_record_is_gone_is_left_alone(watched: Watched) -> None:
     """G4: nothing is known of it, so nothing is done to it."""
     watched.cancel()

@@ -79,7 +79,6 @@ class Rig:
         attempt: int = 1,
         timeout: float | None = None,
         early: bool = False,
-        wait: bool = True,
     ) -> Context:
         ctx = Context(
             job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
@@ -87,7 +86,7 @@ class Rig:
         )  # fmt: skip
         ctx.sink, ctx.events = sink, events
         begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
-        self.begun = self.reporter.begin(ctx, begin, wait=wait)
+        self.begun = self.reporter.begin(ctx, begin)
         return ctx
 
     def end(self, ctx: Context, state: str = Outcome.SUCCESS) -> None:
@@ -221,9 +220,9 @@ def test_the_final_flush_waits_for_a_value_that_is_just_being_read(rig: Rig) -> 
 
 
 def test_a_job_that_said_nothing_ends_in_one_round_trip(make_rig: Callable[..., Rig]) -> None:
-    """P15, G7: its beginning and its end go out together, and the store decides whether it had been cancelled."""
+    """P15, G7: besides that of its beginning; the store decides whether it had been cancelled."""
     rig = make_rig(flush_interval=NEVER)
-    ctx = rig.begin(wait=False)
+    ctx = rig.begin()
     rig.end(ctx)
     assert rig.state() == Outcome.SUCCESS
     assert [len(flush) for flush in rig.store.flushes] == [1]
@@ -447,7 +446,7 @@ def test_reports_of_a_superseded_execution_are_refused_and_told_once(rig: Rig, c
     rig.end(ctx)
     assert (rig.progress(), rig.state()) == (None, "STARTED")
     assert [record.message for record in caplog.records].count(
-        "job job-1: it was delivered again; the reports of this execution are refused"
+        "job job-1 (shop.work): it was delivered again; what this execution still reports, and its outcome, are refused"
     ) == 1
 
 
@@ -548,7 +547,7 @@ def test_a_superseded_execution_is_shown_nowhere(make_rig: Callable[..., Rig]) -
     """D7, K1: another one speaks for the job."""
     rig = make_rig(backend_interval=0.1, flush_interval=0.01)
     sink, events = ListSink(), ListSink()
-    ctx = rig.begin(sink=sink, events=events, wait=False)
+    ctx = rig.begin(sink=sink, events=events)
     rig.store.begin(Begin("job-1", "shop.work", 1, "w2@host", 1, int(rig.clock.time() * 1000) + 60_000, redelivered=True))
     ctx.progress(1)
     wait_until(lambda: ctx.signal.reason == "superseded", "the signal")
@@ -691,7 +690,7 @@ def test_the_outcome_of_a_silent_job_is_refused_too_once_its_message_was_deliver
     """D7: it need not ask the store, which may be away, or not know of it yet."""
     rig = make_rig(flush_interval=NEVER)
     rig.store.away = True
-    ctx = rig.begin(tag="tag-1", wait=False)
+    ctx = rig.begin(tag="tag-1")
     rig.lease.stands["tag-1"] = Held.TAKEN
     ctx.heartbeat()
     assert ctx.signal.wait(10)

@@ -1,4 +1,4 @@
-"""When the keeper begins and ends in a worker's life."""
+"""Where the keeper comes into the worker: it starts with it, and goes on through a warm shutdown."""
 
 from __future__ import annotations
 
