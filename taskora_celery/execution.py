@@ -353,7 +353,7 @@ class Execution:
             checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
         )  # fmt: skip
         ctx.echo = task.taskora_logger
-        ctx.sink = sink_for(task, request)
+        ctx.sink, ctx.events = sink_for(task, request), self.runtime.events.sink_for(task, request)
         return ctx
 
     def _begin(self) -> Begun:

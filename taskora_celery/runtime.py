@@ -17,6 +17,7 @@ from taskora_celery.capture import install_capture
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.context import Context
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
+from taskora_celery.events import EventSender
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.loop import JobLoop
@@ -71,6 +72,8 @@ class Runtime:
         self.clock = clock
         self.reporter = self._new_reporter(app)
         self.stopper = self._new_stopper()
+        #: What monitors hear of this process's jobs.
+        self.events = EventSender(app, self.settings, self.redactor)
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
         self.listener = self._new_listener()
@@ -173,6 +176,7 @@ class Runtime:
         self.loop.stop()
         self.stopper.stop()
         self.reporter.close()
+        self.events.close()
         if self.store is not None:
             self.store.close()
 

@@ -161,6 +161,10 @@ class Settings:
         _hook,
         "Your own rule `(key, value) -> value`, or its dotted path, for every value that is written or emitted.",
     )
+    flower_events: bool | str = _setting(
+        "progress", _one_of("progress", "sticky", False),
+        'Progress as events for Flower: `"progress"` while a job runs, `"sticky"` kept before its arguments, too, False none.',
+    )  # fmt: skip
     track: str = _setting("all", _one_of("all", "context"), '`"context"` leaves tasks without a context parameter wholly alone.')
 
     @classmethod

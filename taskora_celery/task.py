@@ -36,7 +36,7 @@ _WORKER_STEPS = (
     "taskora_celery.worker.step:KeeperStep",
     "taskora_celery.worker.stats:StatsStep",
 )
-_CONSUMER_STEP = "taskora_celery.worker.revoke:RevokeStep"
+_CONSUMER_STEPS = ("taskora_celery.worker.revoke:RevokeStep", "taskora_celery.worker.watching:WatchStep")
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
 
@@ -104,7 +104,7 @@ class ContextTask(OnCommit, TypedTask[P, R]):
         if is_left_alone(cls, app):
             cls.Request = Task.Request
         app.steps["worker"].update(_WORKER_STEPS)
-        app.steps["consumer"].add(_CONSUMER_STEP)
+        app.steps["consumer"].update(_CONSUMER_STEPS)
 
     @functools.cached_property
     def taskora_logger(self) -> Any:

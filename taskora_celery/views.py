@@ -14,10 +14,11 @@ from taskora_celery.reading import status_of
 from taskora_celery.records import AttemptRecord, JobStatus, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelRequest, Shutdown, Snapshot
+from taskora_celery.texts import cut_line
 
 __all__ = [
-    "ENDED", "GOING", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "message_of", "percent_of", "state_named",
-    "time_left", "view_of",
+    "ENDED", "GOING", "LINE_CHARS", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "message_of", "percent_of",
+    "progress_line", "state_named", "time_left", "view_of",
 ]  # fmt: skip
 
 #: The state's word for each of Celery's states, and of this library's.
@@ -34,6 +35,12 @@ STATES = {
 }
 ENDED = frozenset(STATES[name] for name in Outcome.FINAL)
 GOING = frozenset(STATES.values()) - ENDED
+
+
+#: A line of progress is cut to so many characters.
+LINE_CHARS = 200
+#: The keys of the common shape of progress, ``ctx.progress(current, total=…, message=…)``.
+_SHAPE = frozenset({"current", "total", "percent", "message"})
 
 
 class TaskFacts(msgspec.Struct, frozen=True):
@@ -109,6 +116,23 @@ def message_of(value: Any) -> str:
     current, total, message = value.get("current"), value.get("total"), value.get("message")
     counted = "" if current is None else f"{current}" if total is None else f"{current}/{total}"
     return " ".join(part for part in (counted, "" if message is None else str(message)) if part)
+
+
+def progress_line(value: Any, *endings: str) -> str:
+    """Return plain progress as one line, such as ``48% 12/25 rendering``, with ``endings`` behind it, those that are not empty.
+
+    At most :data:`LINE_CHARS` characters; the endings are kept.
+    """
+    share = percent_of(value)
+    # Rounded down: what is not done is never shown as 100%.
+    words = ["" if share is None else f"{math.floor(share * 10) / 10:g}%", message_of(value)[:LINE_CHARS]]
+    if isinstance(value, Mapping):
+        words += [f"{key}={item}"[:LINE_CHARS] for key, item in value.items() if key not in _SHAPE]
+    elif value is not None and not any(words):
+        words.append(str(value)[:LINE_CHARS])
+    tail = " · ".join(ending for ending in endings if ending)
+    line = cut_line(" ".join(word for word in words if word), LINE_CHARS - len(tail) - len(" · "))
+    return " · ".join(part for part in (line, tail) if part)
 
 
 def time_left(percent: float, at_ms: int, since: tuple[float, int] | None, now_ms: int) -> float | None:

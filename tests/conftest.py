@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.support.relay",
     "tests.support.sqs",
     "tests.support.rabbitmq",
+    "tests.support.flower_server",
     "tests.support.commands",
     "tests.support.scripted_jobs",
 ]

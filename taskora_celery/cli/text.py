@@ -5,33 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from taskora_celery.texts import one_line, visible
+
 __all__ = ["fit", "one_line", "pad", "rows_of", "visible", "width"]
 
-#: What steers a terminal or changes the order of what is read: C0, DEL, C1, marks and overrides of direction, other separators of
-#: lines, annotations, tags that nobody sees, and halves of surrogate pairs.
-_STEERING = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-_SPACES = re.compile(r"[ \t\r\n\f\v]+")
 _STYLES = re.compile("\x1b\\[[0-9;]*m")
 _CUT = "…"
 #: Vowels and finals of Hangul, which are drawn into the syllable before them.
 _JAMO = range(0x1160, 0x1200)
-
-
-def visible(text: str) -> str:
-    r"""Return text whose control characters are written out (``\x1b``, ``\u202e``): shown, not obeyed."""
-    return _STEERING.sub(lambda found: _escaped(found[0]), text)
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004
-
-
-def one_line(text: object) -> str:
-    """Return text in one line, with its control characters written out."""
-    return visible(_SPACES.sub(" ", str(text)).strip())
 
 
 def width(text: str) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 from taskora_celery.clock import Clock
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.changes import log_counts
-from taskora_celery.reporter.decisions import LeaseTurn, Throttle, lease_interval
+from taskora_celery.reporter.decisions import LeaseTurn, lease_interval
 from taskora_celery.reporter.outbox import Outbox
+from taskora_celery.reporter.outlet import Outlet
 from taskora_celery.reporter.report import UNSET, JobReport
 from taskora_celery.reporter.taking import emit, plain_entry, plain_progress
 from taskora_celery.settings import Settings
@@ -21,6 +22,8 @@ __all__ = ["LiveJob"]
 
 logger = logging.getLogger("taskora_celery.reporter")
 
+#: A job's progress becomes an event at most so often, in seconds.
+EVENT_INTERVAL = 1.0
 #: A value of one of these types that was sent cannot have changed since.
 _UNCHANGING = frozenset({int, float, str, bool, type(None)})
 
@@ -30,8 +33,8 @@ class LiveJob:
 
     __slots__ = (
         "_numbered", "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
-        "asks_for_fence", "backend", "begin", "cancelled", "end", "fenced", "lease", "outbox", "report", "showing", "stopping",
-        "superseded", "taking", "told", "told_stopping",
+        "asks_for_fence", "begin", "cancelled", "end", "fenced", "lease", "outbox", "outlets", "report", "stopping", "superseded",
+        "taking", "told", "told_stopping",
     )  # fmt: skip
 
     def __init__(self, report: JobReport, begin: Begin, settings: Settings, redactor: Redactor, now: float) -> None:
@@ -54,10 +57,12 @@ class LiveJob:
         self.taking = False
         timeout = None if report.hold is None else report.hold.timeout
         self.lease = LeaseTurn(lease_interval(settings.lease_interval, report.visibility, timeout), timeout, now)
-        # A job that ends within a flush interval is not worth a PROGRESS in the backend: nobody could have seen it.
-        self.backend = Throttle(settings.backend_interval, lead=settings.flush_interval)
-        #: Plain progress that the backend does not show yet.
-        self.showing: Any = UNSET
+        #: Where progress is shown besides the store.
+        self.outlets: list[Outlet] = []
+        if report.sink is not None:
+            self.outlets.append(Outlet(report.sink, settings.backend_interval, settings.flush_interval))
+        if report.events is not None:
+            self.outlets.append(Outlet(report.events, EVENT_INTERVAL, settings.flush_interval))
         #: What the delivery is registered with, later or anew where the store was away.
         self.begin = begin
         self._settings = settings
@@ -119,7 +124,8 @@ class LiveJob:
             return  # the same object as before, and not changed since: only its log has grown
         self._sent_value = value
         self.outbox.progress = packed
-        self.showing = value
+        for outlet in self.outlets:
+            outlet.offer(value)
         if mark is not None:
             self._warn(mark)
 
@@ -170,29 +176,19 @@ class LiveJob:
                 "a heartbeat is a sign of life and has no lease to extend", self.report.id,
             )  # fmt: skip
 
-    def shows(self, now: float) -> bool:
-        """Say whether progress is to be written to the result backend now."""
-        return (
-            self.report.sink is not None
-            and self.showing is not UNSET
-            and self.superseded is None
-            and now >= self.backend.due_at(now)
-        )
-
-    def show(self) -> None:
-        """Write progress to the result backend."""
-        value, self.showing = self.showing, UNSET
-        if self.report.sink is not None:
-            self.report.sink.write(value)
+    def show(self, clock: Clock) -> None:
+        """Write progress to the places besides the store whose turn it is."""
+        for outlet in self.outlets:
+            if self.superseded is None:
+                outlet.show(clock)
 
     def due_at(self, now: float) -> float | None:
         """Return when something is due by itself, None where nothing is."""
         due = []
         if self.superseded is None and (self.report.beating or self.report.hold is not None):
             due.append(self.lease.due_at(beating=self.report.beating))
-        if self.report.sink is not None and self.showing is not UNSET:
-            due.append(self.backend.due_at(now))
-        return min(due) if due else None
+        due += [at for outlet in self.outlets if (at := outlet.due_at(now)) is not None]
+        return min(due, default=None)
 
     def _emit(self, target: logging.Logger, entries: list[Any]) -> None:
         for entry in entries:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from taskora_celery.lease.protocol import Hold
 
-__all__ = ["UNSET", "JobReport", "LogTuple"]
+__all__ = ["UNSET", "JobReport", "LogTuple", "ProgressSink"]
 
 
 class _Unset:
@@ -28,7 +28,7 @@ LogTuple = tuple[int, float, Any, Any, str | None]
 
 
 class ProgressSink(Protocol):
-    """A second place that shows progress: the result backend."""
+    """Another place that shows progress: the result backend, events."""
 
     def write(self, value: Any) -> None:
         """Show a progress value (plain data); may block on I/O, never raises, does nothing once closed."""
@@ -49,8 +49,8 @@ class JobReport:
     """
 
     __slots__ = (
-        "attempt", "beating", "buffer_limit", "dirty", "dropped", "early", "echo", "fence", "hold", "id", "logs", "name",
-        "on_touch", "overflow_lock", "said", "said_checkpoint", "said_message", "said_total", "sink", "taken", "time",
+        "attempt", "beating", "buffer_limit", "dirty", "dropped", "early", "echo", "events", "fence", "hold", "id", "logs",
+        "name", "on_touch", "overflow_lock", "said", "said_checkpoint", "said_message", "said_total", "sink", "taken", "time",
         "visibility",
     )  # fmt: skip
 
@@ -97,6 +97,8 @@ class JobReport:
         #: Where entries are repeated to Python logging, and where progress goes besides the store; both may be None.
         self.echo: logging.Logger | None = None
         self.sink: ProgressSink | None = None
+        #: Where monitors see progress.
+        self.events: ProgressSink | None = None
         self.overflow_lock = threading.Lock()
 
     def touch(self) -> None:

@@ -154,7 +154,7 @@ class Reporter:
                 self._lock.release()
 
     def release(self, report: JobReport) -> None:
-        """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
+        """Forget a job's report; what is not stored yet is still written. Returns when its progress sinks are at rest."""
         live = self._live.pop(id(report), None)
         report.on_touch = None
         # What is under way just now is sent once: nothing of it is left when the backlog's turn comes.
@@ -162,8 +162,9 @@ class Reporter:
             self._backlog.append(live)
             if not self._wake.is_set():
                 self._wake.set()
-        if report.sink is not None:
-            report.sink.close()
+        for sink in (report.sink, report.events):
+            if sink is not None:
+                sink.close()
 
     def look(self) -> None:
         """Ask the store of every running job whether it may go on; the answer comes with the next flush."""
@@ -388,8 +389,6 @@ class Reporter:
                 live.told_stopping = live.stopping = self._on_stopping(live.report)
 
     def _show(self) -> None:
-        """Write progress to the result backend, for the jobs whose turn it is."""
+        """Write progress to the result backend, and for monitors, of the jobs whose turn it is."""
         for live in list(self._live.values()):
-            if live.shows(self._clock.monotonic()):
-                live.show()
-                live.backend.done(self._clock.monotonic())
+            live.show(self._clock)

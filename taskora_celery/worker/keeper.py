@@ -323,6 +323,7 @@ class Keeper:
         if lease is not None and told.ended and not self._has_processes():
             request.end_lost(told, reason)
         elif lease is not None:
+            self._tell_recovered(str(request.id), request.name, reason)
             lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
         request.given_up = reason
         request.fenced.give_up()
@@ -346,8 +347,14 @@ class Keeper:
                 store.lose(loss_of(due, record, int(time.time() * 1000)))
             except StoreUnavailableError as exc:
                 logger.warning("job %s: that it was lost cannot be written: %s", due.job_id, exc)
+        self._tell_recovered(due.job_id, due.name, UNHEARD)
         lease.put_back(due.tag)
         logger.warning("job %s (%s): %s; its message is put back into its queue", due.job_id or "?", due.name or "?", UNHEARD)
+
+    def _tell_recovered(self, job_id: str, name: str, reason: str) -> None:
+        """Let monitors know that a job is not running: before its message is back, since another worker may begin at once."""
+        if job_id:
+            self._runtime.events.retried(self._worker.hostname, job_id, name, reason)
 
     def _running(self, job_id: str) -> JobRequest | None:
         # Not `is_running`: a job that was acknowledged early (Celery's default) hangs no less.

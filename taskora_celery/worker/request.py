@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
@@ -117,6 +117,12 @@ class JobRequest(Request):  # type: ignore[misc]
             self.regained = True
         super().on_accepted(pid, time_accepted)
 
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+        """Send one of Celery's events; the reason of a retry without the secrets that can be told by their name."""
+        if type == "task-retried":
+            fields["exception"] = Runtime.of(self._app).redactor.text(str(fields.get("exception")), "reason")
+        super().send_event(type, **fields)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
@@ -124,11 +130,12 @@ class JobRequest(Request):  # type: ignore[misc]
             super().on_failure(exc_info, send_failed_event, return_ok)
             self._tell_revoked(terminated=False)
             return None
+        if isinstance(exc_info.exception, ExceptionWithTraceback):
+            exc_info.exception = exc  # made in this process, it is still wrapped, and its event would show the wrapper's name
         lost = isinstance(exc, SystemExit | KeyboardInterrupt | WorkerLostError)
         if self.given_up is not None and (lost or isinstance(exc, Terminated)):
             # Its process was ended because it hung: the message is on its way to the next delivery already.
             state.task_ready(self)
-            self.send_event("task-retried", exception=self.given_up, traceback="")
             return None
         if lost and not self._already_cancelled and not self._already_revoked:
             requeued = self._is_requeued()
@@ -139,6 +146,8 @@ class JobRequest(Request):  # type: ignore[misc]
                 return None
             if told.ended and requeued:
                 return super().on_failure(self._stalled(told, text), send_failed_event)
+            if requeued:
+                Runtime.of(self._app).events.retried(self._hostname, str(self.id), self.name, text)
         elif isinstance(exc, Terminated) and not self._already_cancelled:
             told = self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
             if told.cancelled and not self._already_revoked:
@@ -244,5 +253,7 @@ class JobRequest(Request):  # type: ignore[misc]
         try:
             # An ExceptionInfo is made of the exception that is being handled.
             raise stalled(str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, store)
-        except JobStalledError:
-            return ExceptionInfo()
+        except JobStalledError as exc:
+            info = ExceptionInfo()
+            info.exception = exc  # not wrapped, as what comes from another process: the event shows its name
+            return info

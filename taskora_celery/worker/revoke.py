@@ -13,7 +13,7 @@ from taskora_celery.cancelling import request_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 
-__all__ = ["RevokeStep"]
+__all__ = ["RevokeStep", "mailbox_of"]
 
 logger = logging.getLogger("taskora_celery.worker")
 
@@ -37,7 +37,7 @@ class RevokeStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         """Put our command before Celery's, in the table of this worker's mailbox, once: it outlives a lost connection."""
-        node = _mailbox_of(parent)
+        node = mailbox_of(parent)
         if node is None:  # a broker without broadcasts (SQS), or remote control is off: JobHandle.cancel needs neither
             return
         revoke = node.handlers.get("revoke")
@@ -46,7 +46,8 @@ class RevokeStep(bootsteps.StartStopStep):  # type: ignore[misc]
             node.handlers = {**node.handlers, "revoke": self._ours}
 
 
-def _mailbox_of(consumer: Any) -> Any:
+def mailbox_of(consumer: Any) -> Any:
+    """Return the mailbox that takes this worker's remote control, None where it has none."""
     for step in consumer.blueprint.order:
         box = getattr(step, "box", None)
         if box is not None and hasattr(box, "node"):

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from taskora_celery.events import STARTED
 from tests.support import gates, jobs
 from tests.support.apps import pointed_at
+from tests.support.monitor import Monitor
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -39,10 +41,13 @@ def test_jobs_on_rabbitmq_beat_report_and_succeed(
         gates.open_gate(beating.id)
         assert beating.get(timeout=30) == 1
 
-        reporting = jobs.save_and_stop.delay()
-        gates.wait_at(reporting.id)
-        wait_until(lambda: reporting.get_progress() == 10, "its progress")
-        gates.open_gate(reporting.id)
+        with Monitor(jobs.app) as monitor:
+            reporting = jobs.save_and_stop.delay()
+            gates.wait_at(reporting.id)
+            wait_until(lambda: reporting.get_progress() == 10, "its progress")
+            assert monitor.wait_for(reporting.id, STARTED).result == "10%", "K1"
+            gates.open_gate(reporting.id)
+            monitor.wait_for(reporting.id, "task-succeeded")
         assert reporting.get(timeout=30)["delivery"] == 1
         assert [entry.message for entry in reporting.get_logs()] == ["delivered"]
     assert "leases cannot be renewed" not in worker.logs()

@@ -125,6 +125,30 @@ def report_and_fail(n: int, ctx: Context) -> None:
     raise ValueError(f"no {n}, password=hunter2")
 
 
+@app.task(max_retries=2)
+def fail_in_steps(secret: str, ctx: Context, api_key: str = "", retry_delay: float = 0.5) -> None:
+    """Report a step in each of two attempts, and stop at a gate behind it; then retry, and fail."""
+    ctx.log.info("looking", attempt=ctx.attempt)
+    ctx.progress(1, total=2, message=f"shelf {ctx.attempt}")
+    gates.stop_at(ctx.id)
+    if ctx.attempt == 1:
+        raise ctx.retry(delay=retry_delay, reason=f"shop is closed: {secret}")
+    raise ValueError("sold out")
+
+
+#: Text that a page must not obey.
+MARKUP = "<img src=x onerror='window.obeyed=1'>"
+
+
+@app.task(max_retries=2)
+def report_markup(text: str, ctx: Context) -> None:
+    """Say it everywhere, and stop at a gate, in two attempts."""
+    ctx.progress(1, total=2, message=text)
+    ctx.log.warning(text, {text: text})
+    gates.stop_at(ctx.id)
+    raise ctx.retry(delay=0, reason=text) if ctx.attempt == 1 else ValueError(text)
+
+
 # --- logs --------------------------------------------------------------------------------------------------------------
 
 

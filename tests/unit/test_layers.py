@@ -14,7 +14,20 @@ PACKAGE = Path(taskora_celery.__file__).parent
 
 #: From the bottom up; a module may import from its own layer and from those below.
 LAYERS = (
-    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "tally", "_version"),
+    (
+        "records",
+        "errors",
+        "settings",
+        "redaction",
+        "encoding",
+        "progress",
+        "clock",
+        "backoff",
+        "background",
+        "tally",
+        "texts",
+        "_version",
+    ),
     ("store", "lease"),
     ("reporter",),
     ("context", "local", "signal", "logs", "loop", "loop_job", "greenlet_loop", "retry"),
@@ -47,6 +60,7 @@ LAYERS = (
         "adapters",
         "tracing",
         "typed",
+        "events",
         "shapes",
         "app",
         "views",
@@ -54,7 +68,7 @@ LAYERS = (
         "following",
     ),
     ("worker",),
-    ("doctor", "metrics", "testing", "cli"),
+    ("doctor", "metrics", "testing", "cli", "flower"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

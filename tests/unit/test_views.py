@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 import pytest
 
+from taskora_celery.progress import progress_value
 from taskora_celery.records import AttemptRecord, JobStatus, Outcome
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.views import (
     ENDED,
     GOING,
+    LINE_CHARS,
     STATES,
     JobFilter,
     JobView,
@@ -20,6 +23,7 @@ from taskora_celery.views import (
     TaskFacts,
     message_of,
     percent_of,
+    progress_line,
     state_named,
     time_left,
     view_of,
@@ -200,3 +204,30 @@ def test_a_record_of_another_version_is_shown_all_the_same() -> None:
     """K3: a state that nobody knows is its own word."""
     view = view_of("job-1", Snapshot({"s": "PAUSED"}, 0, (), (AttemptRecord(1, 1, "w", 0),)), 10, TaskFacts(), NOW_MS)
     assert (view.state, view.over, msgspec.structs.asdict(view)["reason"]) == ("paused", False, None)
+
+
+# --- as a line -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (48, "48%"), (0.5, "0.5%"), (33.333, "33.3%"), (99.99, "99.9%"), (True, "True"), (None, ""), ("half", "half"),
+        (math.nan, "nan"), (math.inf, "inf"), ([1, 2], "[1, 2]"), ({"rows": 40, "file": "a.csv"}, "rows=40 file=a.csv"),
+        (progress_value(12, 25, "rendering"), "48% 12/25 rendering"), (progress_value(7, None, "rows"), "7 rows"),
+        (progress_value(1, 2) | {"file": "a"}, "50% 1/2 file=a"), ({"current": 1, "total": 2}, "50% 1/2"),
+        ({"current": [1], "total": "x", "percent": True, "message": 0}, "[1]/x 0"), (150, "150"), (-1, "-1"),
+    ],
+)  # fmt: skip
+def test_progress_is_a_line_for_people(value: Any, expected: str) -> None:
+    """K1: what was said, and no percentage that was not reached."""
+    assert progress_line(value) == expected
+
+
+def test_a_line_of_progress_keeps_its_endings() -> None:
+    """K1: 200 characters, the last of which say how long and which attempt."""
+    line = progress_line(progress_value(12, 25, "x" * 1_000), "12 s left", "", "attempt 2/4")
+    assert len(line) == LINE_CHARS
+    assert line.startswith("48% 12/25 xxx")
+    assert line.endswith("x… · 12 s left · attempt 2/4")
+    assert progress_line(None, "attempt 2") == "attempt 2"
