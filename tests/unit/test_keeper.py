@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import _state
 from celery.concurrency.base import BasePool
 from celery.utils.dispatch import Signal
 from celery.worker import state
@@ -95,7 +96,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 @pytest.fixture
-def app() -> Iterator[Celery]:
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    monkeypatch.setattr(_state, "_on_app_finalizers", set())  # other modules' tasks set a pace of their own
     with traced_app(Store([])) as app:
         yield app
 
