@@ -1,6 +1,7 @@
 """A small web server that is busy, then down, then well: ``python -m example_project.flaky_server``.
 
-The first request for a page is answered 429 with ``Retry-After``, the second 503, the third 200; then it starts over.
+The first request for a page is answered 429 with ``Retry-After``, the second 503, the third 200; then it starts over. Pages below
+``/steady/`` are always well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = ["FlakyServer"]
 #: Seconds that the 429 asks for.
 RETRY_AFTER = 2
 _ANSWERS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.OK)
+_STEADY = "/steady/"
 _PAGE = b"<!doctype html><title>Orders</title><h1>Orders</h1><p>All 42 of them have been shipped.</p>\n"
 
 
@@ -26,6 +28,8 @@ class FlakyServer(ThreadingHTTPServer):
     """Listens on a loopback port; as a context manager it serves from a daemon thread until the block ends."""
 
     daemon_threads = True
+    #: Clients that may wait to be accepted at once; with the standard library's 5, some of a dozen come a second later.
+    request_queue_size = 64
 
     def __init__(self, port: int = 0) -> None:
         """``port`` 0 takes a free one."""
@@ -40,6 +44,8 @@ class FlakyServer(ThreadingHTTPServer):
 
     def next_answer(self, path: str) -> HTTPStatus:
         """Return what the next request for this page is answered."""
+        if path.startswith(_STEADY):
+            return HTTPStatus.OK
         with self._lock:
             answer = _ANSWERS[self._requests[path] % len(_ANSWERS)]
             self._requests[path] += 1
@@ -56,6 +62,7 @@ class FlakyServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: FlakyServer
+    protocol_version = "HTTP/1.1"  # clients may keep their connections
 
     def do_GET(self) -> None:
         """Answer by the server's list."""

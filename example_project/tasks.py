@@ -1,8 +1,10 @@
-"""Four jobs: a long one that reports, one that runs a process, one that must try again, and one as it was before."""
+"""Five jobs: a long one that reports, one that runs a process, one that must try again, a coroutine, and one as it was before."""
 
 # mypy: allow-untyped-decorators
 # Celery itself carries no types.
 
+import asyncio
+import functools
 import re
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from example_project.celery import app
 from example_project.sources import Statistics, default_root, find_sources, parse, remaining
@@ -25,6 +29,9 @@ CHECKPOINT_EVERY = 25
 PAUSE_EVERY = 5
 #: Seconds to wait for a page.
 FETCH_TIMEOUT = 10.0
+#: Connections to all servers together, and how often a page is asked for.
+CONNECTIONS = 20
+TRIES = 5
 
 
 # Silent for 3 seconds, it counts as lost, and another worker goes on from its checkpoint; each progress is a sign of life.
@@ -120,6 +127,48 @@ def retry_after(error: urllib.error.HTTPError) -> float | None:
     """Return the seconds of a ``Retry-After`` header; None (the task's own backoff) where it has none, or a date."""
     value = error.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else None
+
+
+@functools.cache
+def client_of(_loop: asyncio.AbstractEventLoop) -> httpx.AsyncClient:
+    """Return the client of an event loop, whose connections belong to it. A worker process has one loop: its jobs share them."""
+    timeout = httpx.Timeout(FETCH_TIMEOUT, pool=None)  # who waits for a free connection is not late
+    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=CONNECTIONS))
+
+
+@app.task(autoretry_for=(httpx.TransportError,), max_retries=5, retry_backoff=1)
+async def fetch_pages(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Fetch all of ``data["urls"]`` at once, and return what became of each; a cancel ends it at the ``await`` where it is."""
+    urls = data["urls"]
+    ctx.log.info("fetching", pages=len(urls))
+    client = client_of(asyncio.get_running_loop())
+    pages = []
+    for page in asyncio.as_completed([fetch(client, url, ctx) for url in urls]):
+        pages.append(await page)
+        ctx.progress(len(pages), total=len(urls), message=pages[-1]["url"])
+    found = sum(page["status"] == HTTPStatus.OK for page in pages)
+    ctx.log.info("fetched", pages=found, of=len(urls), requests=sum(page["requests"] for page in pages))
+    return {"pages": pages, "bytes": sum(page["bytes"] for page in pages)}
+
+
+async def fetch(client: httpx.AsyncClient, url: str, ctx: Context) -> dict[str, Any]:
+    """Fetch one page; wait as long as a busy server asks for, and back off from one that is down, while others go on."""
+    for requests in range(1, TRIES + 1):
+        response = await client.get(url)
+        wait = pause_behind(response, requests)
+        if wait is None or requests == TRIES:
+            break
+        ctx.log.info("asking again", url=url, status=response.status_code, seconds=wait)
+        await asyncio.sleep(wait)
+    return {"url": url, "status": response.status_code, "bytes": len(response.content), "requests": requests}
+
+
+def pause_behind(response: httpx.Response, requests: int) -> float | None:
+    """Return the seconds to wait before a page is asked for again; None where its answer is the last word."""
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        value = response.headers.get("Retry-After", "")
+        return float(value) if value.isdecimal() else float(requests)
+    return 0.25 * 2**requests if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE else None
 
 
 @app.task

@@ -1,7 +1,7 @@
 """What a handler waits for ends when its job is to stop, in every pool: processes, and whatever can be called off from a thread.
 
 They hang on ``ctx.signal``, so they need no exception in the handler, and work where none can be raised in a blocking call. They
-are for the handler's own thread. See docs/stopping.md for how they fit requests, httpx, psycopg and others.
+are for the handler's own thread, not for coroutines. See docs/stopping.md for how they fit requests, httpx, psycopg and others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from kombu.utils.compat import detect_environment
 from taskora_celery.background import in_background
 from taskora_celery.clock import seconds
 from taskora_celery.context import Context
-from taskora_celery.errors import JobAbortedError, JobCancelledError, TaskoraError
+from taskora_celery.errors import JobAbortedError, JobCancelledError, NotSupportedError, TaskoraError
+from taskora_celery.loop import on_job_loop
 from taskora_celery.undisturbed import undisturbed
 
 __all__ = ["abortable", "run_process", "start_process"]
@@ -88,6 +89,7 @@ def run_process(
     :raises subprocess.CalledProcessError: with ``check``, its return code is not 0.
     :raises subprocess.TimeoutExpired: it did not end within ``timeout`` seconds; it has ended now.
     :raises OSError: it cannot be started.
+    :raises NotSupportedError: called in a coroutine; it would hold up all others.
     """
     if capture_output:
         popen_options["stdout"] = popen_options["stderr"] = subprocess.PIPE
@@ -113,6 +115,7 @@ def start_process(
     :raises JobAbortedError: the job is to stop, before or meanwhile; the process has ended.
     :raises subprocess.CalledProcessError: with ``check``, behind the block, its return code is not 0.
     :raises OSError: it cannot be started.
+    :raises NotSupportedError: called in a coroutine; it would hold up all others.
     """
     with _started(ctx, args, grace, popen_options) as group:
         yield group.process
@@ -122,6 +125,10 @@ def start_process(
 
 @contextlib.contextmanager
 def _started(ctx: Context, args: Arguments, grace: float | timedelta, options: dict[str, Any]) -> Iterator[_Group]:
+    if on_job_loop():
+        raise NotSupportedError(
+            "this would block the event loop until the process ends: use asyncio.create_subprocess_exec(), or asyncio.to_thread()"
+        )
     ctx.signal.raise_if_aborted()
     pause = seconds(grace, "grace")
     group: _Group | None = None

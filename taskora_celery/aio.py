@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 from taskora_celery.backoff import outage_pause
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.reading import Follower, Patience, history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
+from taskora_celery.runtime import Runtime
 from taskora_celery.store.aio import AsyncRedisReader
 
-__all__ = ["AsyncJobReader"]
+__all__ = ["AsyncJobReader", "Ready"]
+
+#: Says whether the result backend knows that the job is over.
+Ready = Callable[[], Awaitable[bool]]
 
 
 class AsyncJobReader:
@@ -25,6 +30,15 @@ class AsyncJobReader:
         self._reader = reader
         self._id = job_id
         self._keep = keep
+
+    @classmethod
+    def of(cls, app: Any, job_id: str) -> AsyncJobReader:
+        """Return a reader for the running event loop.
+
+        :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+        """
+        runtime = Runtime.of(app)
+        return cls(runtime.async_reader(), job_id, runtime.settings.log_limit)
 
     async def progress(self) -> Any:
         """Return the last progress value, or None."""
@@ -43,30 +57,40 @@ class AsyncJobReader:
         return history_of(await self._reader.read(self._id, attempts=True))
 
     async def follow(
-        self, *, after: int | None, timeout: float | None, ready: Callable[[], bool], expected: bool = True
-    ) -> AsyncIterator[Event]:  # fmt: skip
+        self, *, after: int | None, timeout: float | None, ready: Ready, expected: bool = True
+    ) -> AsyncGenerator[Event, None]:
         """Yield events until the job ends, as :meth:`taskora_celery.reading.JobReader.follow` does."""
+        async with aclosing(self.looks(after=after, timeout=timeout, ready=ready, expected=expected)) as looks:
+            async for events in looks:
+                for event in events:
+                    yield event
+
+    async def looks(
+        self, *, after: int | None, timeout: float | None, ready: Ready, expected: bool = True
+    ) -> AsyncGenerator[list[Event], None]:
+        """Yield what is new whenever something was announced; an empty list after a while without, at most 15 s."""
         follower, patience, failures = Follower(after), Patience(timeout), 0
         while not follower.over:
             try:
-                async for events in self._watched(follower, patience, ready, expected):
-                    failures = 0
-                    for event in events:
-                        yield event
+                async with aclosing(self._watched(follower, patience, ready, expected)) as watched:
+                    async for events in watched:
+                        failures = 0
+                        yield events
             except StoreUnavailableError:
                 failures += 1
                 patience.check(self._id)
-                if patience.asks() and await asyncio.to_thread(ready):
+                if patience.asks() and await ready():
                     patience.is_over()
                 if patience.is_past_grace():
                     return
                 await asyncio.sleep(outage_pause(failures))
+                yield []
             else:
                 return
 
     async def _watched(
-        self, follower: Follower, patience: Patience, ready: Callable[[], bool], expected: bool
-    ) -> AsyncIterator[list[Event]]:
+        self, follower: Follower, patience: Patience, ready: Ready, expected: bool
+    ) -> AsyncGenerator[list[Event], None]:
         async with self._reader.watch(self._id) as watch:
             while True:
                 snapshot = await self._reader.read(self._id, follower.skip)
@@ -75,8 +99,8 @@ class AsyncJobReader:
                 events = follower.feed(snapshot)
                 if events:
                     patience.renew()
-                    yield events
-                if patience.asks() and await asyncio.to_thread(ready):
+                yield events
+                if patience.asks() and await ready():
                     patience.is_over()
                 if follower.over or patience.is_past_grace():
                     return

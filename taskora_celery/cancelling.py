@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import os
 import socket
@@ -10,16 +12,21 @@ from datetime import timedelta
 from typing import Any
 
 from celery import states
+from celery.result import AsyncResult
 
+from taskora_celery.aio import AsyncJobReader
+from taskora_celery.awaiting import is_over
 from taskora_celery.clock import seconds
 from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnavailableError
 from taskora_celery.reading import JobReader
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
+from taskora_celery.scheduling import REASON_CHARS
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelOutcome, CancelRequest
+from taskora_celery.store.redis import RedisStore
 
-__all__ = ["cancel_job", "mend_revoked", "request_of"]
+__all__ = ["acancel_job", "cancel_job", "mend_revoked", "request_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -38,10 +45,10 @@ def request_of(
     if reason is not None and not isinstance(reason, str):
         raise TypeError(f"reason={reason!r} is not a text")
     if reason is not None:
-        reason = Runtime.of(app).redactor.text(reason, "reason")[:500]
+        reason = Runtime.of(app).redactor.text(reason, "reason")[:REASON_CHARS]
     wait = None if grace is None else seconds(grace, "grace")
     return CancelRequest(
-        str(job_id), int(time.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
+        str(job_id), int(Runtime.of(app).clock.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
     )
 
 
@@ -61,14 +68,69 @@ def cancel_job(
     reads as unknown.
     """
     runtime = Runtime.of(app)
+    patience = _patience(wait)
     request = request_of(app, job_id, reason, grace, by=by)
     outcome = runtime.readable().cancel(request, queued=queued)
     if outcome is CancelOutcome.CANCELLED:
         _store_revoked(app, request)
     if wait and outcome is CancelOutcome.REQUESTED:
-        ended = _wait(app, request.id, None if wait is True else float(wait))
-        if ended is not None:
-            outcome = CancelOutcome.CANCELLED if ended == Outcome.REVOKED else CancelOutcome.TOO_LATE
+        outcome = _outcome_of(_wait(app, request.id, patience))
+    if outcome is CancelOutcome.ALREADY:
+        return _receipt(_of_before(request, runtime.cancel_request(request.id)), CancelOutcome.CANCELLED)
+    return _receipt(request, outcome)
+
+
+async def acancel_job(
+    handle: AsyncResult,
+    reason: str | None = None,
+    *,
+    grace: float | timedelta | None = None,
+    wait: bool | float = False,
+    queued: bool = False,
+) -> CancelReceipt:
+    """Cancel a job from an event loop; see :meth:`taskora_celery.JobHandle.acancel`."""
+    app, job_id = handle.app, str(handle.id)
+    runtime = Runtime.of(app)
+    if not isinstance(runtime.readable(), RedisStore):  # the twin in memory: nothing to wait for but its end
+        cancel = functools.partial(cancel_job, app, job_id, reason, grace=grace, wait=wait, queued=queued)
+        return await asyncio.to_thread(cancel)
+    patience = _patience(wait)
+    request = request_of(app, job_id, reason, grace)
+    outcome = await runtime.async_reader().cancel(request, queued=queued)
+    if outcome is CancelOutcome.CANCELLED:
+        # Celery has only a blocking way to store a state. It is short, and happens once in a job's life at most.
+        await asyncio.to_thread(_store_revoked, app, request)
+    if wait and outcome is CancelOutcome.REQUESTED:
+        outcome = _outcome_of(await _await_end(handle, patience))
+    if outcome is CancelOutcome.ALREADY:
+        before = await runtime.async_reader().read(request.id)
+        stored = None if before is None else unpacked(before.fields.get("j", b""))
+        return _receipt(_of_before(request, stored), CancelOutcome.CANCELLED)
+    return _receipt(request, outcome)
+
+
+def _patience(wait: bool | float | timedelta) -> float | None:
+    """Return the seconds to wait without a word of the job, None for any number of them.
+
+    :raises TypeError: ``wait`` is neither a truth value nor a duration.
+    :raises ValueError: it is negative or not finite.
+    """
+    return None if isinstance(wait, bool) else seconds(wait, "wait")
+
+
+def _outcome_of(state: str | None) -> CancelOutcome:
+    """Return what came of a request, by the state in which the job ended; None: it has not."""
+    if state is None:
+        return CancelOutcome.REQUESTED
+    return CancelOutcome.ALREADY if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+
+
+def _of_before(request: CancelRequest, stored: object) -> CancelRequest:
+    """Return the request that has ended the job, as far as it is known."""
+    return stored if isinstance(stored, CancelRequest) else request
+
+
+def _receipt(request: CancelRequest, outcome: CancelOutcome) -> CancelReceipt:
     return CancelReceipt(request.id, outcome.name.lower(), request.now_ms, request.reason)
 
 
@@ -125,3 +187,20 @@ def _has_ended(app: Any, job_id: str, *, unknown: bool = False) -> bool:
         return bool(app.backend.get_state(job_id) in states.READY_STATES)
     except Exception:  # noqa: BLE001 - any backend's, or none
         return unknown
+
+
+async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:
+    """Wait for the end of a job as :func:`_wait` does, without a thread."""
+    reader = AsyncJobReader.of(handle.app, str(handle.id))
+    try:
+        async for _ in reader.follow(after=None, timeout=timeout, ready=functools.partial(is_over, handle), expected=False):
+            pass
+        state = (await reader.status()).state
+    except (TimeoutError, JobNotFoundError):
+        return None
+    if state not in Outcome.FINAL:
+        return None
+    until = time.monotonic() + BACKEND_GRACE
+    while state == Outcome.REVOKED and time.monotonic() < until and not await is_over(handle):  # noqa: ASYNC110 - see _wait
+        await asyncio.sleep(0.02)
+    return state

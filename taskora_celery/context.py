@@ -261,8 +261,8 @@ class Context(JobReport):
     def extend_deadline(self, duration: float | timedelta) -> None:
         """Move the soft time limit by ``duration`` seconds, from where it is now.
 
-        :raises NotSupportedError: there is no soft time limit, or the hard one, which the pool keeps, would come first; nothing
-            was changed.
+        :raises NotSupportedError: there is no soft time limit, or the hard one would come first where the pool keeps it (prefork,
+            gevent); nothing was changed.
         :raises ValueError: ``duration`` is negative or not finite.
         """
         wanted = seconds(duration, "duration")
@@ -273,7 +273,7 @@ class Context(JobReport):
     def __repr__(self) -> str:
         return f"<Context {self.name}[{self.id}] attempt {self.attempt} delivery {self.delivery}>"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> None:  # type: ignore[override]  # so type checkers see that it is no argument (shapes.py)
         raise TypeError("a Context belongs to its running job and cannot be sent elsewhere; pass ctx.id")
 
 

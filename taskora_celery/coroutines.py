@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from celery._state import _task_stack
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, activate, deactivate
-from taskora_celery.errors import HandlerCancelledError, JobAbortedError, JobCancelledError
+from taskora_celery.errors import HandlerCancelledError, JobAbortedError, JobCancelledError, RequeueError, RetryError
 from taskora_celery.interrupts import Interrupt
-from taskora_celery.loop import JobLoop, LoopJob
+from taskora_celery.loop import JobLoop
+from taskora_celery.loop_job import LoopJob
 from taskora_celery.records import LEVELS
 from taskora_celery.signal import Signal
 
 __all__ = ["CoroutineInterrupt", "JobScope", "awaited", "check_result", "run_coroutine", "what_cancelled"]
 
 logger = logging.getLogger("taskora_celery.execution")
+
+#: What a handler raises to say how it ends.
+_WORDS = (RetryError, RequeueError, JobAbortedError, Retry, Ignore, Reject)
 
 
 class JobScope:
@@ -67,6 +72,8 @@ class CoroutineInterrupt(Interrupt):
         self._job: LoopJob | None = None
         #: The signal alone is to be heard: a plain revoke never interrupts what runs.
         self.gently = False
+        #: It was not closed for once, since its loop had been blocked until then.
+        self._spared = False
         #: The time limit was fired, whatever the signal has fired for.
         self.over_limit = False
 
@@ -93,13 +100,37 @@ class CoroutineInterrupt(Interrupt):
                 return True  # the signal has said so a moment ago: a second time would interrupt the cleaning up
         return super().fire(asyncio.CancelledError)
 
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Keep a cancel out of the block, in whatever task of the job; what was to come does behind it."""
+        with self._lock:
+            self._shields += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shields -= 1
+                job = self._job if self._open and not self._shields and self._pending is not None else None
+                if job is not None:
+                    self._pending = None
+            if job is not None:
+                if job.is_here():
+                    raise asyncio.CancelledError
+                # In a task that it has started, or a thread: raised there, a task group would take it for that one's own end.
+                self._loop.soon(job.cancel_here)
+
     def end(self) -> bool:
-        """Close the coroutine for good, where its loop still answers."""
+        """Close the coroutine for good, where its loop still answers.
+
+        One that could not hear yet, since others have blocked the loop all the time, hears now, and has the time to clean up.
+        """
         with self._lock:
             job = self._job if self._open else None
         if job is None or job.is_closed or not self._loop.answers():
             return False
-        job.close()
+        if job.has_heard or self._spared:
+            job.close()
+        self._spared = True
         return True
 
     def _raise(self, exc: type[BaseException]) -> None:  # noqa: ARG002 - one for all
@@ -137,9 +168,23 @@ def run_coroutine(
         return loop.run(coro, JobScope(task, request, ctx), begun=begun)
     except asyncio.CancelledError as exc:
         raise what_cancelled(ctx, over_limit=interrupt is not None and interrupt.over_limit) from exc
+    except Exception as exc:
+        word = word_in(exc)
+        if word is None:
+            raise
     finally:
         if interrupt is not None:
             interrupt.ended()
+    raise word
+
+
+def word_in(exc: BaseException) -> BaseException | None:
+    """Return what a handler has said of its end inside a task group, which wraps it; None where there is anything else in it."""
+    within = getattr(exc, "exceptions", None)  # an ExceptionGroup, which Python 3.10 has not; anyio brings it there
+    if not isinstance(within, tuple) or not within:
+        return None
+    words = [found if isinstance(found, _WORDS) else word_in(found) for found in within]
+    return None if None in words else words[0]
 
 
 def what_cancelled(ctx: Context, *, over_limit: bool = False) -> Exception:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from taskora_celery.lease.protocol import Hold
+from taskora_celery.reporter.report import JobReport
+from taskora_celery.store.protocol import Begin
 
 __all__ = ["CREATED_HEADER", "STAMP", "Delivery", "stamp_of"]
 
@@ -31,16 +33,13 @@ class Delivery(msgspec.Struct, frozen=True):
     visibility: float | None = None
     #: It is acknowledged before the job ends.
     early: bool = False
-    #: When the worker's parent looked, and could say that the job was not cancelled, in seconds since the epoch; 0 where it could
-    #: not: then the store is asked.
-    checked_at: float = 0.0
 
     @classmethod
     def of(cls, task: Any, request: Any) -> Delivery:
         """Return the delivery that a request belongs to."""
         properties = request.properties or {}
         tag = properties.get("delivery_tag")
-        token, parent, visibility, checked_at = vars(request).get(STAMP) or (0, 0, None, 0.0)
+        token, parent, visibility = vars(request).get(STAMP) or (0, 0, None)
         if request.headers:
             # Celery takes what it does not know for a header of the message, and sends it on with a retry.
             request.headers.pop(STAMP, None)
@@ -48,15 +47,28 @@ class Delivery(msgspec.Struct, frozen=True):
         if not isinstance(tag, str):
             # Not from a transport of kombu's own (RabbitMQ): nothing to renew, but silence is seen there, too.
             silent = None if task.heartbeat_timeout is None else Hold("", 0, task.heartbeat_timeout)
-            return cls(silent, parent, None, early=early, checked_at=checked_at)
+            return cls(silent, parent, None, early=early)
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
-        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early, checked_at=checked_at)
+        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early)
+
+    def begin(
+        self, report: JobReport, request: Any, worker: str, started: float, trace: str = "", *, again: bool
+    ) -> Begin:  # fmt: skip
+        """Return what the store is told of its beginning, at ``started`` (seconds); ``again``: its body has run once already."""
+        info = request.delivery_info or {}
+        tag, token = (self.hold.tag, self.hold.token) if self.hold else ("", 0)
+        return Begin(
+            report.id, report.name, report.attempt, worker, stamp_of(getattr(request, CREATED_HEADER, None)), int(started * 1000),
+            redelivered=bool(info.get("redelivered")) or again, tag=tag, token=token, anyway=again,
+            # What waited for its time did not wait for a worker.
+            queue=None if request.eta else info.get("routing_key") or None, trace=trace,
+        )  # fmt: skip
 
     @staticmethod
-    def stamp(token: int, parent: int, visibility: float | None, checked_at: float = 0.0) -> tuple[int, int, float | None, float]:
+    def stamp(token: int, parent: int, visibility: float | None) -> tuple[int, int, float | None]:
         """Return what the worker's parent puts on the request."""
-        return token, parent, visibility, checked_at
+        return token, parent, visibility
 
     def is_doubtful(self, now: float | None = None) -> bool:
         """Say whether the message may be another delivery's by now: it was received long enough ago to have been put back.

@@ -56,7 +56,7 @@ class JobCancelledError(TaskoraError, TaskRevokedError):  # type: ignore[misc]
     """The job was cancelled; Celery's own class for a revoked task is a base.
 
     ``handle.get()`` raises it with the ``reason`` that was given, None where none was. It is also what is raised *inside* a
-    handler that does not stop by itself within its grace; there it has no reason, ``ctx.signal.message`` has it.
+    handler that does not stop by itself within its grace, with the same reason.
     """
 
     def __init__(self, job_id: str = "", reason: str | None = None) -> None:
@@ -67,6 +67,21 @@ class JobCancelledError(TaskoraError, TaskRevokedError):  # type: ignore[misc]
     def __str__(self) -> str:
         text = f"job {self.job_id} was cancelled" if self.job_id else "the job was cancelled"
         return f"{text}: {self.reason}" if self.reason else text
+
+
+def cancelled_as(job_id: str, reason: str | None) -> type[JobCancelledError]:
+    """Return a class of :class:`JobCancelledError` whose instances are made without arguments: what interrupts takes a class."""
+
+    class ReasonedError(JobCancelledError):
+        def __init__(self) -> None:
+            super().__init__(job_id, reason)
+
+        def __reduce__(self) -> tuple[type[JobCancelledError], tuple[str, str | None]]:
+            return JobCancelledError, (job_id, reason)
+
+    for name in ("__module__", "__name__", "__qualname__"):
+        setattr(ReasonedError, name, getattr(JobCancelledError, name))
+    return ReasonedError
 
 
 class NotSupportedError(TaskoraError, NotImplementedError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -17,36 +16,29 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
 from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine
-from taskora_celery.delivery import CREATED_HEADER, Delivery, stamp_of
+from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
-from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_is_stored, reason_in, requeues, revoke
+from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_is_stored, reason_in, refused, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
 from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.store.protocol import Begun, CancelRequest, Ended, Reply, Verdict
+from taskora_celery.tracing import JobSpan
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
 
 __all__ = ["Execution", "execution_of"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
-#: On a message that was sent anew for a delivery that was given back: there is a record, and it is to be asked for.
-_AGAIN_HEADER = "taskora_again"
 #: Where a running request keeps its execution; requests are Celery's place for what belongs to one delivery.
 _ATTRIBUTE = "taskora_execution"
 #: Marks a request whose body has run.
 _RAN = "taskora_ran"
-#: Why a delivery does not run its job.
-_VERDICTS = {
-    Verdict.SUPERSEDED: "a later delivery has it",
-    Verdict.ENDED: "its outcome is stored already",
-    Verdict.RETRIED: "its retry has begun",
-}
 
 
 class Execution:
@@ -61,9 +53,11 @@ class Execution:
         "_handler_ended",
         "_inside",
         "_reporter",
+        "_span",
         "_started",
         "_stop",
         "_task",
+        "_unaware",
         "_worker",
         "ctx",
         "request",
@@ -76,8 +70,10 @@ class Execution:
         self.request = request
         self._task = task
         self._reporter = runtime.reporter
-        self._started = time.time()
+        self._started = runtime.clock.time()
         self._worker = request.hostname or ""
+        #: The handler takes no context, and does not see its signal: a plain revoke does not decide how it ends.
+        self._unaware = False
         self._announced = False
         self._handler_ended = False
         #: The handler is being called just now.
@@ -87,12 +83,15 @@ class Execution:
         self._coroutine: CoroutineInterrupt | None = None
         self._delivery = Delivery.of(task, request)
         self.ctx = self._new_context()
+        self._span = JobSpan(runtime.tracing, self.ctx.attempt)
         soft, hard = limits_of(task, request)
         self._deadline = self._started + (soft or hard or 0) if soft or hard else None
+        in_child = self._delivery.parent not in {0, os.getpid()}
+        kept = in_child or runtime.stopper.environment == "gevent"  # the other pools know no hard limit
         self._stop = JobStop(
             runtime.stopper, self.ctx, worker=self._worker, grace=task.cancel_grace,
-            in_child=self._delivery.parent not in {0, os.getpid()},
-            deadline=self._started + soft if soft else None, limit=self._started + hard if hard else None,
+            in_child=in_child, deadline=self._started + soft if soft else None,
+            limit=self._started + hard if hard and kept else None,
         )  # fmt: skip
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -102,6 +101,7 @@ class Execution:
         :raises Reject: the message goes back into its queue.
         :raises JobStalledError: the job was lost or stalled too often.
         """
+        self._unaware = handler.parameter is None
         with undisturbed():
             begun = self._begin()
             setattr(self.request, _ATTRIBUTE, self)
@@ -190,22 +190,27 @@ class Execution:
                 self._reporter.release(self.ctx)
                 self.ctx.retire()
 
+    @property
+    def _is_cancelled(self) -> bool:
+        """Whether it is to end as cancelled, as far as it has heard."""
+        return self.ctx.signal.reason == "cancelled" and not (self._unaware and self._stop.is_gentle)
+
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def _returned(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._handler_ended = True
         self._arguments = args, kwargs
-        if self.ctx.signal.reason == "cancelled":
+        if self._is_cancelled:
             self._end_cancelled()
         # A soft limit that was reached in our own lines came too late: the handler has its result.
         with suppress(SoftTimeLimitExceeded):
-            self.finish(self._ended(Outcome.SUCCESS))
+            self.finish(self._own(self._ended(Outcome.SUCCESS)))
         return result
 
     def _raised(self, exc: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
         """Record how the handler ended by raising, and raise what Celery is to see of it."""
         self._arguments = args, kwargs
-        if self.ctx.signal.reason == "cancelled" and isinstance(exc, Exception) and not isinstance(exc, Retry):
+        if self._is_cancelled and isinstance(exc, Exception) and not isinstance(exc, Retry):
             self._handler_ended = True
             self._end_cancelled(exc)
         if isinstance(exc, RetryError):
@@ -221,12 +226,12 @@ class Execution:
         if isinstance(exc, Retry) or not isinstance(exc, Exception):
             self._release()  # of a process that is ending, what becomes of the job is not known here
         elif isinstance(exc, Ignore):
-            self.finish(self._ended(Outcome.IGNORED))
+            self.finish(self._own(self._ended(Outcome.IGNORED)))
         elif self._autoretries(exc):
             # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
             finalize(self.request, self._reporter.release, self.ctx)
         elif isinstance(exc, Reject):
-            self.finish(self._ended(Outcome.REJECTED))
+            self.finish(self._given_back(None) if exc.requeue else self._ended(Outcome.REJECTED))
         else:
             self.finish(self._failure(exc))
         raise exc
@@ -250,25 +255,27 @@ class Execution:
         with undisturbed():
             reply = self._reporter.flush(ctx, self._ended(Outcome.REVOKED, reason or "", JobCancelledError.__name__))
             self._release()
+        if request is not None:
+            self._reporter.changes.cancelled(task.name, self.runtime.clock.time() - request.now_ms / 1000)
         if reply is Reply.SUPERSEDED:
             raise self._refused() from exc
-        raise revoke(task, self.request, reason) from exc
+        raise revoke(task, self.request, reason, "was cancelled, and has ended") from exc
 
     def _requeue(self, exc: BaseException) -> NoReturn:
         """Give the message back, no attempt used; where it was acknowledged early, send it anew."""
-        reason = str(exc)
-        self.finish(self._ended(Outcome.REJECTED, reason))
+        reason = self.runtime.redactor.text(str(exc), "reason")[:REASON_CHARS]
+        self.finish(self._given_back(reason))
+        logger.info("job %s (%s) goes back into its queue, no attempt used: %s", self.ctx.id, self._task.name, reason)
         if not self._delivery.early:
             raise GivenBack(reason, requeue=True) from exc
-        headers = {**(self.request.headers or {}), _AGAIN_HEADER: True}
-        again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0, headers=headers)
+        again = self._task.signature_from_request(self.request, retries=self.request.retries, countdown=0)
         again.apply_async()
         raise Ignore(reason) from exc
 
     def _retry(self, error: RetryError) -> NoReturn:
         # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
-            schedule(self._task, self.request, error)
+            schedule(self._task, self.request, error, self.runtime.clock.time())
         except (Retry, Ignore):
             self._release()
             raise
@@ -295,21 +302,19 @@ class Execution:
         """
         if self._announced:
             return
-        if self._inside and self.ctx.signal.reason == "cancelled":  # it has heard; the store, which would refuse it, may be away
+        if self._inside and self._is_cancelled:  # it has heard; the store, which would refuse it, may be away
             raise JobCancelledError(self.ctx.id, self.ctx.signal.message)
         now = self.runtime.clock.time()
         delay = delay_of(self._task, countdown, eta, now)
         reason, error = reason_of(exc, self.runtime.redactor)
-        keep = AttemptRecord(
-            self.ctx.attempt, self.ctx.delivery, self._worker, int(self._started * 1000), Outcome.RETRY,
-            round(now - self._started, 3), reason, error, delay, int((now + delay) * 1000),
-        )  # fmt: skip
+        keep = self._row(Outcome.RETRY, now, reason, error, delay, int((now + delay) * 1000))
         data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
         self.ctx.logs.append((STATE, now, data, None, None))
         reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
         if reply is Reply.CANCELLED and self._inside:
             request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)
             self._stop.cancel(request)
+            self._unaware = False  # from here on it knows
             raise JobCancelledError(self.ctx.id, request.reason)  # the handler has called `self.retry`, and is to end first
         if reply is Reply.CANCELLED:
             self._end_cancelled()
@@ -321,16 +326,28 @@ class Execution:
 
     def _failure(self, exc: BaseException) -> Ended:
         reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]
-        return self._ended(Outcome.FAILURE, reason, type(exc).__name__)
+        return self._own(self._ended(Outcome.FAILURE, reason, type(exc).__name__))
 
     def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
-        return Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep)
+        return self._span.ended(Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep))
+
+    def _given_back(self, reason: str | None) -> Ended:
+        """Return the end of a delivery whose message goes back: the next one has a record of its own."""
+        return self._ended(Outcome.REJECTED, reason, keep=self._row(Outcome.REJECTED, self.runtime.clock.time(), reason))
+
+    def _row(self, outcome: str, now: float, *how: Any) -> AttemptRecord:
+        worker, started_ms, took = self._worker, int(self._started * 1000), round(now - self._started, 3)
+        return AttemptRecord(self.ctx.attempt, self.ctx.delivery, worker, started_ms, outcome, took, *how)
+
+    def _own(self, ended: Ended) -> Ended:
+        """Return an end that is the handler's own doing, and the last."""
+        return msgspec.structs.replace(ended, unaware=self._unaware)
 
     # --- the beginning -------------------------------------------------------------------------------------------------
 
     def _new_context(self) -> Context:
         task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
-        ctx = Context(
+        ctx = self.runtime.new_context(
             str(request.id), task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
             checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
         )  # fmt: skip
@@ -348,52 +365,35 @@ class Execution:
         if delivery.is_doubtful(self._started) and not delivery.early:
             assert delivery.hold is not None
             if self._reporter.leases.ask(delivery.hold) in {Held.GONE, Held.TAKEN}:
-                raise self._refused("its message was put back, or delivered again, before it began")
-        now_ms = int(self._started * 1000)
-        created = stamp_of(getattr(request, CREATED_HEADER, None))
+                raise self._not_run("its message was put back, or delivered again, before it began")
         # A subclass's `__call__` may run the body twice: the same delivery goes on, its record is not begun anew.
-        ran = hasattr(request, _RAN)
-        redelivered = bool((request.delivery_info or {}).get("redelivered")) or ran
-        begin = Begin(
-            self.ctx.id, task.name, self.ctx.attempt, self._worker, created, now_ms, redelivered=redelivered,
-            tag=delivery.hold.tag if delivery.hold else "", token=delivery.hold.token if delivery.hold else 0, anyway=ran,
-        )  # fmt: skip
-        # A first delivery has no history to wait for: it registers with what it reports first, behind the handler's back.
-        # Where the parent cannot say that it was not cancelled before, the store is asked.
-        again = redelivered or begin.attempt > 1 or not self.runtime.marks_redelivery
-        again = again or getattr(request, _AGAIN_HEADER, False) or self.runtime.may_be_cancelled(self.ctx.id, delivery.checked_at)
-        begun = self._reporter.begin(self.ctx, begin, wait=again)
+        begin = delivery.begin(self.ctx, request, self._worker, self._started, self._span.trace_id, again=hasattr(request, _RAN))
+        # Waited for, since a cancel is decided against it: who is told that a job will never run relies on that.
+        begun = self._reporter.begin(self.ctx, begin)
         if begun is not None and begun.fence == Verdict.ENDED and not outcome_is_stored(task, request):
-            begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True), wait=True)
+            begun = self._reporter.begin(self.ctx, msgspec.structs.replace(begin, anyway=True))
         if begun is None:
-            begun = Begun(self.ctx.fence, 1, now_ms)
+            begun = Begun(self.ctx.fence, 1, begin.now_ms)
         if begun.fence == Verdict.CANCELLED:
-            raise revoke(task, request, reason_in(begun.cancel))
+            raise revoke(task, request, reason_in(begun.cancel), "was cancelled before it began, and is not run")
         if begun.fence <= 0:
             verdict = Verdict(begun.fence)
             if verdict is not Verdict.SUPERSEDED:
-                logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, _VERDICTS[verdict])
-                raise Ignore(_VERDICTS[verdict])
-            raise self._refused(_VERDICTS[verdict])
-        timestamp = created or begun.created_ms
+                logger.info("job %s (%s): its message came again, and is dropped: %s", self.ctx.id, task.name, verdict.why)
+                raise Ignore(verdict.why)
+            raise self._not_run(verdict.why)
+        timestamp = begin.created_ms or begun.created_ms
         info = JobInfo(max_attempts(task), begun.delivery, timestamp, self._deadline, begun.checkpoint, begun.attempts)
         self.ctx.inform(info, begun.fence)
         return begun
 
-    def _refused(self, why: str = "it was delivered again, or given up") -> Any:
-        """Return what Celery is to see of an execution that counts no more.
+    def _not_run(self, why: str) -> Any:
+        logger.warning("job %s (%s), attempt %d, is not run here: %s", self.ctx.id, self._task.name, self.ctx.attempt, why)
+        return self._refused(why)
 
-        Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet
-        (it was given up a moment ago), it goes back into its queue. Where the job is another message's (the same id was sent
-        twice), this one is acknowledged: the two would push each other out for ever.
-        """
-        logger.warning("job %s (%s), attempt %d: not run, or its outcome refused, here: %s", self.ctx.id, self._task.name,
-                       self.ctx.attempt, why)  # fmt: skip
-        record = self.runtime.record(self.ctx.id)
-        tag = str((record or {}).get("l", ""))
-        if tag and self._delivery.hold is not None and tag != self._delivery.hold.tag:
-            return Ignore(why)
-        return GivenBack(why, requeue=True)
+    def _refused(self, why: str = "it was delivered again, or given up") -> Any:
+        self._span.superseded()
+        return refused(why, self._delivery.hold, self.runtime.record(self.ctx.id))
 
 
 def execution_of(request: Any) -> Execution | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from celery.result import AsyncResult, EagerResult
+from celery.result import EagerResult
 
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.cancelling import cancel_job
-from taskora_celery.errors import StoreNotConfiguredError
+from taskora_celery.awaiting import is_over, result_of
+from taskora_celery.cancelling import acancel_job, cancel_job
 from taskora_celery.local import LocalContext
 from taskora_celery.reading import JobReader, chosen
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
+from taskora_celery.typed import R_co, TypedEagerResult, TypedResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,8 +44,10 @@ class CallableState(str):  # noqa: SLOT000 - it carries what it is called for
         return str, (str(self),)
 
 
-class JobHandle(AsyncResult):  # type: ignore[misc]
+class JobHandle(TypedResult[R_co]):
     """A job, seen from outside. ``JobHandle(id, app=app)`` attaches to a job that somebody else sent.
+
+    For type checkers, ``JobHandle[int]`` is the handle of a job that returns an ``int``.
 
     All that ``AsyncResult`` does works as ever. The methods added here read the job's record with a connection of their own,
     never with the result backend's shared consumer, and may be called from several threads at once. A job that nobody knows
@@ -101,7 +101,7 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         return self._reader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
 
     def history(self) -> Sequence[AttemptRecord]:
-        """Return one record for each attempt and lost delivery, oldest first; the last is that of now."""
+        """Return one record for each attempt, and each delivery that was lost or given back; the last is that of now."""
         return self._reader.history()
 
     @property
@@ -133,7 +133,8 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         A job that has not begun (queued, scheduled, waiting for a retry) never runs: ``"cancelled"``, and its state is REVOKED at
         once. One that runs is asked to stop: ``"requested"``. Its signal fires; within ``grace`` seconds (default: the task's
         ``cancel_grace``) its handler should end, else it is interrupted by ``JobCancelledError`` where the pool can, and after
-        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended.
+        another grace prefork ends its process. It ends as REVOKED in any case, and is not retried. ``"too_late"``: it had ended
+        otherwise; one that had ended as cancelled is ``"cancelled"``, with the reason that is stored.
         ``"unknown"``: there is no record of it, and this handle did not send it; nothing was changed.
 
         With ``wait`` (True, or seconds without a word of the job) it waits for the end of a job that runs, and the outcome is
@@ -141,18 +142,22 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
         before it is announced: it survives restarts of workers, and reaches workers that start later. Blocks for one round trip,
         or for the end. May be called from any thread, and again: the first request counts.
 
-        :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
-        :raises ValueError: ``grace`` is negative or not finite.
+        ``reason`` is redacted and cut to 500 characters; the receipt has it as it is stored.
+
+        :raises TypeError: ``reason`` is no text, ``grace`` or ``wait`` no duration; nothing was stored.
+        :raises ValueError: ``grace`` or ``wait`` is negative or not finite; nothing was stored.
         """
         return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.queued)
 
     async def acancel(
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
     ) -> CancelReceipt:
-        """Cancel the job, without blocking the event loop; see :meth:`cancel`."""
-        # A request is rare, and short: a thread for its time is no burden.
-        cancel = functools.partial(self.cancel, reason, grace=grace, wait=wait)
-        return await asyncio.get_running_loop().run_in_executor(None, cancel)
+        """Cancel the job, without blocking the event loop; see :meth:`cancel`.
+
+        Takes two round trips, and three where the job had begun. Waiting for the end takes no thread. Where the job is cancelled
+        before it began, one short call in the loop's executor says so in the result backend.
+        """
+        return await acancel_job(self, reason, grace=grace, wait=wait, queued=self.queued)
 
     @property
     def _reader(self) -> JobReader:
@@ -168,19 +173,17 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
 
     # --- without blocking an event loop --------------------------------------------------------------------------------
 
-    async def aget(self, timeout: float | None = None, **options: Any) -> Any:
+    async def aget(self, timeout: float | None = None, **options: Any) -> R_co:
         """Return the result, or raise, as :meth:`get` does; ``options`` are its, too.
 
-        Waits for the job's record to end, then fetches the result, which is there by then or comes a moment later.
+        Where the result backend is Redis, no thread takes part, and all waits of an event loop share two connections. Any other
+        backend is asked by short calls in the loop's executor once the job's record has ended, and twice a second where no
+        store of records is configured. An outage of Redis is waited for. A result of more than 200 kB is decoded in the executor.
+
+        :raises celery.exceptions.TimeoutError: it is not there within ``timeout`` seconds; the job goes on.
         """
-        started = time.monotonic()
-        # Without a store the wait is that of get(), in a thread; and it says in Celery's words that the time is over.
-        with contextlib.suppress(TimeoutError, StoreNotConfiguredError):
-            async for _ in self._areader.follow(after=None, timeout=timeout, ready=self._is_over):
-                if timeout is not None and time.monotonic() - started > timeout:
-                    break
-        left = None if timeout is None else max(timeout - (time.monotonic() - started), 0.05)
-        return await asyncio.to_thread(functools.partial(self.get, timeout=left, **options))
+        result: R_co = await result_of(self, timeout, **options)
+        return result
 
     async def aget_progress(self) -> Any:
         """Return what :meth:`get_progress` returns."""
@@ -208,27 +211,29 @@ class JobHandle(AsyncResult):  # type: ignore[misc]
     def aevents(self, *, after: int | None = None, timeout: float | None = None) -> AsyncIterator[Event]:
         """Yield what :meth:`events` yields."""
         expected = self.sent or timeout is not None
-        return self._areader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
+        return self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)
 
     async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncIterator[LogEntry]:
         """Yield what :meth:`follow_logs` yields."""
-        async for event in self.aevents(after=after, timeout=timeout):
-            if event.kind == "log":
-                yield event.data
+        expected = self.sent or timeout is not None
+        events = self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if event.kind == "log":
+                    yield event.data
 
     @property
     def _areader(self) -> AsyncJobReader:
-        runtime = Runtime.of(self.app)
-        return AsyncJobReader(runtime.async_reader(), str(self.id), runtime.settings.log_limit)
+        return AsyncJobReader.of(self.app, str(self.id))
 
 
-class EagerJobHandle(EagerResult):  # type: ignore[misc]
+class EagerJobHandle(TypedEagerResult[R_co]):
     """What ``task.apply()`` and ``task_always_eager`` return: the result, with what the handler reported in memory."""
 
     _contexts: tuple[LocalContext, ...] = ()
 
     @classmethod
-    def of(cls, result: EagerResult, contexts: list[LocalContext]) -> EagerJobHandle:
+    def of(cls, result: EagerResult[R_co], contexts: list[LocalContext]) -> EagerJobHandle[R_co]:
         """Return a handle for a result; that of a retried run has the contexts of all its attempts."""
         if isinstance(result, cls):  # of the last attempt: it has all contexts
             return result

@@ -25,10 +25,10 @@ class Handler:
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(fun))
         self._dump = _pydantic_dump(fun) if self.is_async else None
 
-    async def awaited(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        """Return what the coroutine returns; Celery's ``pydantic=True`` dumps only what it is given at once."""
-        result = await coro
-        return result if self._dump is None else self._dump(result)
+    def awaited(self, coro: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine, whose result is as Celery wants it: ``pydantic=True`` dumps only what it is given at once."""
+        # No wrapper without need: one that is cancelled before its first step leaves a coroutine that was never awaited.
+        return coro if self._dump is None else _dumped(coro, self._dump)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context | None:
         """Return the context that a direct caller passed, if any."""
@@ -39,6 +39,10 @@ class Handler:
         if self.parameter is not None:
             args, kwargs = self.parameter.fill(args, kwargs, ctx)
         return self.fun(task, *args, **kwargs) if self.takes_self else self.fun(*args, **kwargs)
+
+
+async def _dumped(coro: Coroutine[Any, Any, Any], dump: Callable[[Any], Any]) -> Any:
+    return dump(await coro)
 
 
 def _pydantic_dump(fun: Any) -> Callable[[Any], Any] | None:

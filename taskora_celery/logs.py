@@ -9,12 +9,12 @@ from typing import Any
 
 from taskora_celery.reporter.report import JobReport
 
-__all__ = ["JobLog"]
+__all__ = ["JobLog", "merged"]
 
 _DEBUG, _INFO, _WARN, _ERROR = 1, 2, 3, 4
 
 
-def _merged(meta: Any, fields: dict[str, Any]) -> Any:
+def merged(meta: Any, fields: dict[str, Any]) -> Any:
     """Return a snapshot of ``meta``, with ``fields`` over it: the handler may change its mapping the moment after."""
     if type(meta) is dict:
         return {**meta, **fields} if fields else meta.copy()
@@ -38,13 +38,13 @@ class JobLog:
 
     def debug(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Write an entry of level ``"debug"``."""
-        self.write(_DEBUG, message, _merged(meta, fields))
+        self.write(_DEBUG, message, merged(meta, fields))
 
     # Written out, since the extra call of `write` is a fifth of its cost, and this is the method that loops call.
     def info(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Write an entry of level ``"info"``."""
         if fields or meta is not None:
-            meta = meta.copy() if type(meta) is dict and not fields else _merged(meta, fields)
+            meta = meta.copy() if type(meta) is dict and not fields else merged(meta, fields)
         report = self._report
         if len(self._logs) >= report.buffer_limit:
             report.overflow()
@@ -54,19 +54,19 @@ class JobLog:
 
     def warning(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Write an entry of level ``"warn"``."""
-        self.write(_WARN, message, _merged(meta, fields))
+        self.write(_WARN, message, merged(meta, fields))
 
     warn = warning
 
     def error(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Write an entry of level ``"error"``."""
-        self.write(_ERROR, message, _merged(meta, fields))
+        self.write(_ERROR, message, merged(meta, fields))
 
     def exception(self, message: str, meta: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Write an entry of level ``"error"`` with the traceback of the exception that is being handled, as ``traceback``."""
         if sys.exc_info()[0] is not None:
             fields.setdefault("traceback", traceback.format_exc())
-        self.write(_ERROR, message, _merged(meta, fields))
+        self.write(_ERROR, message, merged(meta, fields))
 
     def write(self, code: int, message: Any, meta: Any, logger: str | None = None, at: float | None = None) -> None:
         """Store an entry as it is; ``logger`` names the logger it was captured from, ``at`` is in seconds since the epoch."""

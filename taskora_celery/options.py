@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import warnings
 from typing import Any, Final
 
 from celery.app.annotations import resolve_all
@@ -11,7 +14,7 @@ from taskora_celery.errors import SettingsError
 from taskora_celery.runtime import lookup_setting
 from taskora_celery.settings import PREFIX, Settings
 
-__all__ = ["BY_SETTING", "check_options", "complete_options", "is_left_alone", "unset_options"]
+__all__ = ["BY_SETTING", "check_names", "check_options", "complete_options", "is_left_alone", "named", "unset_options"]
 
 #: What ``heartbeat_timeout`` turns on.
 _LATE = ("acks_late", "reject_on_worker_lost")
@@ -19,6 +22,12 @@ _LATE = ("acks_late", "reject_on_worker_lost")
 _FILLED = "_taskora_filled"
 #: A sign of life cannot be asked for more often than it is looked for.
 HEARTBEAT_TIMEOUT_MIN = 0.5
+
+
+#: The options that this module knows.
+_OURS = ("tracked", "heartbeat_timeout", "max_stalls", "cancel_grace", "on_cancel")
+#: What is as much like one of them as this, and is nobody's option, is taken for a slip.
+_LIKE = 0.85
 
 
 class _BySetting:
@@ -32,6 +41,20 @@ class _BySetting:
 BY_SETTING: Final = _BySetting()
 
 
+def named(cls: Any) -> str:
+    """Return a task's name as it is sent; before it has one, its class's."""
+    return cls.name or f"{cls.__module__}.{cls.__qualname__}"
+
+
+def check_names(cls: Any) -> None:
+    """Warn of attributes that look like slips in the names of our options: they would be ignored without a word."""
+    for name in vars(cls):
+        if name.startswith("_") or any(name in vars(base) for base in cls.__mro__[1:]):
+            continue
+        for near in difflib.get_close_matches(name, _OURS, n=1, cutoff=_LIKE):
+            warnings.warn(f"task {named(cls)}: there is no option {name!r}: did you mean {near!r}?", UserWarning, stacklevel=2)
+
+
 def check_options(cls: Any) -> None:
     """Look at a task's options, and bring them to their types.
 
@@ -43,27 +66,54 @@ def check_options(cls: Any) -> None:
         try:
             cls.heartbeat_timeout = seconds(timeout, "heartbeat_timeout")
         except TypeError as exc:
-            raise TypeError(f"task {cls.__name__}: {exc}") from None
+            raise TypeError(f"task {named(cls)}: {exc}") from None
         except ValueError as exc:
-            raise ValueError(f"task {cls.__name__}: {exc}") from None
+            raise ValueError(f"task {named(cls)}: {exc}") from None
         if cls.heartbeat_timeout < HEARTBEAT_TIMEOUT_MIN:
             raise ValueError(
-                f"task {cls.__name__}: heartbeat_timeout={timeout!r} is too short: "
+                f"task {named(cls)}: heartbeat_timeout={timeout!r} is too short: "
                 f"at least {HEARTBEAT_TIMEOUT_MIN:g} seconds, or None for never"
             )
     try:
         cls.cancel_grace = seconds(cls.cancel_grace, "cancel_grace")
     except (TypeError, ValueError) as exc:
-        raise type(exc)(f"task {cls.__name__}: {exc}") from None
-    hook = cls.on_cancel
-    if hook is not None and not callable(hook) and not isinstance(hook, staticmethod):
-        raise TypeError(f"task {cls.__name__}: on_cancel={hook!r} is not a function (ctx, *args, **kwargs)")
+        raise type(exc)(f"task {named(cls)}: {exc}") from None
+    _check_hook(cls)
+    _check_stalls(cls)
+
+
+def _check_stalls(cls: Any) -> None:
     stalls = cls.max_stalls
     if stalls is not None and stalls is not BY_SETTING:
         if isinstance(stalls, bool) or not isinstance(stalls, int):
-            raise TypeError(f"task {cls.__name__}: max_stalls={stalls!r} is not a whole number, or None for no limit")
+            raise TypeError(f"task {named(cls)}: max_stalls={stalls!r} is not a whole number, or None for no limit")
         if stalls < 0:
-            raise ValueError(f"task {cls.__name__}: max_stalls={stalls!r} is negative: 0 fails at the first loss, None never")
+            raise ValueError(f"task {named(cls)}: max_stalls={stalls!r} is negative: 0 fails at the first loss, None never")
+
+
+def _check_hook(cls: Any) -> None:
+    """Look whether ``on_cancel`` can be called with a context and what the handler must be given.
+
+    :raises TypeError: it cannot.
+    """
+    if cls.on_cancel is None:
+        return
+    raw = inspect.getattr_static(cls, "on_cancel")
+    if not callable(cls.on_cancel) and not isinstance(cls.on_cancel, staticmethod):
+        raise TypeError(f"task {named(cls)}: on_cancel={cls.on_cancel!r} is not a function (ctx, *args, **kwargs)")
+    try:
+        hook, seen = inspect.signature(cls.on_cancel), inspect.signature(cls.run)
+    except (TypeError, ValueError):  # a builtin without a signature, say
+        return
+    given = [parameter for parameter in list(seen.parameters.values())[1:] if parameter.default is parameter.empty]
+    by_name = {parameter.name: None for parameter in given if parameter.kind is parameter.KEYWORD_ONLY}
+    placed = [p.name for p in given if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    wanted = ["self"] if inspect.isfunction(raw) else []
+    try:
+        hook.bind(*wanted, "ctx", *placed, **by_name)
+    except TypeError as exc:
+        call = ", ".join(["ctx", *placed, *(f"{name}=" for name in by_name)])
+        raise TypeError(f"task {named(cls)}: on_cancel{hook} cannot be called as on_cancel({call}): {exc}") from None
 
 
 def is_left_alone(cls: Any, app: Any) -> bool:
@@ -88,7 +138,7 @@ def complete_options(cls: Any, app: Any, unset: frozenset[str]) -> None:
     alone = is_left_alone(cls, app)
     if alone and cls.heartbeat_timeout not in (None, BY_SETTING):
         raise ValueError(
-            f"task {cls.__name__}: heartbeat_timeout={cls.heartbeat_timeout!r} asks for signs of life, but the task is not "
+            f"task {named(cls)}: heartbeat_timeout={cls.heartbeat_timeout!r} asks for signs of life, but the task is not "
             "tracked; drop it, or track the task (tracked, taskora_track)"
         )
     for name in ("heartbeat_timeout", "max_stalls"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,13 +13,15 @@ from celery.exceptions import Ignore, Reject
 
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
+from taskora_celery.lease.protocol import Hold
 from taskora_celery.reading import last_words
+from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
 
 __all__ = [
-    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "outcome_is_stored", "reason_in", "requeues", "revoke",
-    "stalled",
+    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "log_once", "outcome_is_stored", "reason_in", "refused",
+    "requeues", "revoke", "stalled",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -37,17 +39,46 @@ class GivenBack(Reject):  # type: ignore[misc]
     """The message goes back into its queue, as far as it is still this delivery's. Not to be retried by ``autoretry_for``."""
 
 
+class _SaidAlready(logging.Filter):
+    """Leaves out what Celery's tracer logs of a job that is given back, a warning with a traceback: a line of ours says why."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], GivenBack))
+
+
+_said_already = _SaidAlready()
+
+
+def log_once() -> None:
+    """Let the log have one line of a job that is given back; called when Celery has set up logging in this process."""
+    logging.getLogger("celery.app.trace").addFilter(_said_already)
+
+
 def reason_in(cancel: bytes | None) -> str | None:
     """Return the reason of a request to cancel, packed as the store has it."""
     request = unpacked(cancel or b"")
     return request.reason if isinstance(request, CancelRequest) else None
 
 
-def revoke(task: Any, request: Any, reason: str | None) -> Cancelled:
+def refused(why: str, hold: Hold | None, record: Mapping[str, Any] | None) -> Ignore | GivenBack:
+    """Return what Celery is to see of an execution that counts no more; where it ran, the reporter has said so in the log.
+
+    Its message is rejected, not acknowledged: where another delivery has it, the fence refuses that; where nobody has it yet
+    (it was given up a moment ago), it goes back into its queue. Where the job is another message's, as its ``record`` says (the
+    same id was sent twice), this one is acknowledged: the two would push each other out for ever.
+    """
+    tag = str((record or {}).get("l", ""))
+    if tag and hold is not None and tag != hold.tag:
+        return Ignore(why)
+    return GivenBack(why, requeue=True)
+
+
+def revoke(task: Any, request: Any, reason: str | None, how: str = "was cancelled, and is ended") -> Cancelled:
     """Store a job's end as REVOKED, so that chords and ``link_error`` see a failure; return what the tracer is to see of it.
 
-    ``mark_as_revoked`` would call no ``link_error``.
+    ``mark_as_revoked`` would call no ``link_error``. The log says ``how``.
     """
+    logger.info("job %s (%s) %s%s", request.id, task.name, how, f": {reason}" if reason else "")
     exc = JobCancelledError(str(request.id), reason)
     ignored = vars(request).get("ignore_result")
     ignored = task.ignore_result if ignored is None else ignored
@@ -69,7 +100,7 @@ def check_stalls(task: Any, job_id: str, begun: Begun, store: JobStore | None) -
     limit = task.max_stalls
     if limit is None or begun.stalls <= limit:
         return
-    before = begun.attempts[-1] if begun.attempts else None
+    before = next((record for record in reversed(begun.attempts) if record.outcome == Outcome.LOST), None)
     worker, reason = (before.worker, before.reason) if before else ("", None)
     raise stalled(job_id, begun.stalls, limit, worker, reason, store)
 

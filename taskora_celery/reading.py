@@ -84,7 +84,7 @@ def status_of(job_id: str, snapshot: Snapshot | None, keep: int) -> JobStatus:
         job_id, fields.get("n", ""), fields.get("s", "PENDING"), fields.get("a", 1), fields.get("d", 1), fields.get("w", ""),
         fields.get("c", 0), fields.get("b", 0), fields.get("h", 0), fields.get("e"), value, at_ms, mark,
         fields.get("r"), fields.get("z"), written, max(written - min(fields.get("m", 0), keep), 0),
-        fields.get("x", 0), fields.get("y", 0),
+        fields.get("x", 0), fields.get("y", 0), fields.get("T"),
     )  # fmt: skip
 
 

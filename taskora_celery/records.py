@@ -59,7 +59,7 @@ class LogEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One attempt, or one delivery of it that was lost.
+    """One attempt, or one delivery of it that was lost (``LOST``) or given back (``REJECTED``: a shutdown, a requeue).
 
     ``duration`` is in seconds, None where the end is not known. ``outcome`` is one of :class:`Outcome`, None while it runs.
     ``reason`` says why it ended so, ``error`` is the class of the exception. After a retry, ``delay`` is the seconds to the
@@ -85,7 +85,8 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     value that was reported, ``progress_mark`` tells whether it had to be changed to be stored (``"repr"``, ``"cut"``).
     ``alive_ms`` is the last sign of life. ``logs`` counts the entries that the job wrote in all its attempts, ``dropped_logs``
     those of them that are not kept. ``stalls`` counts the deliveries that were lost with their process or worker, or were
-    silent; ``refused`` the reports of such executions that came too late.
+    silent; ``refused`` the reports of such executions that came too late. ``trace_id`` is the OpenTelemetry trace that the last
+    delivery belonged to, as 32 hexadecimal digits, None where there was none.
     """
 
     id: str
@@ -107,6 +108,7 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     dropped_logs: int = 0
     stalls: int = 0
     refused: int = 0
+    trace_id: str | None = None
 
 
 class CancelReceipt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,7 +116,8 @@ class CancelReceipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``outcome`` is ``"cancelled"`` (it will never run, or has ended as cancelled), ``"requested"`` (it runs, and will end as
     cancelled), ``"too_late"`` (it had ended otherwise) or ``"unknown"``; with the last two nothing was changed. ``requested_ms``
-    is the instant of the request, in milliseconds since the epoch.
+    is the instant of the request, in milliseconds since the epoch, and ``reason`` its reason as it is stored; of a job that has
+    ended as cancelled they are those of the request that counted.
     """
 
     id: str

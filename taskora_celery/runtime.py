@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -16,24 +14,30 @@ from celery.local import maybe_evaluate
 from kombu.utils.compat import detect_environment
 
 from taskora_celery.capture import install_capture
-from taskora_celery.clock import SYSTEM_CLOCK
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
+from taskora_celery.context import Context
 from taskora_celery.errors import SettingsError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.loop import JobLoop
+from taskora_celery.outcomes import log_once
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import REDIS_SCHEMES, Settings
-from taskora_celery.stopping import KEPT_FOR, Stopper
+from taskora_celery.stopping import Stopper
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
+from taskora_celery.store.loops import LoopConnections
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
+from taskora_celery.tracing import tracing_api
 
-__all__ = ["Runtime", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "settings_of"]
+__all__ = [
+    "Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of",
+]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery")
 
@@ -41,8 +45,12 @@ logger = logging.getLogger("taskora_celery")
 _DEFAULT_TTL = 86_400.0
 
 
-#: Transports that set ``redelivered`` on a message that was delivered before.
-_MARKING_TRANSPORTS = frozenset({*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory", "filesystem"})
+#: Where Celery's own backends on Redis are; what is derived from them may keep its results elsewhere.
+_REDIS_BACKENDS = "celery.backends.redis"
+#: Settings of Celery's that its backend heeds and our client does not.
+_BESIDE_THE_URL = (
+    "redis_backend_credential_provider", "redis_db", "redis_host", "redis_password", "redis_port", "redis_username",
+)  # fmt: skip
 
 
 class Runtime:
@@ -54,27 +62,49 @@ class Runtime:
     _by_app: ClassVar[WeakKeyDictionary[Any, Runtime]] = WeakKeyDictionary()
     _lock = threading.Lock()
 
-    def __init__(self, app: Any, store: JobStore | None = None) -> None:
+    def __init__(self, app: Any, store: JobStore | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.pid = os.getpid()
         self.settings = settings_of(app)
         self.redactor = redactor_of(self.settings)
         endpoint = endpoint_of(app, self.settings)
         self.store = store or (None if endpoint is None else _open_store(app, self.settings, endpoint))
-        self.reporter = Reporter(
-            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping
-        )  # fmt: skip
-        self.stopper = Stopper(detect_environment(), self.reporter.flush)
+        self.clock = clock
+        self.reporter = self._new_reporter(app)
+        self.stopper = self._new_stopper()
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
-        self.listener = None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+        self.listener = self._new_listener()
         self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
-        self.clock = SYSTEM_CLOCK
-        #: Whether the broker says of a message that it was delivered before; where it does not, each delivery asks the store.
-        self.marks_redelivery = _scheme(app.conf.broker_read_url or app.conf.broker_url) in _MARKING_TRANSPORTS
+        #: OpenTelemetry's API where this process uses it; known with the first job.
+        self.tracing: Any = None
         self._ready = False
-        #: By the loop that owns the connections; what a closed loop has left is given up at the next call.
-        self._async_readers: dict[asyncio.AbstractEventLoop, AsyncRedisReader] = {}
-        self._async_lock = threading.Lock()
+        self.loops = LoopConnections()
+
+    # --- its parts: a subclass may have others, and `use` puts it in force -----------------------------------------------
+
+    def _new_reporter(self, app: Any) -> Reporter:
+        return Reporter(
+            self.store, self.settings, self.redactor, open_lease=partial(_open_lease, ref(app)), on_stopping=self._on_stopping,
+            clock=self.clock,
+        )  # fmt: skip
+
+    def _new_stopper(self) -> Stopper:
+        return Stopper(detect_environment(), self.reporter.flush, self.clock)
+
+    def _new_listener(self) -> Listener | None:
+        return None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+
+    def new_context(self, *args: Any, **options: Any) -> Context:
+        """Return the context of a job that is about to begin; the arguments are those of :class:`Context`."""
+        return Context(*args, **options)
+
+    # --- one for each app ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def use(cls, app: Any, runtime: Runtime) -> None:
+        """Let this be the app's runtime in this process, from its first use on."""
+        with cls._registry_lock():
+            cls._by_app[maybe_evaluate(app)] = runtime
 
     @classmethod
     def of(cls, app: Any) -> Runtime:
@@ -106,7 +136,9 @@ class Runtime:
         if self._ready:
             return
         self._ready = True
+        self.tracing = tracing_api()
         install_capture(self.settings.capture_logging)
+        log_once()
         if self.listener is not None:
             self.listener.start()
         from celery.signals import worker_process_shutdown, worker_shutdown
@@ -129,17 +161,10 @@ class Runtime:
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """
-        loop = asyncio.get_running_loop()
-        with self._async_lock:
-            for gone in [known for known in self._async_readers if known.is_closed()]:
-                del self._async_readers[gone]  # and with it its connections: a closed loop can close nothing
-            reader = self._async_readers.get(loop)
-            if reader is None:
-                store = self.readable()
-                if not isinstance(store, RedisStore):
-                    raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
-                reader = self._async_readers[loop] = AsyncRedisReader(store.endpoint, store.keys)
-        return reader
+        store = self.readable()
+        if not isinstance(store, RedisStore):
+            raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
+        return AsyncRedisReader(self.loops.redis(store.endpoint), store)
 
     def close(self) -> None:
         """Flush what can be flushed, and give up threads and connections."""
@@ -167,17 +192,6 @@ class Runtime:
             on_ready()
         self.reporter.look()
 
-    def may_be_cancelled(self, job_id: str, checked_at: float) -> bool:
-        """Say whether a job that is about to begin may have been cancelled since the worker's parent looked: it waited here.
-
-        ``checked_at`` is when that was, in seconds since the epoch; 0 where it could not say. No I/O: it is what this process has
-        heard.
-        """
-        since = None if self.listener is None else self.listener.ready_since
-        if not checked_at or since is None or since > checked_at or time.time() - checked_at > KEPT_FOR:
-            return True
-        return self.stopper.has_heard(job_id)
-
     def cancel_request(self, job_id: str) -> CancelRequest | None:
         """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""
         request = unpacked((self.record(job_id) or {}).get("j", b""))
@@ -191,11 +205,15 @@ class Runtime:
             return None
         return None if found is None else found.fields
 
-    def _on_stopping(self, report: JobReport) -> None:
-        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way."""
+    def _on_stopping(self, report: JobReport) -> bool:
+        """Somebody wants a job of this process to stop, says the store; its announcement was missed, or is on its way.
+
+        Return false where more may follow: the request is a plain revoke, or could not be read.
+        """
         request = self.cancel_request(report.id)
         if request is not None:
             self.stopper.cancel(request)
+        return request is not None and not request.gently
 
     def _on_shutdown(self, **_: object) -> None:
         if self.pid == os.getpid():
@@ -257,12 +275,25 @@ def endpoint_of(app: Any, settings: Settings) -> Endpoint | None:
         if "master_name" in options and url.startswith("sentinel"):
             url = url.split("?", 1)[0]
         return Endpoint(url, None, options.get("master_name"))
-    backend, broker = conf.result_backend, conf.broker_read_url or conf.broker_url
-    if is_redis(backend):
-        return _endpoint(backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    if is_redis(broker):
-        return _endpoint(broker, conf.broker_use_ssl, conf.broker_transport_options)
-    return None
+    if is_redis(conf.result_backend):
+        return _endpoint(conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+    return broker_endpoint_of(app)
+
+
+def broker_endpoint_of(app: Any) -> Endpoint | None:
+    """Return where the broker is that messages are read from, None where it is not Redis."""
+    broker = app.conf.broker_read_url or app.conf.broker_url
+    return _endpoint(broker, app.conf.broker_use_ssl, app.conf.broker_transport_options) if is_redis(broker) else None
+
+
+def result_endpoint(app: Any, backend: Any) -> Endpoint | None:
+    """Return where a result backend is; None where it is no Redis, or is reached by more than its URL and its options say."""
+    url = app.conf.result_backend
+    if type(backend).__module__ != _REDIS_BACKENDS or not is_redis(url) or backend.url not in {url, url.split("+", 1)[-1]}:
+        return None
+    if any(app.conf.get(name) for name in _BESIDE_THE_URL) or "credential_provider" in url:
+        return None
+    return _endpoint(url, app.conf.redis_backend_use_ssl, app.conf.result_backend_transport_options)
 
 
 def _scheme(url: Any) -> str:
@@ -295,6 +326,7 @@ def _open_store(app: Any, settings: Settings, endpoint: Endpoint) -> JobStore:
         prefix=settings.key_prefix,
         ttl=settings.record_ttl or _seconds(app.conf.result_expires) or _DEFAULT_TTL,
         log_limit=settings.log_limit,
+        index_limit=settings.index_limit,
         timeout=settings.final_flush_timeout,
     )
 
@@ -320,7 +352,7 @@ def redactor_of(settings: Settings) -> Redactor:
         try:
             hook = symbol_by_name(hook)
         except (ImportError, AttributeError, ValueError) as exc:
-            raise SettingsError(f"setting taskora_redact={hook!r} is wrong: {exc}") from exc
+            raise SettingsError(f"setting taskora_redact={hook!r} cannot be imported: {exc}") from exc
     if hook is not None and not callable(hook):
         raise SettingsError(f"setting taskora_redact={settings.redact!r} is wrong: not a callable (key, value) -> value")
     return Redactor(settings.redact_keys, hook)

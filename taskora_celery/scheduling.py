@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Any
 
@@ -63,8 +62,8 @@ def max_retries_of(task: Any) -> int | None:
     return task.max_retries if limit is None else limit
 
 
-def schedule(task: Any, request: Any, error: RetryError) -> None:
-    """Turn ``raise ctx.retry(…)`` into Celery's retry; raises in any case.
+def schedule(task: Any, request: Any, error: RetryError, now: float) -> None:
+    """Turn ``raise ctx.retry(…)`` into Celery's retry; raises in any case. ``now`` is in seconds since the epoch.
 
     :raises Retry: the next attempt's message is sent.
     :raises MaxRetriesExceededError: there is no next attempt.
@@ -79,7 +78,6 @@ def schedule(task: Any, request: Any, error: RetryError) -> None:
     countdown = error.delay
     if countdown is None and error.eta is None:
         countdown = retry_delay(_policy(task), request.retries)
-    now = time.time()
     delay = delay_until(error.eta, now) if error.eta is not None else float(countdown or 0.0)
     told = RetryError(
         error.reason, round(delay, 3), error.cause, request.retries + 1, int((now + delay) * 1000), eta=error.eta, exc=error.exc

@@ -29,7 +29,12 @@ _Check = Callable[[Any], Any]
 
 def _duration(minimum: float = 0.0) -> _Check:
     def check(value: Any) -> float:
-        number = seconds(value, "value")
+        try:
+            number = seconds(value, "")
+        except TypeError:
+            raise TypeError("not a duration: give seconds or a timedelta") from None
+        except ValueError:
+            raise ValueError("not a duration: give 0 or more seconds") from None
         if number < minimum:
             raise ValueError(f"at least {minimum:g} seconds")
         return number
@@ -132,6 +137,7 @@ class Settings:
         "How often a job may be lost or stalled and delivered again, for tasks that do not say. None: any number of times.",
     )  # fmt: skip
     log_limit: int = _setting(10_000, _count(1), "Log entries kept per job, the newest; the rest are counted.")
+    index_limit: int = _setting(10_000, _count(0), "Jobs that can be listed, those whose state changed last; 0 for no list.")
     log_entry_bytes: int = _setting(
         8_192, _count(64), "Size of one log entry, message and meta; what is longer is cut and marked."
     )

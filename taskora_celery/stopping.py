@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,8 +21,9 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from taskora_celery.background import Background
+from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.context import Context
-from taskora_celery.errors import JobCancelledError, NotSupportedError
+from taskora_celery.errors import JobCancelledError, NotSupportedError, cancelled_as
 from taskora_celery.interrupts import Interrupt, interrupt_for
 from taskora_celery.store.journal import CANCEL
 from taskora_celery.store.protocol import CancelRequest, Shutdown
@@ -64,7 +64,8 @@ class JobStop:
     """How one running job is stopped. Made and closed by the thread that runs the handler; told by any.
 
     ``grace`` is in seconds; ``in_child`` says that the job has a process of a pool for itself; ``deadline`` is the instant of the
-    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one.
+    soft time limit (seconds since the epoch) where this library keeps it or may have to, ``limit`` that of the hard one where the
+    pool keeps it.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class JobStop:
     ) -> None:
         self.ctx = ctx
         self.worker = worker
-        self.interrupt: Interrupt = interrupt_for(stopper.environment)
+        self.interrupt: Interrupt = stopper.new_interrupt()
         self._stopper = stopper
         self._grace = grace
         self._in_child = in_child
@@ -88,7 +89,7 @@ class JobStop:
         self._limit = limit
         self._extended = False
         self._closed = False
-        self._cancelled = False
+        self._request: CancelRequest | None = None
         #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
         self._part = 0
         self._interrupted = False
@@ -106,14 +107,15 @@ class JobStop:
     def extend(self, seconds: float) -> float:
         """Move the soft deadline; return the new one.
 
-        :raises NotSupportedError: there is no soft time limit, or the hard one is before the new deadline.
+        :raises NotSupportedError: there is no soft time limit, or the hard one, if the pool keeps it, is before the new deadline.
         """
         if self._deadline is None:
             raise NotSupportedError("this job has no soft time limit that could be extended: set soft_time_limit on the task")
         moved = self._deadline + seconds
         if self._limit is not None and moved >= self._limit:
             raise NotSupportedError(
-                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which the pool keeps, ends the job before"
+                f"the deadline cannot be moved by {seconds:g} s: the hard time_limit, which this pool keeps, ends the job in "
+                f"{max(self._limit - self._stopper.clock.time(), 0):.1f} s"
             )
         self._deadline, self._extended, self._limit_told = moved, True, False
         self._at(moved, self._at_deadline)
@@ -150,17 +152,25 @@ class JobStop:
     # --- the other side ------------------------------------------------------------------------------------------------
 
     def cancel(self, request: CancelRequest) -> None:
-        """Somebody wants the job to stop; the first request counts."""
-        if self._cancelled or self._closed:
+        """Somebody wants the job to stop; the first request counts, but one that is not gentle counts over a gentle one."""
+        before = self._request
+        if self._closed or (before is not None and (request.gently or not before.gently)):
             return
-        self._cancelled = True
+        self._request = request
         heard = self.ctx.time()
         self.interrupt.gently = request.gently
         self.ctx.signal.abort("cancelled", request.reason)
         self.note("delivered", heard)
         if not request.gently:
             grace = self._grace if request.grace is None else request.grace
+            if before is not None and self.interrupt.on_loop:
+                self.interrupt.fire(JobCancelledError)  # by now the signal, which does that at once, has fired
             self._insist_at(grace, last=False)
+
+    @property
+    def is_gentle(self) -> bool:
+        """Whether what was heard until now is a plain revoke: only the signal has fired, and nothing is to follow."""
+        return self._request is not None and self._request.gently
 
     def shut_down(self) -> None:
         """Say that the worker shuts down."""
@@ -174,30 +184,45 @@ class JobStop:
         """
         if not self._in_child:
             return False
-        if self._extended and self._deadline is not None and time.time() < self._deadline - 0.05:
+        # The log is the thread's, too: its lock may be held by the lines that this interrupts.
+        if self._extended and self._deadline is not None and self._stopper.clock.time() < self._deadline - 0.05:
+            self._stopper.soon(lambda: self._log(logging.INFO, "the soft time limit has come, but was extended: the job goes on"))
             return True
+        self._stopper.soon(lambda: self._log(logging.WARNING, "the soft time limit is exceeded"))
         if self.ctx.signal.mark("timeout", "soft_time_limit"):
             self._stopper.soon(self.ctx.signal.tell)
         if self.interrupt.on_loop:
             self._stopper.soon(lambda: self._interrupt(SoftTimeLimitExceeded))
         return self.interrupt.on_loop
 
+    def _log(self, level: int, what: str) -> None:
+        logger.log(level, "job %s (%s): %s", self.ctx.id, self.ctx.name, what)
+
     def _at_deadline(self) -> None:
-        now = time.time()
+        now = self._stopper.clock.time()
         if self._closed or self._deadline is None or (self._in_child and not self._extended):
             return
         if now < self._deadline - 0.001:  # it was extended meanwhile
             return
+        self.reach_limit()
+
+    def reach_limit(self) -> None:
+        """Fire the signal, since the soft time limit has come, and interrupt the handler."""
         # Once: each instant that the deadline has had is due some time, and a late thread finds several to be. The signal may
         # have fired for another reason, and the limit holds all the same; but a cancel has its own road to the end.
-        if not self._limit_told and not self._cancelled:
+        if not (self._limit_told or self._is_ending or self._closed):
             self._limit_told = True
+            self._log(logging.WARNING, "the soft time limit is exceeded")
             self.ctx.signal.abort("timeout", "soft_time_limit")
             self._interrupt_at_limit(self._part)
 
+    @property
+    def _is_ending(self) -> bool:
+        return self._request is not None and not self._request.gently
+
     def _interrupt_at_limit(self, part: int) -> None:
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
-            self._at(time.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
+            self._at(self._stopper.clock.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
 
     def _interrupt(self, exc: type[Exception]) -> bool:
         """Raise an exception in the handler; say whether that can be done here, and now."""
@@ -208,7 +233,7 @@ class JobStop:
         return True
 
     def _press_in(self, pause: float, part: int) -> None:
-        self._at(time.time() + pause, lambda: self._press(pause, part))
+        self._at(self._stopper.clock.time() + pause, lambda: self._press(pause, part))
 
     def _press(self, pause: float, part: int) -> None:
         if part == self._part and self.interrupt.press():
@@ -216,7 +241,7 @@ class JobStop:
 
     def _insist_at(self, grace: float, *, last: bool) -> None:
         part = self._part
-        self._at(time.time() + grace, lambda: self._insist(part, grace, last=last))
+        self._at(self._stopper.clock.time() + grace, lambda: self._insist(part, grace, last=last))
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
@@ -233,7 +258,8 @@ class JobStop:
                 if part == self._part:
                     os.kill(os.getpid(), signal.SIGKILL)
             return
-        fired = self._interrupt(JobCancelledError)
+        reason = self.ctx.signal.message if self._request is None else self._request.reason
+        fired = self._interrupt(cancelled_as(self.ctx.id, reason))
         if fired and not self._interrupted:
             self._interrupted = True
             self.note("interrupted")
@@ -257,10 +283,11 @@ class Stopper:
     something is due; see :class:`~taskora_celery.background.Background` for its contract. Any thread may call it.
     """
 
-    def __init__(self, environment: str, before_kill: Callable[[Context], Any]) -> None:
+    def __init__(self, environment: str, before_kill: Callable[[Context], Any], clock: Clock = SYSTEM_CLOCK) -> None:
         """``before_kill`` writes what a job has said until now, bounded: behind it the process is gone."""
         self.environment = environment
         self.before_kill = before_kill
+        self.clock = clock
         self._lock = threading.Lock()
         self._running: dict[int, JobStop] = {}
         self._recent: OrderedDict[str, tuple[float, CancelRequest]] = OrderedDict()
@@ -268,7 +295,14 @@ class Stopper:
         self._dropped = 0
         self._urgent: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self._numbers = itertools.count()
-        self._thread = Background("taskora-stopper", self._turn)
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> Background:
+        return Background("taskora-stopper", self._turn)
+
+    def new_interrupt(self) -> Interrupt:
+        """Return the way to interrupt the handler that is about to run in this thread or greenlet."""
+        return interrupt_for(self.environment)
 
     def watch(self, stop: JobStop) -> None:
         """Take in a job that is about to begin; one that was cancelled in the moment before is told at once."""
@@ -278,10 +312,6 @@ class Stopper:
                 found = self._recent.get(stop.ctx.id)
             if found is not None and found[1].now_ms >= stop.ctx.timestamp:
                 stop.cancel(found[1])
-
-    def has_heard(self, job_id: str) -> bool:
-        """Say whether somebody wanted this job to stop, in the last ``KEPT_FOR`` seconds."""
-        return bool(self._recent) and job_id in self._recent
 
     def forget(self, stop: JobStop) -> None:
         """Let go of a job that has ended."""
@@ -338,7 +368,7 @@ class Stopper:
         self._thread.stop()
 
     def _keep(self, request: CancelRequest) -> None:
-        now = time.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             self._recent[request.id] = (now, request)
             while self._recent and (len(self._recent) > KEPT or next(iter(self._recent.values()))[0] < now - KEPT_FOR):
@@ -349,7 +379,7 @@ class Stopper:
             self._do(self._urgent.get())
         while True:
             with self._lock:
-                now = time.time()
+                now = self.clock.time()
                 if not self._due:
                     return None
                 if self._due[0].when > now:

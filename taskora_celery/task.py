@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task
 from celery.utils.functional import head_from_fun
@@ -21,15 +21,21 @@ from taskora_celery.execution import execution_of
 from taskora_celery.handle import EagerJobHandle, JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
-from taskora_celery.options import BY_SETTING, check_options, complete_options, is_left_alone, unset_options
+from taskora_celery.options import BY_SETTING, check_names, check_options, complete_options, is_left_alone, named, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
+from taskora_celery.standin import TaskApp, app_here, hand_over_app
+from taskora_celery.typed import P, R, TypedTask
 
 __all__ = ["ContextTask"]
 
 #: Marks a ``run`` that this module has wrapped, so that a subclass does not wrap it again.
 _MARK = "taskora_handler"
 #: Named, not imported: this layer does not know the worker's. Celery loads it by its name when a worker starts.
-_WORKER_STEPS = ("taskora_celery.worker.start:CheckSettings", "taskora_celery.worker.keeper:KeeperStep")
+_WORKER_STEPS = (
+    "taskora_celery.worker.start:CheckSettings",
+    "taskora_celery.worker.step:KeeperStep",
+    "taskora_celery.worker.stats:StatsStep",
+)
 _CONSUMER_STEP = "taskora_celery.worker.revoke:RevokeStep"
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
@@ -40,7 +46,7 @@ _CELERY_OWN = frozenset({
 })  # fmt: skip
 
 
-class ContextTask(OnCommit, Task):  # type: ignore[misc]
+class ContextTask(OnCommit, TypedTask[P, R]):
     """Celery's ``Task``, with a context for the handler and a :class:`~taskora_celery.JobHandle` for the caller.
 
     ``Celery(task_cls=ContextTask)`` makes it the base of all tasks of an app, ``@app.task(base=ContextTask)`` of one. The
@@ -69,6 +75,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _instrument(cls)
+        hand_over_app(cls)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
@@ -77,6 +84,15 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         bound = super().bind(app)
         complete_options(cls, app, unset)
         return bound
+
+    @classmethod
+    def _get_app(cls) -> Any:
+        app = cls._app
+        # What is not bound yet is bound at the first use, by Celery's own.
+        return app_here(app if app is not None and cls.__bound__ else super()._get_app())
+
+    #: The task's app, or what stands in for it here.
+    app = TaskApp()
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -104,34 +120,36 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
         """
         return current_context()
 
-    def apply_async(
-        self,
-        args: Any = None,
-        kwargs: Any = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> Any:
-        """Send the task as Celery does, and return a :class:`~taskora_celery.JobHandle`.
+    if not TYPE_CHECKING:  # for type checkers, TypedTask says which arguments fit
 
-        The context is never passed: the worker fills it in. The creation time travels in a header.
+        def apply_async(
+            self,
+            args: Any = None,
+            kwargs: Any = None,
+            task_id: str | None = None,
+            producer: Any = None,
+            link: Any = None,
+            link_error: Any = None,
+            shadow: str | None = None,
+            **options: Any,
+        ) -> Any:
+            """Send the task as Celery does, and return a :class:`~taskora_celery.JobHandle`.
 
-        :raises TypeError: a context is among the arguments, or the arguments do not fit (as with plain Celery).
-        """
-        _refuse_context(self, args, kwargs)
-        headers = options.get("headers") or {}
-        if self.tracked and CREATED_HEADER not in headers:
-            options["headers"] = {**headers, CREATED_HEADER: _created_ms(self, task_id)}
-        result = super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
-        if isinstance(result, JobHandle):
-            result.sent = True
-            result.queued = self.Request is not Task.Request  # a task that is left alone asks nobody before it runs
-        return result
+            The context is never passed: the worker fills it in. The creation time travels in a header.
 
-    def apply(self, *args: Any, **kwargs: Any) -> Any:
+            :raises TypeError: a context is among the arguments, or the arguments do not fit (as with plain Celery).
+            """
+            _refuse_context(self, args, kwargs)
+            headers = options.get("headers") or {}
+            if self.tracked and CREATED_HEADER not in headers:
+                options["headers"] = {**headers, CREATED_HEADER: _created_ms(self, task_id)}
+            result = super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+            if isinstance(result, JobHandle):
+                result.sent = True
+                result.queued = self.Request is not Task.Request  # a task that is left alone asks nobody before it runs
+            return result
+
+    def apply(self, *args: Any, **kwargs: Any) -> EagerJobHandle[R]:
         """Run the task here and now, with a context that lives in memory; return an :class:`EagerJobHandle`."""
         collected = eager_contexts.get()
         # Celery follows a retry by a call of this from within: the same job, and the list goes on.
@@ -170,7 +188,7 @@ class ContextTask(OnCommit, Task):  # type: ignore[misc]
             execution.replaced()
         return super().replace(sig)
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> JobHandle:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> JobHandle[R]:  # noqa: N802 - Celery's name
         """Return the handle of a job of this task, which may be on its way: following it waits for its start."""
         handle = JobHandle(task_id, backend=self.backend, task_name=self.name, app=self._get_app(), **kwargs)
         handle.sent = True
@@ -196,24 +214,27 @@ def _instrument(cls: type[ContextTask]) -> None:
         if cls.tracked:
             _wrap(cls, fun, signature, bound=bound)
     _check_tracked(cls)
+    check_names(cls)
     check_options(cls)
 
 
 def _check_tracked(cls: type[ContextTask]) -> None:
+    if not isinstance(cls.tracked, bool):
+        raise TypeError(f"task {named(cls)}: tracked={cls.tracked!r} is neither True nor False")
     if not cls.tracked and cls.taskora_parameter is not None:
         raise TypeError(
-            f"task {cls.__name__}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
+            f"task {named(cls)}: tracked=False leaves the task alone, but its handler takes a context; drop one of them"
         )
 
 
 def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Signature | None, *, bound: bool) -> None:
     if inspect.isasyncgenfunction(inspect.unwrap(fun)):
         raise TypeError(
-            f"task {cls.__name__}: its handler is an async generator, and a job has one result: report what it yields with "
+            f"task {named(cls)}: its handler is an async generator, and a job has one result: report what it yields with "
             "ctx.progress() or ctx.log, and return at the end"
         )
     parameter = cls.taskora_parameter
-    cls.run = _wrapper(fun, Handler(fun, parameter, takes_self=bound), signature)
+    cls.run = _wrapper(fun, Handler(fun, parameter, takes_self=bound), signature)  # type: ignore[method-assign]
     if parameter is not None:
         _hide_parameter(cls, fun, parameter, bound=bound)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "pytest_taskora_celery",
     "tests.support.reports",
     "tests.support.redis_fixtures",
     "tests.support.store_fixtures",
@@ -11,4 +12,6 @@ pytest_plugins = [
     "tests.support.relay",
     "tests.support.sqs",
     "tests.support.rabbitmq",
+    "tests.support.commands",
+    "tests.support.scripted_jobs",
 ]

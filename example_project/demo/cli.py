@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m example_project.demo",
-        description="Runs three jobs in a real Celery worker and follows them; with --kill or --cancel one job.",
+        description="Runs four jobs in a real Celery worker and follows them; with --kill or --cancel one job.",
         epilog="REDIS_URL names the Redis to use; without it the demo starts one of its own.",
     )
     parser.add_argument("--pool", choices=POOLS, default="prefork", help="the worker's pool (default: %(default)s)")

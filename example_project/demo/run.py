@@ -15,7 +15,15 @@ from example_project.demo.panel import TITLE, brief, event_line, rows
 from example_project.demo.processes import Processes
 from example_project.demo.redis_server import RedisServer, own_redis, users_redis
 from example_project.demo.stop import DemoError, Stop
-from example_project.demo.summary import attempts_table, deliveries_table, further, report_table, rows_table, words_table
+from example_project.demo.summary import (
+    attempts_table,
+    deliveries_table,
+    further,
+    pages_table,
+    report_table,
+    rows_table,
+    words_table,
+)
 from example_project.demo.terminal import Screen
 from example_project.demo.worker import Worker
 from example_project.flaky_server import FlakyServer
@@ -100,7 +108,7 @@ class Run:
 
     def _send(self, pages: FlakyServer, directory: Path) -> None:
         """Send the jobs, the short ones first: in the solo pool one runs after the other. A scene has one job."""
-        from example_project.tasks import fetch_page, index_sources, pack_sources, partial_of, word_count
+        from example_project.tasks import fetch_page, fetch_pages, index_sources, pack_sources, partial_of, word_count
 
         root = {"root": str(self._options.root)} if self._options.root else {}
         if self._options.cancel:
@@ -113,6 +121,8 @@ class Run:
             text = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
             self._views.append(_view("word_count", word_count.delay(text)))
             self._views.append(_view("fetch_page", fetch_page.delay({"url": f"{pages.url}/orders"})))
+            paths = (*(f"steady/{n}" for n in range(1, 11)), "invoices", "customers")
+            self._views.append(_view("fetch_pages", fetch_pages.delay({"urls": [f"{pages.url}/{path}" for path in paths]})))
         index = _view("index_sources", index_sources.delay(root))
         self._views.append(index)
         if self._options.kill:
@@ -170,9 +180,10 @@ class Run:
         *short, last = self._views
         lines: list[str] = []
         if short:
-            words, page = short
+            words, page, pages = short
             lines += words_table(self._screen, _result(words))
             lines += attempts_table(self._screen, _result(page), list(page.handle.history()))
+            lines += pages_table(self._screen, _result(pages), (pages.ended_at or 0.0) - pages.sent_at)
         if isinstance(self._scene, Cancellation):
             lines += rows_table(self._screen, last.title, self._scene.table())
         else:

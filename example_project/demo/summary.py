@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from example_project.demo.terminal import Screen
     from taskora_celery.records import AttemptRecord
 
-__all__ = ["attempts_table", "deliveries_table", "further", "report_table", "rows_table", "words_table"]
+__all__ = ["attempts_table", "deliveries_table", "further", "pages_table", "report_table", "rows_table", "words_table"]
 
 LABEL = 18
 
@@ -51,6 +51,17 @@ def attempts_table(screen: Screen, page: Mapping[str, Any], history: list[Attemp
         rows[f"attempt {record.number}"] = outcome + why + after
     rows["page"] = f"{page['status']}, {number(page['bytes'])} bytes"
     return [_title(screen, "fetch_page"), *_table(screen, rows)]
+
+
+def pages_table(screen: Screen, result: Mapping[str, Any], seconds: float) -> list[str]:
+    """Return what ``fetch_pages`` got as lines."""
+    pages = result["pages"]
+    requests, at_once = sum(page["requests"] for page in pages), sum(page["requests"] == 1 for page in pages)
+    rows = {
+        "pages": f"{number(len(pages))}, {number(result['bytes'])} bytes, in {seconds:.1f} s",
+        "requests": f"{number(requests)}; {number(at_once)} pages came at the first, the others after a 429 and a 503",
+    }
+    return [_title(screen, "fetch_pages"), *_table(screen, rows)]
 
 
 def deliveries_table(screen: Screen, history: list[AttemptRecord]) -> list[str]:

@@ -34,10 +34,16 @@ class Recovery:
         if self.sweep_interval <= self.visibility_timeout:
             return None
         return (
-            f"visibility_timeout is {self.visibility_timeout:g} s, but kombu's own sweep runs every {self.sweep_interval:g} s: "
-            "where no worker with this library runs, a dead worker's messages wait that long. Set unacked_restore_interval=1 and "
-            "unacked_restore_throttle=1 in broker_transport_options (Celery 5.7 and later)"
+            f"kombu's own sweep runs every {self.sweep_interval:g} s: where no worker with this library runs, a dead worker's "
+            "messages wait that long. Set unacked_restore_interval=1 and unacked_restore_throttle=1 in broker_transport_options "
+            "(Celery 5.7 and later)"
         )
+
+    @property
+    def told(self) -> str:
+        """What a worker's log says of it at its start: one line."""
+        due = f"a dead worker's messages are put back {self.visibility_timeout:g} s behind its last renewal"
+        return due if self.warning is None else f"{due}; {self.warning}"
 
 
 def recovery_of(options: Mapping[str, Any], *, configurable: bool) -> Recovery:
@@ -45,7 +51,7 @@ def recovery_of(options: Mapping[str, Any], *, configurable: bool) -> Recovery:
 
     ``configurable`` says whether this kombu has options for its sweep (5.7 and later); others ignore them.
 
-    :raises SettingsError: an option is no number: kombu would fail with it later, at the first message.
+    :raises SettingsError: an option is no number, or makes no sense: kombu would fail with it later, at the first message.
     """
 
     def option(name: str, default: float) -> float:
@@ -56,9 +62,12 @@ def recovery_of(options: Mapping[str, Any], *, configurable: bool) -> Recovery:
             raise SettingsError(f"{name}={value!r} in broker_transport_options is wrong: not a number")
         return float(value)
 
+    timeout = option("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT)
+    if timeout <= 0:
+        raise SettingsError(f"visibility_timeout={timeout:g} in broker_transport_options is wrong: no message could be held")
     interval, throttle = KOMBU_RESTORE_INTERVAL, KOMBU_RESTORE_THROTTLE
     if configurable:
         interval = option("unacked_restore_interval", interval)
         interval = interval if interval > 0 else KOMBU_RESTORE_INTERVAL  # as kombu has it
         throttle = option("unacked_restore_throttle", throttle)
-    return Recovery(option("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT), interval * throttle)
+    return Recovery(timeout, interval * throttle)

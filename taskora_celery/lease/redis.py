@@ -361,7 +361,11 @@ class FencedChannel:
 
     def is_mine(self) -> bool:
         """Say whether no other delivery has claimed the message; one round trip."""
-        return not self.settled and not self._fence.is_taken(self.hold)
+        return not self.settled and not self.is_taken()
+
+    def is_taken(self) -> bool:
+        """Say whether another delivery has claimed the message; one round trip."""
+        return self._fence.is_taken(self.hold)
 
     def _forget(self) -> None:
         # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free. Once only: the message may

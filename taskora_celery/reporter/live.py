@@ -7,6 +7,7 @@ from typing import Any
 
 from taskora_celery.clock import Clock
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.changes import log_counts
 from taskora_celery.reporter.decisions import LeaseTurn, Throttle, lease_interval
 from taskora_celery.reporter.outbox import Outbox
 from taskora_celery.reporter.report import UNSET, JobReport
@@ -14,6 +15,7 @@ from taskora_celery.reporter.taking import emit, plain_entry, plain_progress
 from taskora_celery.settings import Settings
 from taskora_celery.store.journal import STATE, encode
 from taskora_celery.store.protocol import Begin, Ended
+from taskora_celery.tally import Count
 
 __all__ = ["LiveJob"]
 
@@ -27,7 +29,7 @@ class LiveJob:
     """A job's report, with what was taken from it, what was sent, and when what is due. Held under the reporter's lock."""
 
     __slots__ = (
-        "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
+        "_numbered", "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
         "asks_for_fence", "backend", "begin", "cancelled", "end", "fenced", "lease", "outbox", "report", "showing", "stopping",
         "superseded", "taking", "told", "told_stopping",
     )  # fmt: skip
@@ -63,6 +65,8 @@ class LiveJob:
         self._sent_progress: tuple[Any, Any, Any] = (UNSET, None, None)
         self._sent_value: Any = UNSET
         self._sent_checkpoint: bytes | None = None
+        #: The number of the next log entry, as far as they were taken.
+        self._numbered = 0
         self._warned = False
         self._told_no_lease = False
 
@@ -71,17 +75,21 @@ class LiveJob:
         report = self.report
         return report.dirty or bool(report.logs) or self.end is not None
 
-    def take(self, clock: Clock) -> None:
-        """Move what the handler reported into the outbox: plain, redacted, bounded, packed."""
+    def take(self, clock: Clock) -> list[tuple[Count, int]]:
+        """Move what the handler reported into the outbox: plain, redacted, bounded, packed; return what is counted of it."""
         report, settings = self.report, self._settings
         self.taking = self.outbox.alive = True
         self.lease.life_at = clock.monotonic()
         # First the flag, then the values: what is stored meanwhile sets the flag again.
         report.dirty = False
         first, taken = report.take_logs()
+        counts: list[tuple[Count, int]] = []
         if taken:
             entries = [plain_entry(entry, self._redactor, settings.log_entry_bytes) for entry in taken]
-            self.outbox.add(first, encode(report.attempt, entries, settings.log_limit), settings.buffer_limit)
+            dropped = first - self._numbered  # nobody took them in time
+            self._numbered = first + len(taken)
+            dropped += self.outbox.add(first, encode(report.attempt, entries, settings.log_limit), settings.buffer_limit)
+            counts = log_counts(report.name, [entry[0] for entry in taken], dropped)
         if taken and report.echo is not None:
             self._emit(report.echo, entries)
         self._take_progress(int(clock.time() * 1000))
@@ -91,6 +99,7 @@ class LiveJob:
         if checkpoint is not self._sent_checkpoint:
             self._sent_checkpoint = self.outbox.checkpoint = checkpoint
         self.taking = False
+        return counts
 
     def is_silent(self) -> bool:
         """Say, without the lock, whether nothing that the handler said is unsent."""
@@ -138,7 +147,8 @@ class LiveJob:
         """Note that another delivery has the job, or that it was given up: the store takes nothing of this, and never will."""
         if self.superseded is None:
             self.superseded = why
-            logger.warning("job %s: %s; the reports of this execution are refused", self.report.id, why)
+            logger.warning("job %s (%s): %s; what this execution still reports, and its outcome, are refused", self.report.id,
+                           self.report.name, why)  # fmt: skip
 
     def wants_renewal(self, now: float) -> bool:
         """Say whether its lease is to be renewed, or its silence to be looked at."""

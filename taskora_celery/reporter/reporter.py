@@ -12,12 +12,15 @@ from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.changes import Changes
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.settings import Settings
+from taskora_celery.store.counting import loss_counts, was_unheard
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
+from taskora_celery.tally import Count
 
 __all__ = ["Reporter"]
 
@@ -51,10 +54,13 @@ class Reporter:
         redactor: Redactor,
         *,
         open_lease: Callable[[], Lease] | None = None,
-        on_stopping: Callable[[JobReport], None] | None = None,
+        on_stopping: Callable[[JobReport], bool] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says."""
+        """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says.
+
+        It returns false where it is to be called again when the store says so once more.
+        """
         self._store = store
         self._on_stopping = on_stopping
         self._settings = settings
@@ -71,19 +77,21 @@ class Reporter:
         self._backlog: deque[LiveJob] = deque()
         #: Jobs whose handlers wait for their last flush.
         self._ending: deque[LiveJob] = deque()
+        #: What the store is told of all jobs together.
+        self.changes = Changes()
         self._urgent = False
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
         self._given_up = 0
         self._outage = Outage()
 
-    def begin(self, report: JobReport, begin: Begin, *, wait: bool = True) -> Begun | None:
+    def begin(self, report: JobReport, begin: Begin) -> Begun | None:
         """Take over the report of a delivery, and register the delivery with the store.
 
-        With ``wait``, what the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Without, or
-        where the store is away, None is returned, and the delivery is registered with the first report. Where the answer is a
-        verdict against the delivery, nothing is taken over.
+        What the store knows of the job is returned: one round trip, at most ``final_flush_timeout``. Where the store is away,
+        None is returned, and the delivery is registered with the first report. Where the answer is a verdict against the
+        delivery, nothing is taken over.
         """
-        begun = self._begin(begin) if wait else None
+        begun = self._begin(begin)
         if begun is not None and begun.fence <= 0:
             return begun
         live = LiveJob(report, begin, self._settings, self._redactor, self._clock.monotonic())
@@ -91,11 +99,12 @@ class Reporter:
             live.unregistered()
         else:
             report.fence = begun.fence
+        self.changes.begun(begin)
         report.on_touch = self._touched
         self._live[id(report)] = live
         if self._thread is None:
             self._start()
-        elif begun is None and not self._wake.is_set():
+        if not self._wake.is_set():
             self._wake.set()
         return begun
 
@@ -118,9 +127,20 @@ class Reporter:
         live.cancelled = False
         if ended is not None:
             live.end = ended
-        if self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
+        if not self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
+            self._send_ending(live)
+        if live.superseded is not None:
+            return Reply.SUPERSEDED
+        if live.cancelled:
+            return Reply.CANCELLED
+        if ended is not None:  # the index is told in the thread's next turn
+            self.changes.ended(live.begin, ended)
+        if not self._wake.is_set():
             self._wake.set()
-            return Reply.ACCEPTED
+        return Reply.ACCEPTED
+
+    def _send_ending(self, live: LiveJob) -> None:
+        """Send for a job whose handler waits, and for all others that do."""
         # Who gets the lock sends for all that wait for it: jobs that end at once share a round trip.
         self._ending.append(live)
         acquired = self._lock.acquire(timeout=self._settings.final_flush_timeout)
@@ -128,13 +148,10 @@ class Reporter:
             if acquired:
                 self._flush([self._ending.popleft() for _ in range(len(self._ending))])
         except Exception:  # a job's own outcome must not hang on its records
-            logger.exception("job %s: its last reports could not be written", report.id)
+            logger.exception("job %s: its last reports could not be written", live.report.id)
         finally:
             if acquired:
                 self._lock.release()
-        if live.superseded is not None:
-            return Reply.SUPERSEDED
-        return Reply.CANCELLED if live.cancelled else Reply.ACCEPTED
 
     def release(self, report: JobReport) -> None:
         """Forget a job's report; what is not stored yet is still written. Returns when its progress sink is at rest."""
@@ -189,6 +206,8 @@ class Reporter:
             self._store_failed(exc)
             return None
         self._store_answered()
+        if was_unheard(begin, begun):
+            self.changes.counted(loss_counts(begin.name))
         return begun
 
     def _run(self) -> None:
@@ -209,6 +228,7 @@ class Reporter:
             self.leases.turn(list(self._live.values()))
             self._tell_jobs()
             self._show()
+            self._note_changes()
         except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
             logger.exception("the reporter failed in one turn; it goes on")
 
@@ -216,7 +236,7 @@ class Reporter:
         """Return the seconds until something is due by itself, None where nothing is."""
         now = self._clock.monotonic()
         due = [live.due_at(now) for live in list(self._live.values())]
-        if self._outage.failures and (self._backlog or any(live.outbox for live in list(self._live.values()))):
+        if self._outage.failures and (self._backlog or self.changes or any(live.outbox for live in list(self._live.values()))):
             due.append(self._outage.ask_at)
         times = [at for at in due if at is not None]
         return max(min(times) - now, 0.0) if times else None
@@ -245,9 +265,16 @@ class Reporter:
         if waiting and not self._send(waiting):
             self._bound(waiting)
 
-    @staticmethod
-    def _bound(jobs: list[LiveJob]) -> None:
+    def _bound(self, jobs: list[LiveJob]) -> None:
         """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
+        entries = sum(live.outbox.entries for live in jobs)
+        self._drop_excess(jobs)
+        dropped = entries - sum(live.outbox.entries for live in jobs)
+        if dropped:
+            self.changes.counted([(Count("dropped", ("log",)), dropped)])
+
+    @staticmethod
+    def _drop_excess(jobs: list[LiveJob]) -> None:
         excess = sum(live.outbox.size for live in jobs) - BUFFER_BYTES
         while excess > 0:
             before = excess
@@ -258,7 +285,7 @@ class Reporter:
 
     def _take(self, live: LiveJob) -> None:
         try:
-            live.take(self._clock)
+            self.changes.counted(live.take(self._clock))
         except Exception:  # whatever a job's values do, the other jobs of the process are told of
             live.taking = False
             logger.exception("job %s: a report could not be read, and is left out", live.report.id)
@@ -269,6 +296,8 @@ class Reporter:
         if over and not self._given_up:
             logger.warning("the store is away, and more than %d jobs have ended: the oldest are given up", BACKLOG_JOBS)
         self._given_up += over
+        if over:
+            self.changes.counted([(Count("dropped", ("report",)), over)])
         self._backlog.extendleft(reversed(ended[-BACKLOG_JOBS:]))
 
     def _send(self, jobs: list[LiveJob]) -> bool:
@@ -293,6 +322,22 @@ class Reporter:
         self._store_answered()
         self._settle([(live, reply) for (live, _), reply in zip(pieces, replies, strict=True)])
         return True
+
+    def _note_changes(self) -> None:
+        """Note which jobs have begun, ended or are to run again, and what is counted: one script for all since the last turn."""
+        self.changes.gather()
+        if self._outage.closed_at(self._clock.monotonic()):
+            return
+        going, ended, counts = self.changes.take()
+        if self._store is None or not (going or ended or counts):
+            return
+        try:
+            self._store.note(going, ended, int(self._clock.time() * 1000), counts)
+        except StoreUnavailableError as exc:
+            self.changes.give_back(going, ended, counts)
+            self._store_failed(exc)
+        else:
+            self._store_answered()
 
     def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
         unknown = {id(live) for live, reply in replies if reply is Reply.UNKNOWN}
@@ -320,6 +365,7 @@ class Reporter:
                 live.registered(begun.fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
+        self.changes.counted([(Count("store_errors"), 1)])
         if self._outage.failed(self._clock.monotonic()):
             logger.error(
                 "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped",
@@ -338,8 +384,8 @@ class Reporter:
                 live.told = True
                 live.report.supersede(live.superseded)
             if live.stopping and not live.told_stopping and self._on_stopping is not None:
-                live.told_stopping = True
-                self._on_stopping(live.report)
+                # A plain revoke may be followed by a cancel: then the next word from the store is asked for again.
+                live.told_stopping = live.stopping = self._on_stopping(live.report)
 
     def _show(self) -> None:
         """Write progress to the result backend, for the jobs whose turn it is."""

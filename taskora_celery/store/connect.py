@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from taskora_celery.errors import SettingsError
 
-__all__ = ["Endpoint", "async_client", "check", "client"]
+__all__ = ["Endpoint", "async_client", "check", "client", "close", "pubsub_of"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -34,6 +34,10 @@ class Endpoint(msgspec.Struct, frozen=True):
     def shown(self) -> str:
         """Return the URL without its password."""
         return ";".join(_without_password(part) for part in self.url.split(";"))
+
+    def same_server(self, other: Endpoint | None) -> bool:
+        """Whether both lead to the same place, whatever their databases and prefixes are."""
+        return other is not None and _place(self.url) == _place(other.url) and self.master_name == other.master_name
 
     @property
     def is_cluster(self) -> bool:
@@ -64,13 +68,42 @@ def check(endpoint: Endpoint) -> None:
         raise SettingsError(f"the Redis for job records, {endpoint.shown()}, cannot be used: {exc}") from exc
 
 
-def async_client(endpoint: Endpoint, timeout: float) -> Any:
+def async_client(endpoint: Endpoint, timeout: float | None) -> Any:
     """Return a ``redis.asyncio`` client, as :func:`client` does for threads."""
     import redis.asyncio
     from redis.asyncio.retry import Retry as AsyncRetry
     from redis.asyncio.sentinel import Sentinel
 
-    return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, AsyncRetry(NoBackoff(), 0))
+    class Once(AsyncRetry):  # type: ignore[misc]
+        """Does not even reconnect behind a failure: a subscription's writer and its reader would both, and lose a socket."""
+
+        async def call_with_retry(self, do: Any, *_: Any, **__: Any) -> Any:
+            return await do()
+
+    retry = (AsyncRetry if timeout else Once)(NoBackoff(), 0)
+    return _build(endpoint, timeout, redis.asyncio, Sentinel, redis.asyncio.RedisCluster, retry)
+
+
+async def pubsub_of(client: Any) -> Any:
+    """Return an asynchronous client's subscription; nothing is subscribed yet. It is closed by itself, before the client is.
+
+    :raises redis.RedisError: the nodes of a cluster cannot be found.
+    """
+    if hasattr(client, "initialize"):
+        await client.initialize()  # a cluster's client has to know its nodes; another has nothing to do
+    if hasattr(client, "pubsub"):
+        return client.pubsub()
+    # The cluster's client of redis-py before 8: any node will do, an announcement goes to all of them.
+    from redis.asyncio import ConnectionPool, Redis
+
+    node = client.get_default_node()
+    return Redis(connection_pool=ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)).pubsub()
+
+
+async def close(resource: Any) -> None:
+    """Close an asynchronous client or subscription."""
+    # redis-py 4 has only close(), and redis-py 5 warns of it.
+    await (resource.aclose() if hasattr(resource, "aclose") else resource.close())
 
 
 def _build(endpoint: Endpoint, timeout: float | None, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:
@@ -127,6 +160,11 @@ def _celery_ssl_names(url: str) -> str:
     for name in ("NONE", "OPTIONAL", "REQUIRED"):
         url = url.replace(f"ssl_cert_reqs=CERT_{name}", f"ssl_cert_reqs={name.lower()}")
     return url
+
+
+def _place(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url.split(";", 1)[0])
+    return parts.scheme, parts.hostname or parts.path, parts.port
 
 
 def _without_password(url: str) -> str:

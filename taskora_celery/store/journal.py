@@ -45,7 +45,9 @@ def encode_loss(loss: Loss) -> bytes:
 
 def encode_cancel(request: CancelRequest) -> bytes:
     """Return the journal's entry of a request to cancel."""
-    data = {"phase": "requested", "reason": request.reason, "by": request.by}
+    data: dict[str, Any] = {"phase": "requested", "reason": request.reason, "by": request.by}
+    if request.gently:
+        data["gently"] = True
     return _batch(0, [(CANCEL, request.now_ms, data, None, None)]).data
 
 

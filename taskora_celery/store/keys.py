@@ -15,6 +15,11 @@ key                type  content
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
 ``cancelled``      zset  ids of jobs that were cancelled before they began, by time (ms); ``remember.lua`` adds and trims: the
                          newest 100 000, for the TTL of records. A worker reads it when it starts
+``{index}:recent`` zset  ids of jobs by their last change of state (ms), the newest ``taskora_index_limit``
+``{index}:going``  zset  ids of jobs that have not ended, by the same; both are written by ``note.lua``, a moment behind the
+                         records, with the TTL of records; who finds a job there whose record has expired removes it
+``{index}:counts`` hash  what happened to jobs, as counts by name (see ``tally.py``), which only grow; ``note.lua`` adds; at most
+                         10 000 names, and a TTL of a week at least
 ``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
 
@@ -36,13 +41,14 @@ b      start of this delivery, ms                             v      the same fo
 h      last sign of life, ms                                  e      end, ms
 l      delivery tag of the message                            o      token of this delivery
 j      the first request to cancel, packed
+T      id of the trace of the last delivery that had one
 x      deliveries that were lost or stalled                   y      reports of superseded executions that were refused
 =====  =====================================================  =====  ====================================================
 """
 
 from __future__ import annotations
 
-__all__ = ["RECORD_FIELDS", "JobKeys"]
+__all__ = ["BRIEF_FIELDS", "RECORD_FIELDS", "JobKeys"]
 
 #: The order in which ``read.lua`` returns the record.
 RECORD_FIELDS = (
@@ -69,7 +75,11 @@ RECORD_FIELDS = (
     "x",
     "y",
     "j",
+    "T",
 )
+
+#: How a job stands, whatever it has to say.
+BRIEF_FIELDS = ("s", "n", "h")
 
 
 class JobKeys:
@@ -93,6 +103,16 @@ class JobKeys:
     def cancelled(self) -> str:
         """The key of the jobs that were cancelled before they began."""
         return f"{self.prefix}cancelled"
+
+    @property
+    def index(self) -> tuple[str, str]:
+        """The keys of the index: all jobs, and those that have not ended."""
+        return f"{self.prefix}{{index}}:recent", f"{self.prefix}{{index}}:going"
+
+    @property
+    def counts(self) -> str:
+        """The key of the counts."""
+        return f"{self.prefix}{{index}}:counts"
 
     @property
     def announcements(self) -> str:

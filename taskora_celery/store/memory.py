@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 
 import msgspec
 
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
-from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.errors import JobCancelledError, StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
+from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
+from taskora_celery.store.keys import BRIEF_FIELDS
 from taskora_celery.store.memory_job import (
     MemoryJob,
     created_ms,
     drop_oldest,
+    failed_by_loss,
     is_anew,
+    is_gentle,
     logs_in,
     losing,
     lost_attempt,
+    may_end,
     not_begun,
     reason_of,
     runs_already,
     verdict_on,
 )
 from taskora_celery.store.protocol import (
+    NO_COUNTS,
     Begin,
     Begun,
     CancelOutcome,
@@ -40,6 +46,7 @@ from taskora_celery.store.protocol import (
     Snapshot,
     Verdict,
 )
+from taskora_celery.tally import COUNTS_KEPT, without_users
 
 __all__ = ["MemoryStore"]
 
@@ -51,12 +58,16 @@ _OTHER_BATCHES = 1_000
 class MemoryStore:
     """Keeps job records in this process's memory. Safe to use from several threads.
 
-    ``log_limit`` is the number of newest log entries to keep per job; records never expire.
+    ``log_limit`` is the number of newest log entries to keep per job, ``index_limit`` that of jobs to list; records never expire.
     """
 
-    def __init__(self, log_limit: int = 10_000, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, log_limit: int = 10_000, clock: Clock = SYSTEM_CLOCK, index_limit: int = 10_000) -> None:
         self._log_limit = log_limit
         self._clock = clock
+        self._index_limit = index_limit
+        self._recent: dict[str, int] = {}
+        self._going: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._jobs: dict[str, MemoryJob] = {}
         self._changed = threading.Condition()
         self._changes: dict[str, int] = {}
@@ -76,7 +87,11 @@ class MemoryStore:
     def lose(self, loss: Loss) -> Lost:
         """Record that a delivery is lost, and fence its execution off."""
         with self._changed:
-            return self._lose(loss)
+            lost = self._lose(loss)
+            if lost.stalls is not None:
+                self._note(*(([], [loss.id]) if lost.ended else ([loss.id], [])), loss.now_ms)
+                self._count(counts_of_loss(loss, lost))
+            return lost
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it."""
@@ -86,6 +101,8 @@ class MemoryStore:
                 self._cancelled[request.id] = None
             else:  # what runs, or has ended otherwise, meets the request on its own road
                 self._cancelled.pop(request.id, None)
+            if outcome is CancelOutcome.CANCELLED:
+                self._note([], [request.id], request.now_ms)
             if outcome >= CancelOutcome.CANCELLED:
                 self._tell(request)
                 self._announce(request.id)
@@ -125,6 +142,48 @@ class MemoryStore:
                 tuple(b"%d %d 0 %b" % item for item in journal), tuple(job.attempts) if attempts else (),
             )  # fmt: skip
 
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """Note in the index that the state of these jobs has changed, and add to the counts."""
+        with self._changed:
+            self._note(going, ended, now_ms)
+            self._count(counts)
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+        with self._changed:
+            return dict(self._counts)
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        for given, number in counts.items():
+            name = given
+            if name not in self._counts and len(self._counts) >= COUNTS_KEPT:
+                name = without_users(name)
+            self._counts[name] = self._counts.get(name, 0) + number
+
+    def _note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
+        for index, job_ids in ((self._going, going), (self._recent, [*going, *ended])):
+            for job_id in job_ids:
+                index[job_id] = now_ms
+        for job_id in ended:
+            self._going.pop(job_id, None)
+        for job_id in sorted(self._recent, key=lambda found: (self._recent[found], found))[: -self._index_limit or None]:
+            del self._recent[job_id]
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """Return the newest jobs, with the instant (ms) at which each changed its state last."""
+        with self._changed:
+            newest = sorted((self._going if going else self._recent).items(), key=lambda item: (-item[1], item[0]))
+        return newest[: max(limit, 0)]
+
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where there is none; ``brief``: only how it stands."""
+        found = [self.read(job_id, attempts=not brief) for job_id in job_ids]
+        if brief:
+            return [None if record is None else _brief(record) for record in found]
+        return [record and msgspec.structs.replace(record, attempts=record.attempts[-1:], removed=0) for record in found]
+
     @contextmanager
     def watch(self, job_ids: Sequence[str]) -> Iterator[_MemoryWatch]:
         """Watch jobs for changes, from the moment that the context is entered."""
@@ -154,9 +213,9 @@ class MemoryStore:
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
-        if attempt == begin.attempt and state == "STARTED":
+        if attempt == begin.attempt and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
-            fields["x"] = fields.get("x", 0) + 1
+            fields["x"] = fields.get("x", 0) + (state == "STARTED")
         if state == Outcome.RETRY:
             fields.update(g=fields["f"], v=fields["u"])
         for name in "erz":
@@ -164,6 +223,7 @@ class MemoryStore:
         fields.update(
             s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
             c=fields.get("c", created_ms(begin)), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
+            **({"T": begin.trace} if begin.trace else {}),
         )  # fmt: skip
         self._announce(begin.id)
         return Begun(
@@ -177,13 +237,16 @@ class MemoryStore:
             if not queued:
                 return CancelOutcome.UNKNOWN
             job = self._jobs[request.id] = MemoryJob()
+        fields = job.fields
+        if state == Outcome.REVOKED and "j" in fields and fields.get("z") == JobCancelledError.__name__:
+            return CancelOutcome.ALREADY
         if state in Outcome.FINAL:
             return CancelOutcome.TOO_LATE
-        fields = job.fields
         seq = fields.get("q", 0)
         job.journal.append((seq, 1, encode_cancel(request)))
         fields["q"] = seq + 1
-        fields.setdefault("j", packed(request))
+        if "j" not in fields or (is_gentle(fields["j"]) and not request.gently):
+            fields["j"] = packed(request)
         if state == "STARTED":
             return CancelOutcome.REQUESTED
         if state == Outcome.REJECTED:  # given back behind an early acknowledgement: it comes as another message
@@ -258,7 +321,7 @@ class MemoryStore:
             fields["p"] = report.progress
         if report.checkpoint is not None:
             fields["k"] = report.checkpoint
-        if "j" in fields and report.ended is not None and report.ended.state != Outcome.REVOKED:
+        if "j" in fields and report.ended is not None and not may_end(report.ended, fields["j"]):
             return Reply.CANCELLED
         self._end(job, report)
         return Reply.STOPPING if "j" in fields else Reply.ACCEPTED
@@ -300,6 +363,10 @@ class MemoryStore:
     def _announce(self, job_id: str) -> None:
         self._changes[job_id] = self._changes.get(job_id, 0) + 1
         self._changed.notify_all()
+
+
+def _brief(record: Snapshot) -> Snapshot:
+    return Snapshot({name: record.fields[name] for name in BRIEF_FIELDS if name in record.fields}, 0)
 
 
 class _MemoryWatch:

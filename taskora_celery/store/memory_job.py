@@ -7,12 +7,12 @@ from typing import Any
 from taskora_celery.encoding import unpack
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
-from taskora_celery.store.journal import STATE
-from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Loss, Verdict
+from taskora_celery.store.journal import STALLED, STATE
+from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Verdict
 
 __all__ = [
-    "MemoryJob", "created_ms", "drop_oldest", "is_anew", "logs_in", "losing", "lost_attempt", "not_begun", "reason_of",
-    "runs_already", "verdict_on",
+    "MemoryJob", "created_ms", "drop_oldest", "failed_by_loss", "is_anew", "is_gentle", "logs_in", "losing", "lost_attempt",
+    "may_end", "not_begun", "reason_of", "runs_already", "verdict_on",
 ]  # fmt: skip
 
 
@@ -43,6 +43,17 @@ def reason_of(request: bytes) -> str:
     """Return the reason in a packed request to cancel."""
     found = unpacked(request)
     return (found.reason if isinstance(found, CancelRequest) else None) or ""
+
+
+def is_gentle(request: bytes) -> bool:
+    """Say whether a packed request to cancel only fires the signal."""
+    found = unpacked(request)
+    return isinstance(found, CancelRequest) and found.gently
+
+
+def may_end(ended: Ended, request: bytes) -> bool:
+    """Say whether a job that is to be cancelled may end so."""
+    return ended.state == Outcome.REVOKED or (ended.unaware and is_gentle(request))
 
 
 def runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
@@ -113,10 +124,17 @@ def drop_oldest(job: MemoryJob) -> None:
 
 
 def lost_attempt(fields: dict[str, Any], now_ms: int) -> AttemptRecord:
-    """Return the record of a delivery that was never heard of again."""
-    worker, started_ms = fields["w"], fields["b"]
+    """Return the record of a delivery that was never heard of again, or whose loss had ended the job."""
+    worker, started_ms, reason = fields["w"], fields["b"], f"no outcome from {fields['w']}"
+    if failed_by_loss(fields):
+        now_ms, reason = fields.get("e", now_ms), fields.get("r", "")
     duration = round((now_ms - started_ms) / 1000, 3)
-    return AttemptRecord(fields["a"], fields["d"], worker, started_ms, Outcome.LOST, duration, f"no outcome from {worker}")
+    return AttemptRecord(fields["a"], fields["d"], worker, started_ms, Outcome.LOST, duration, reason)
+
+
+def failed_by_loss(fields: dict[str, Any]) -> bool:
+    """Say whether a loss too many has ended the job: where its message comes all the same, that delivery was lost, too."""
+    return fields.get("s") == Outcome.FAILURE and fields.get("z") == STALLED
 
 
 def logs_in(data: bytes) -> int:

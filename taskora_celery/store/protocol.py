@@ -7,9 +7,10 @@ in-memory twin, and one suite of tests runs on both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -17,10 +18,26 @@ import msgspec
 from taskora_celery.records import AttemptRecord
 
 __all__ = [
-    "Announcements", "Batch", "Begin", "Begun", "CancelOutcome", "CancelRequest", "Ended", "JobStore", "Loss",
-    "Lost", "Reply", "Report", "Shutdown", "Snapshot", "Verdict",
+    "NO_COUNTS",
+    "Announcements",
+    "Batch",
+    "Begin",
+    "Begun",
+    "CancelOutcome",
+    "CancelRequest",
+    "Ended",
+    "JobStore",
+    "Loss",
+    "Lost",
+    "Reply",
+    "Report",
+    "Shutdown",
+    "Snapshot",
+    "Verdict",
     "Watch",
 ]  # fmt: skip
+
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -35,14 +52,18 @@ class Begin(msgspec.Struct, frozen=True):
     now_ms: int
     #: The broker says that it delivered this message before.
     redelivered: bool = False
-    #: The fence that the caller uses already, in microseconds since the epoch; 0 to be given one. A first delivery needs to know
-    #: nothing before it starts: it takes the time as its fence and registers with its first report.
+    #: The fence that the caller uses already, in microseconds since the epoch; 0 to be given one. A delivery that began while the
+    #: store was away took the time as its fence, and registers with its first report.
     fence: int = 0
     #: The message's delivery tag, and what tells this delivery of it from others; empty and 0 where there is no broker.
     tag: str = ""
     token: int = 0
     #: Run it also where its outcome is recorded: the result backend does not know of it.
     anyway: bool = False
+    #: The queue that it waited in since it was created; None where it waited for something else (an ETA), or that is not known.
+    queue: str | None = None
+    #: The id of the trace that it belongs to; empty where there is none.
+    trace: str = ""
 
 
 class Verdict(IntEnum):
@@ -58,6 +79,11 @@ class Verdict(IntEnum):
     RETRIED = -3
     #: It is cancelled, and does not begin.
     CANCELLED = -4
+
+    @property
+    def why(self) -> str:
+        """What the log says of it."""
+        return {-2: "its outcome is stored already", -3: "its retry has begun"}.get(self.value, "a later delivery has it")
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -133,6 +159,8 @@ class Shutdown(msgspec.Struct, frozen=True, array_like=True):
 class CancelOutcome(IntEnum):
     """What a request to cancel comes to."""
 
+    #: An earlier request has ended it as cancelled; nothing was changed.
+    ALREADY = -1
     UNKNOWN = 0
     TOO_LATE = 1
     CANCELLED = 2
@@ -156,6 +184,8 @@ class Ended(msgspec.Struct, frozen=True):
     reason: str | None = None
     error: str | None = None
     keep: AttemptRecord | None = None
+    #: The handler could not see that it was to stop (it takes no context): a gentle request does not decide this end.
+    unaware: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -257,6 +287,30 @@ class JobStore(Protocol):
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
+
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """Note in the index that the state of these jobs has changed: some go on, some have ended; and add to the counts.
+
+        The names of counts are those of :mod:`taskora_celery.tally`. Only of this it matters whether it is sent again: it counts
+        once more what was written although the answer was lost.
+        """
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """Return the newest jobs, at most ``limit``, with the instant (ms) at which each changed its state last.
+
+        ``going``: only those that have not ended. The index is a moment behind the records.
+        """
+
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt and without its journal, None where there is none.
+
+        ``brief``: only how it stands (state, name, last sign of life), which is small whatever the job has to say.
+        """
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """Watch jobs for changes, from the moment that the context is entered."""

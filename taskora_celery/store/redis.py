@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.records import AttemptRecord
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.connect import Endpoint, client
+from taskora_celery.store.counting import counts_of_loss
+from taskora_celery.store.index import RedisIndex
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
-from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
+from taskora_celery.store.keys import JobKeys
 from taskora_celery.store.protocol import (
+    NO_COUNTS,
     Begin,
     Begun,
     CancelOutcome,
@@ -31,9 +33,10 @@ from taskora_celery.store.protocol import (
     Snapshot,
     Verdict,
 )
+from taskora_celery.store.snapshots import attempts_in, read_arguments, read_snapshot
 from taskora_celery.store.wire import Call, ClusterWire, Wire, load_script
 
-__all__ = ["RedisStore", "read_arguments", "read_snapshot"]
+__all__ = ["RedisStore"]
 
 BEGIN = load_script("begin", 3)
 REPORT = load_script("report", 3)
@@ -56,9 +59,6 @@ _STORE_WIDE = (
 logger = logging.getLogger("taskora_celery.store")
 
 _NOT_ENDED = Ended("", 0)
-_TEXT = frozenset("snwrzl")
-_PACKED = frozenset("pkj")
-_attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
 _attempt_encoder = msgspec.msgpack.Encoder()
 
 
@@ -76,13 +76,18 @@ class RedisStore:
         ttl: float = 86_400.0,
         log_limit: int = 10_000,
         timeout: float = 1.0,
+        index_limit: int = 10_000,
     ) -> None:
-        """``ttl`` is in seconds from the last change; ``timeout`` bounds each wait for Redis, in seconds."""
+        """``ttl`` is in seconds from the last change; ``timeout`` bounds each wait for Redis, in seconds.
+
+        ``index_limit`` is the number of jobs to list, the newest; 0 for no index.
+        """
         self.endpoint = endpoint
         self.keys = JobKeys(endpoint.global_keyprefix + prefix)
         self._ttl_ms = max(int(ttl * 1000), 1)
         self._log_limit = log_limit
         self._timeout = timeout
+        self.index = RedisIndex(self.keys, self._ttl_ms, index_limit)
         self._lock = threading.Lock()
         self._writer: Wire | ClusterWire | None = None
         self._reader: Any = None
@@ -91,7 +96,7 @@ class RedisStore:
         """Count a delivery and take the job's fence."""
         fence, delivery, created, checkpoint, attempts, stalls, cancel = _sound(self._wire().exchange([self._begin(begin)])[0])
         return Begun(
-            int(fence), int(delivery), int(created), checkpoint or None, _attempts(attempts), int(stalls), cancel or None
+            int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None
         )  # fmt: skip
 
     def lose(self, loss: Loss) -> Lost:
@@ -103,25 +108,36 @@ class RedisStore:
             loss.created_ms, self._log_limit, "1" if not loss.counts else "",
         )  # fmt: skip
         stalls, ended = _sound(self._wire().exchange([call])[0])
-        return Lost(None if int(stalls) < 0 else int(stalls), bool(ended), cancelled=ended == b"2")
+        if int(stalls) >= 0:
+            lost = Lost(int(stalls), bool(ended), cancelled=ended == b"2")
+            self._try_note(loss.id, loss.now_ms, ended=lost.ended, counts=counts_of_loss(loss, lost))
+            return lost
+        return Lost(None)
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it; one round trip."""
-        calls: list[Call] = [(CANCEL, (
-            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
-            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
-        ))]  # fmt: skip
-        # First: what was decided is known to every worker that starts later, also where this process ends in between. An entry
-        # for a job that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
-        calls.insert(0, (REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)))
-        remembered, answer = self._wire().exchange(calls)
+        remembered, answer = self._wire().exchange(self.cancel_calls(request, queued=queued))
         _sound(remembered)
         decided, before = _sound(answer)
         outcome = CancelOutcome(int(decided))
         if outcome is not CancelOutcome.CANCELLED and before != b"REVOKED":
             with self._reading() as reader:
                 reader.zrem(self.keys.cancelled, request.id)
+        if outcome is CancelOutcome.CANCELLED:
+            self._try_note(request.id, request.now_ms, ended=True)
         return outcome
+
+    def cancel_calls(self, request: CancelRequest, *, queued: bool) -> tuple[Call, Call]:
+        """Return the two calls of a request to cancel, in their order: remember the job, then decide.
+
+        What was decided is known to every worker that starts later, also where this process ends in between. An entry for a job
+        that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
+        """
+        remember: Call = REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)
+        return remember, (CANCEL, (
+            *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
+            packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
+        ))  # fmt: skip
 
     def cancelled_early(self) -> list[str]:
         """Return the jobs that were cancelled before they began, as far as they are remembered."""
@@ -194,6 +210,36 @@ class RedisStore:
             raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
         return read_snapshot(answer)
 
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """Note in the index that the state of these jobs has changed: some go on, some have ended; and add to the counts."""
+        calls = self.index.note(going, ended, now_ms, counts)
+        for answer in self._wire().exchange(calls) if calls else ():
+            _sound(answer)
+
+    def _try_note(self, job_id: str, now_ms: int, *, ended: bool, counts: Mapping[str, int] = NO_COUNTS) -> None:
+        # What it is about is written and decided; that a list does not show it yet is no reason to say that it failed.
+        with suppress(StoreUnavailableError):
+            self.note(*(([], [job_id]) if ended else ([job_id], [])), now_ms, counts)
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+        with self._reading() as reader:
+            return self.index.counts(reader)
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """Return the newest jobs, at most ``limit``, with the instant (ms) at which each changed its state last."""
+        with self._reading() as reader:
+            return self.index.ids(reader, limit, going=going)
+
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where there is none; those are taken off the index."""
+        with self._reading() as reader:
+            found = self.index.records(reader, job_ids, brief=brief)
+            self.index.forget(reader, [job_id for job_id, record in zip(job_ids, found, strict=True) if record is None])
+            return found
+
     @contextmanager
     def watch(self, job_ids: Sequence[str]) -> Iterator[_RedisWatch]:
         """Watch jobs for changes, from the moment that the context is entered."""
@@ -247,7 +293,7 @@ class RedisStore:
         return BEGIN, (
             *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
             begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
-            "1" if begin.anyway else "",
+            "1" if begin.anyway else "", begin.trace,
         )  # fmt: skip
 
     def _report(self, report: Report) -> Call:
@@ -255,7 +301,7 @@ class RedisStore:
         arguments: list[bytes | str | int] = [
             *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
             report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
-            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), report.first,
+            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), "1" if ended.unaware else "", report.first,
         ]  # fmt: skip
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)
@@ -311,39 +357,3 @@ def _sound(answer: Any) -> Any:
     if isinstance(answer, ResponseError):
         raise StoreUnavailableError(str(answer)) from answer
     return answer
-
-
-def _attempts(items: Sequence[bytes]) -> tuple[AttemptRecord, ...]:
-    records = []
-    for item in items:
-        try:
-            records.append(_attempt_decoder.decode(item))
-        except (msgspec.DecodeError, UnicodeDecodeError):  # another version's: the others still tell something
-            continue
-    return tuple(records)
-
-
-def read_arguments(keys: JobKeys, job_id: str, skip: int | None, attempts: bool) -> list[str | int]:
-    """Return the keys and arguments of ``read.lua``."""
-    return [
-        *keys.of(job_id), len(RECORD_FIELDS), *RECORD_FIELDS, "" if skip is None else skip, "1" if attempts else "",
-    ]  # fmt: skip
-
-
-def read_snapshot(answer: Any) -> Snapshot | None:
-    """Return what ``read.lua`` answered, or None where there is no record."""
-    values, removed, journal, attempts = answer
-    fields: dict[str, Any] = {}
-    for name, value in zip(RECORD_FIELDS, values, strict=True):
-        if value is None:
-            continue
-        data = value if isinstance(value, bytes) else str(value).encode()
-        if name in _PACKED:
-            fields[name] = data
-        elif name in _TEXT:
-            fields[name] = data.decode("utf-8", "replace")
-        else:
-            fields[name] = int(data) if data.lstrip(b"-").isdigit() else 0
-    if not fields:
-        return None
-    return Snapshot(fields, int(removed), tuple(journal), _attempts(attempts))

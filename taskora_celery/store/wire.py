@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from taskora_celery.errors import StoreUnavailableError
 
-__all__ = ["Call", "ClusterWire", "Script", "Wire", "load_script"]
+__all__ = ["ELSEWHERE", "Call", "ClusterWire", "Script", "Wire", "load_script"]
 
 
 #: A connection that was idle for longer, in seconds, is looked at before it is used; the look is a system call.
@@ -28,7 +28,7 @@ IDLE_CHECK = 1.0
 
 
 #: Redis answers so when this connection leads to a replica, or to a server that is not ready.
-_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a read only")
+ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a read only")
 
 
 class Script:
@@ -141,7 +141,7 @@ class Wire:
             # From there on all again, in their order: what has been done already is known by its numbers and fences.
             self._load({script.digest: script for script, _ in calls[missing:]}.values())
             answers[missing:] = self._exchange(calls[missing:])
-        if any(isinstance(answer, ResponseError) and str(answer).startswith(_ELSEWHERE) for answer in answers):
+        if any(isinstance(answer, ResponseError) and str(answer).startswith(ELSEWHERE) for answer in answers):
             self._drop()  # the primary is another by now: the next connection asks for its address anew
         return answers
 

@@ -67,4 +67,7 @@ class Backstop:
         found = None if self._store is None else self._store.read(job_id, 0)
         if found is None:
             return True
-        return any(event.kind == "cancel" and event.data.get("phase") != "requested" for event in decode(found.journal))
+        steps = [event.data for event in decode(found.journal) if event.kind == "cancel"]
+        # What it heard of a plain revoke says nothing of the cancel that came behind it.
+        asked = next((n for n, step in enumerate(steps) if step.get("phase") == "requested" and not step.get("gently")), 0)
+        return any(step.get("phase") != "requested" for step in steps[asked:])

@@ -16,8 +16,8 @@ KEPT = 100_000
 class EarlyCancels:
     """Ids of jobs whose message may still come, and which are cancelled. Fed by the listener, asked by the main thread.
 
-    It decides nothing: a job that is in it is asked for in the store before it begins, one that is not begins at once. It can be
-    relied on while announcements are heard: it was read behind the beginning of the subscription.
+    It decides nothing, since each delivery asks the store before it begins: it only says of which jobs the result backend may
+    have lost its REVOKED. It can be relied on while announcements are heard: it was read behind the subscription's beginning.
     """
 
     def __init__(self, read: Callable[[], Iterable[str]], is_listening: Callable[[], bool]) -> None:

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from celery import bootsteps
 from celery.concurrency.base import BasePool
-from celery.signals import worker_shutdown, worker_shutting_down
 
 from taskora_celery.background import Background
 from taskora_celery.delivery import Delivery
@@ -27,11 +25,12 @@ from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
+from taskora_celery.worker.leftovers import BRPOP_TIMEOUT, Leftovers
 
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["Keeper", "KeeperStep", "loss_of"]
+__all__ = ["Keeper", "loss_of"]
 
 logger = logging.getLogger("taskora_celery.worker")
 
@@ -81,6 +80,8 @@ class Keeper:
         #: Jobs that are cancelled, and whose message may still come.
         self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
+        options = worker.app.conf.broker_transport_options or {}
+        self.leftovers = Leftovers(self._thread.wake, float(options.get("polling_interval") or BRPOP_TIMEOUT))
         self.exits = ExitWatch(worker)
         self._backstop = Backstop(self._runtime.store, self._grace_of, self._thread.wake)
         self._by_app[worker.app] = self
@@ -107,9 +108,15 @@ class Keeper:
         self._shutting_down = True
         self._thread.wake()
 
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether a warm shutdown has begun."""
+        return self._shutting_down
+
     def drain(self) -> None:
         """Go on for the jobs that still run; the thread ends with the pool."""
         self._draining = True
+        self.leftovers.consumer_stopped()
         self._thread.wake()
 
     def stop(self) -> None:
@@ -227,6 +234,7 @@ class Keeper:
                 logger.warning("running jobs cannot be told of the shutdown: %s; they are left to finish", exc)
 
     def _keep(self, lease: Lease, now: float) -> float:
+        leave = self.leftovers.turn(lease, now)
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
@@ -247,7 +255,7 @@ class Keeper:
         if renewal.due or overdue:
             # Looked for more at once, unless it is somebody else who brings it back.
             return 0.0 if self._bring_back(lease, overdue, renewal.due) else LOOK_AGAIN
-        interval = self._interval(lease)
+        interval = self._interval(lease) if leave is None else min(leave, self._interval(lease))
         if renewal.next_due is None:
             return interval
         return min(interval, renewal.next_due + random.uniform(0.01, 0.01 + SPREAD * interval))  # noqa: S311 - no secret
@@ -308,9 +316,13 @@ class Keeper:
             return
         assert request.fenced is not None
         reason = f"no sign of life for {request.hold.timeout:g} s (heartbeat_timeout)"
-        logger.error("job %s (%s) is stalled: %s; it is delivered again", request.id, request.name, reason)
-        request.lose(reason)
-        if lease is not None:
+        told = request.lose(reason)
+        outcome = "it has been cancelled" if told.cancelled else "it fails" if told.ended else "it is delivered again"
+        logger.error("job %s (%s) is stalled: %s; %s", request.id, request.name, reason, outcome)
+        # In a pool whose places are all held by what hangs, no delivery could begin that stores the end.
+        if lease is not None and told.ended and not self._has_processes():
+            request.end_lost(told, reason)
+        elif lease is not None:
             lease.put_back(request.hold.tag, request.message.delivery_info.get("sqs_queue"))
         request.given_up = reason
         request.fenced.give_up()
@@ -361,46 +373,3 @@ class Keeper:
     def _pool_has_ended(self) -> bool:
         pool = self._worker.pool
         return pool is None or pool._state == BasePool.TERMINATE  # noqa: SLF001 - set when the last job has ended
-
-
-class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the keeper with the worker, and lets it go on through a warm shutdown.
-
-    It requires the pool, so it is told to stop before the pool is, which then takes as long as its jobs do; the pool's end ends
-    the thread.
-    """
-
-    requires: Sequence[str] = ("celery.worker.components:Pool",)
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        super().__init__(parent, **kwargs)
-        self._keeper: Keeper | None = None
-
-    def start(self, parent: Any) -> None:
-        """Start the keeper."""
-        self._keeper = keeper = Keeper(parent)
-        keeper.start()
-        # Housekeeping only: the thread ends by itself when the pool has ended.
-        worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
-
-        worker_shutting_down.connect(self._on_shutting_down, weak=False, dispatch_uid=f"taskora-shutdown-{id(parent)}")
-
-    def _on_shutting_down(self, how: str = "", **_: Any) -> None:
-        # Sent by the handler of SIGTERM, before anything else: a solo worker's step would learn of it only behind its job.
-        if how == "Warm" and self._keeper is not None:
-            self._keeper.shut_down()
-
-    def close(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Tell the running jobs of a shutdown that no signal brought (``control shutdown``, a worker in a thread)."""
-        if self._keeper is not None:
-            self._keeper.shut_down()
-
-    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Begin the end: the pool drains, and its jobs are kept until the last has ended."""
-        if self._keeper is not None:
-            self._keeper.drain()
-
-    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """End at once: what is held goes back."""
-        if self._keeper is not None:
-            self._keeper.stop()

@@ -24,6 +24,7 @@ from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
 from taskora_celery.worker.keeper import Keeper
+from taskora_celery.worker.revoke import remember
 
 __all__ = ["JobRequest"]
 
@@ -54,14 +55,10 @@ class JobRequest(Request):  # type: ignore[misc]
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
-        self._stamp(checked_at=0.0)
+        visibility = self._keeper.visibility_of(self._message)
+        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility)
         if not self._adopted:
             self._keeper.received(self)
-
-    def _stamp(self, *, checked_at: float) -> None:
-        assert self._keeper is not None
-        visibility = self._keeper.visibility_of(self._message)
-        self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility, checked_at)
 
     @property
     def is_running(self) -> bool:
@@ -81,16 +78,10 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def revoked(self) -> bool:
         """Say whether it is not to be run; Celery asks before it hands the job to the pool."""
-        if self._adopted or self._is_lost_before_start():
+        if self._adopted or self._is_lost_before_start() or self._is_left_over():
             state.task_ready(self)
             return True
-        if super().revoked():
-            return True
-        if self._keeper is not None:
-            # As late as can be: what is announced from here on meets the job in its process.
-            now = time.time()
-            self._stamp(checked_at=now if self._keeper.cancels.excludes(str(self.id)) else 0.0)
-        return False
+        return bool(super().revoked())
 
     def _is_lost_before_start(self) -> bool:
         """Say whether the message was put back, or delivered again, while it waited here."""
@@ -101,6 +92,22 @@ class JobRequest(Request):  # type: ignore[misc]
             self.fenced.give_up()
             return True
         return False
+
+    def _is_left_over(self) -> bool:
+        """Say whether the worker shuts down, and does not begin it: it would have to stop at once."""
+        keeper = self._keeper
+        if keeper is None or self.fenced is None or self.time_start is not None or not keeper.is_shutting_down:
+            return False
+        logger.info("job %s (%s) is not begun here, since the worker shuts down: its message goes back", self.id, self.name)
+        keeper.leftovers.add(self)
+        return True
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject the message as Celery does: by the worker's event loop, which in a shutdown waits for the other jobs to end."""
+        acknowledged = self.acknowledged
+        super().reject(requeue)
+        if requeue and not acknowledged and self._keeper is not None and self._keeper.is_shutting_down:
+            self._keeper.leftovers.add(self)
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """Handle that the pool has begun with it."""
@@ -150,6 +157,9 @@ class JobRequest(Request):  # type: ignore[misc]
         if not soft and not state.should_terminate:
             requeued = self.task.acks_late and not self.task.acks_on_timeout
             self.lose(f"TimeLimitExceeded({timeout})", None if requeued else Outcome.FAILURE, TimeLimitExceeded.__name__)
+        if soft:  # its process says whether it is exceeded, or was extended
+            logger.debug("job %s (%s): its soft time limit of %g s has come", self.id, self.name, timeout)
+            return
         super().on_timeout(soft, timeout)
 
     def lose(self, reason: str, ends_as: str | None = None, error: str | None = None, *, counts: bool = True) -> Lost:
@@ -170,10 +180,35 @@ class JobRequest(Request):  # type: ignore[misc]
             logger.error("job %s: that it was lost (%s) could not be written: %s", self.id, reason, exc)  # noqa: TRY400
             return Lost(None)
 
+    def end_lost(self, told: Lost, reason: str) -> None:
+        """Store the end that this loss has brought, as its process would, and remove the message. Called by the keeper's thread.
+
+        The handler still runs: what it returns is refused.
+        """
+        if told.cancelled:
+            self._store_revoked()
+            self.acknowledge()
+            self._tell_revoked(terminated=False)
+        else:
+            super().on_failure(self._stalled(told, reason))
+        if self.fenced is not None:
+            # Celery leaves it to the worker's main thread, which in a solo worker is the one that hangs.
+            self.fenced.basic_ack(self.hold.tag)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record."""
+        """End a running job's process, as ``revoke(terminate=True)`` asks, and write that to its record.
+
+        Pools of threads, and solo, cannot end anything: there it is a plain revoke.
+        """
         was_active = self.is_active
-        super().terminate(pool, signal)  # in pools that cannot, it raises, and the job goes on
+        try:
+            super().terminate(pool, signal)
+        except NotImplementedError:
+            where = type(pool).__module__.rpartition(".")[2]
+            logger.warning("job %s (%s) cannot be ended in a pool of kind %r: terminate fires its signal, as a plain revoke does",
+                           self.id, self.name, where)  # fmt: skip
+            remember(self._app, [str(self.id)])
+            return
         if was_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
 
@@ -185,10 +220,13 @@ class JobRequest(Request):  # type: ignore[misc]
     def _end_cancelled(self) -> None:
         """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""
         state.task_ready(self)
-        request = Runtime.of(self._app).cancel_request(str(self.id))
-        revoke(self._task, self._context, None if request is None else request.reason)
+        self._store_revoked()
         self.acknowledge()
         self._tell_revoked(terminated=True)
+
+    def _store_revoked(self) -> None:
+        request = Runtime.of(self._app).cancel_request(str(self.id))
+        revoke(self._task, self._context, None if request is None else request.reason)
 
     def _tell_revoked(self, *, terminated: bool) -> None:
         number = int(signal.SIGKILL) if terminated else None

@@ -25,7 +25,8 @@ class RevokeStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     Celery's command is called first, and its answer is the answer. The handlers are this worker's own copy of Celery's table:
     nothing of Celery is changed. A queued job is dropped for good, by every worker, also one that starts later. One that runs has
-    its signal fired, and no more: a plain revoke never interrupted a running task. ``terminate`` keeps Celery's meaning.
+    its signal fired, and no more: a plain revoke never interrupted a running task; where its handler takes no context, its end is
+    its own. ``terminate`` keeps Celery's meaning.
     """
 
     requires = ("celery.worker.consumer.control:Control",)

@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import bootsteps
 
+from taskora_celery.about import recovery_in
 from taskora_celery.errors import SettingsError
 from taskora_celery.lease.rabbitmq import unrenewable_warning
-from taskora_celery.lease.recovery import recovery_of
-from taskora_celery.runtime import endpoint_of, is_redis, redactor_of, settings_of
+from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
 from taskora_celery.store.connect import check
 
 __all__ = ["CheckSettings"]
@@ -32,6 +32,8 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             _check_lease(parent.app, settings.lease_interval)
         except SettingsError as exc:
             raise SystemExit(f"taskora_celery: {exc}") from exc
+        for told in _early_acknowledged(parent.app):
+            logger.warning(told)
         warning = unrenewable_warning(parent.app.connection_for_read())
         if warning is not None:
             logger.warning(warning)
@@ -42,6 +44,16 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             )
 
 
+def _early_acknowledged(app: Any) -> list[str]:
+    """Return a warning for each task whose silence is looked for, and whose message is gone by then."""
+    tasks = [task for _, task in sorted(app.tasks.items()) if isinstance(getattr(task, "heartbeat_timeout", None), float)]
+    return [
+        f"task {task.name}: heartbeat_timeout={task.heartbeat_timeout:g} with acks_late=False: a job that shows no sign of life "
+        "is given up, and never delivered again, since its message was acknowledged at its start; set acks_late=True"
+        for task in tasks if not task.acks_late
+    ]  # fmt: skip
+
+
 def _check_lease(app: Any, interval: float | None) -> None:
     """Look at the broker's visibility timeout, and tell what it means for a worker that dies.
 
@@ -49,16 +61,10 @@ def _check_lease(app: Any, interval: float | None) -> None:
     """
     options = app.conf.broker_transport_options or {}
     timeout = options.get("visibility_timeout")
-    if is_redis(app.conf.broker_read_url or app.conf.broker_url):
-        channel = app.connection_for_read().transport.Channel
-        recovery = recovery_of(options, configurable=hasattr(channel, "unacked_restore_throttle"))
+    recovery = recovery_in(app)
+    if recovery is not None:
         timeout = recovery.visibility_timeout
-        logger.info(
-            "a dead worker's messages are due %g s behind its last renewal, and put back then; kombu's own sweep runs every %g s",
-            timeout, recovery.sweep_interval,
-        )  # fmt: skip
-        if recovery.warning is not None:
-            logger.info(recovery.warning)
+        logger.info(recovery.told)
     if interval is not None and timeout is not None and interval >= timeout:
         raise SettingsError(
             f"setting taskora_lease_interval={interval:g} is wrong: not below the broker's "

@@ -60,16 +60,19 @@ def _clients(client: redis.Redis) -> set[str]:
     return {entry["id"] for entry in cast("list[dict[str, str]]", client.client_list()) if entry["db"] == mine}
 
 
-def test_the_demo_runs_three_jobs_and_tells_of_them(start_demo: StartDemo) -> None:
-    """E1, F5, I1: progress, logs and retries of a real worker, and how to look further."""
+def test_the_demo_runs_four_jobs_and_tells_of_them(start_demo: StartDemo) -> None:
+    """E1, F5, I1, M1: progress, logs and retries of a real worker, a coroutine among its jobs, and how to look further."""
     demo = start_demo("--root", str(REPO_ROOT / "example_project"))
     assert demo.wait(60) == 0, demo.tail()
     output = demo.logs()
     for text in (
         "RETRY  429 Too Many Requests: attempt 2 in 2.0 s",
         "RETRY  503 Service Unavailable: attempt 3 in",
+        "INFO   asking again",
+        "INFO   fetched  pages=12  of=12  requests=16",
         "INFO   indexed",
         "  attempt 3         SUCCESS",
+        "  requests          16; 10 pages came at the first",
         "  longest function  ",
         "Look further",
     ):

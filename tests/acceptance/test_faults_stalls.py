@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import chord
 
-from taskora_celery import JobStalledError
+from taskora_celery import JobCancelledError, JobStalledError
 from tests.support import fault_jobs, gates, jobs
 from tests.support.fault_jobs import HEARTBEAT_TIMEOUT, exits, starts
 from tests.support.recorded import recorded
@@ -191,3 +191,40 @@ def test_a_silent_job_is_delivered_again_and_what_it_does_late_is_refused(unswep
     assert handle.history()[0].reason == "no sign of life for 1.5 s (heartbeat_timeout)"
     assert [entry.message for entry in handle.get_logs()] == ["start 1", "start 2"]
     assert jobs.add.delay(1, 1).get(timeout=20) == 2
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"], indirect=True, scope="session")
+def test_jobs_that_hang_in_all_places_of_a_pool_fail_while_they_hang(unswept: Relay) -> None:
+    """D6: where no process can be ended no place is free for another delivery, so the worker's parent stores the end, once."""
+    worker = unswept.worker()
+    remember = jobs.remember_error.s()
+    handles = [fault_jobs.hang_for_good.apply_async(link_error=remember) for _ in range(unswept.slots)]
+    for handle in handles:
+        with pytest.raises(JobStalledError, match="no sign of life") as caught:
+            handle.get(timeout=20)
+        assert (caught.value.count, caught.value.limit, caught.value.worker) == (1, 0, worker.hostname)
+        assert [run.outcome for run in handle.history()] == ["FAILURE"]
+        worker.wait_for_log(rf"job {handle.id} \(faults.hang_for_good\) is stalled: no sign of life .*; it fails", timeout=5)
+    with unswept.client() as client:
+        assert client.hlen("unacked") == 0
+    for handle in handles:
+        gates.open_gate(handle.id, "late")
+    assert jobs.add.delay(1, 1).get(timeout=20) == 2
+    for handle in handles:
+        wait_until(lambda job=handle.id: gates.counted(job, "remembered"), "the errback", timeout=20)  # type: ignore[misc]
+        assert (gates.counted(handle.id, "remembered"), len(starts(handle.id)), handle.state) == (1, 1, "FAILURE")
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"], indirect=True, scope="session")
+def test_a_job_that_hangs_behind_its_cancel_is_revoked_while_it_hangs(unswept: Relay) -> None:
+    """D6, G6: nobody else could say so before a place is free."""
+    unswept.worker()
+    handle = fault_jobs.hang_for_good.apply_async()
+    wait_until(lambda: starts(handle.id), "the start")
+    assert handle.cancel("stop it", grace=60).outcome == "requested"
+    with pytest.raises(JobCancelledError, match="stop it"):
+        handle.get(timeout=20)
+    assert (handle.state, recorded(handle, "REVOKED").state) == ("REVOKED", "REVOKED")
+    gates.open_gate(handle.id, "late")
+    assert jobs.add.delay(1, 1).get(timeout=20) == 2
+    assert (handle.state, len(starts(handle.id))) == ("REVOKED", 1)

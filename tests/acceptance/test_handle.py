@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.result import AsyncResult
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
-from taskora_celery import Event, JobHandle, JobNotFoundError
+from taskora_celery import Event, JobHandle, JobNotFoundError, server_sent_events
+from taskora_celery.sse import EVENT_STREAM
 from tests.support import gates, jobs, reporting_jobs
+from tests.support.browser import read, served, shown
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
@@ -155,6 +161,30 @@ def _open_twice(job_id: str, ticked: threading.Event) -> None:
         gates.wait_at(job_id)
         assert ticked.wait(20)
         gates.open_gate(job_id)
+
+
+def test_a_browser_follows_a_job_that_it_leaves_and_comes_back_to(jobs_app: Celery) -> None:
+    """J2: Server-Sent Events of a real job, over a retry, resumed by the last id."""
+
+    async def events(request: Request) -> Response:
+        job = reporting_jobs.log_over_retry.AsyncResult(request.path_params["job_id"])
+        return StreamingResponse(server_sent_events(job, after=request.headers.get("last-event-id")), headers=EVENT_STREAM)
+
+    with served(Starlette(routes=[Route("/{job_id}", events)])) as url:
+        handle = reporting_jobs.log_over_retry.delay()
+        with read(f"{url}/{handle.id}") as reading:
+            frames = [reading.next(), reading.next()]
+        gates.wait_at(handle.id)
+        gates.open_gate(handle.id)
+        gates.wait_at(handle.id)
+        assert frames[-1] is not None
+        with read(f"{url}/{handle.id}", frames[-1].id) as reading:
+            gates.open_gate(handle.id)
+            frames += reading.rest()
+    told = shown([frame for frame in frames if frame is not None])
+    assert [what for name, what in told if name == "log"] == ["begin", "end", "begin", "end"]
+    assert sorted(what for name, what in told if name == "state") == ["RETRY", "STARTED", "STARTED"]
+    assert told[-1] == ("outcome", "SUCCESS")
 
 
 def test_an_unknown_job_is_said_to_be_unknown(jobs_app: Celery) -> None:

@@ -59,7 +59,7 @@ def test_a_job_cancelled_while_no_worker_is_up_is_dropped_by_the_one_that_starts
     wait_until(lambda: messages(redis_client) == 1, "the end of all messages but the scheduled one's")
     assert_never_ran(queued, "nobody is there")
     assert_never_ran(scheduled, "not even later")
-    assert queued.cancel().outcome == "too_late"
+    assert queued.cancel().outcome == "cancelled"
 
 
 def test_a_job_whose_time_comes_after_its_cancel_is_dropped(shared_worker: SharedWorker, jobs_app: Celery) -> None:

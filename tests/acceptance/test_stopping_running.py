@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import chain, chord, group, states
 
-from taskora_celery import JobCancelledError
+from taskora_celery import Event, JobCancelledError
+from taskora_celery.runtime import Runtime
+from taskora_celery.store.journal import decode
 from tests.support import gates, jobs, stopping_jobs
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
@@ -40,6 +42,12 @@ def cancelled(handle: Any, reason: str = "stop it", timeout: float = 30.0, **opt
     return took
 
 
+def seen(handle: Any) -> list[Event]:
+    """What is in the job's journal just now."""
+    found = Runtime.of(handle.app).readable().read(handle.id, 0)
+    return [] if found is None else decode(found.journal)
+
+
 def phases(handle: Any) -> list[str]:
     """The steps of the cancel, as the journal has them."""
     return [event.data["phase"] for event in handle.events(timeout=5) if event.kind == "cancel"]
@@ -54,6 +62,22 @@ def test_a_handler_that_obeys_ends_at_once(shared_worker: SharedWorker, jobs_app
     assert stopping_jobs.story(handle.id).count("started") == 1
     assert [entry.message for entry in handle.get_logs()] == ["runs"]
     assert phases(handle)[:2] == ["requested", "delivered"]
+
+
+def test_a_cancel_in_the_first_moment_of_a_run_knows_that_it_runs(shared_worker: SharedWorker, jobs_app: Celery) -> None:
+    """G2, G3: who is told that a job will never run may give the money back; it is told only of one that never does."""
+    for _ in range(10):
+        handle = stopping_jobs.obey.delay("sleep")
+        gates.wait_at(handle.id)
+        assert handle.cancel("stop it", wait=20).outcome == "cancelled"
+        assert phases(handle)[0] == "requested"
+        lines = stopping_jobs.story(handle.id)
+        again = stopping_jobs.obey.delay("sleep")
+        gates.wait_at(again.id)
+        assert again.cancel("stop it").outcome == "requested"
+        with pytest.raises(JobCancelledError):
+            again.get(timeout=20)
+        assert stopping_jobs.story(handle.id) == lines, "nothing of it ran on behind the answer"
 
 
 @pytest.mark.parametrize("how", ["sleep", "loop"])
@@ -216,6 +240,33 @@ def test_revoke_with_terminate_keeps_celerys_meaning(start_worker: StartWorker, 
     assert stopping_jobs.story(handle.id)[:1] == ["started"]
     assert "woken cancelled" not in stopping_jobs.story(handle.id)
     assert [jobs.add.delay(n, 1).get(timeout=20) for n in range(4)] == [1, 2, 3, 4]
+
+
+def test_revoke_with_terminate_is_a_plain_revoke_in_threads(start_worker: StartWorker, jobs_app: Celery) -> None:
+    """G8: Celery can end no thread; the signal fires, and the log has one line of it instead of a traceback."""
+    worker = start_worker(pool="threads")
+    handle = stopping_jobs.obey.delay("wait")
+    started(handle)
+    jobs_app.control.revoke(handle.id, terminate=True)
+    recorded(handle, "REVOKED")
+    worker.wait_for_log(rf"job {handle.id} \(.*\) cannot be ended in a pool of kind 'thread': terminate fires its signal")
+    assert "NotImplementedError" not in worker.logs()
+
+
+def test_a_plain_revoke_keeps_the_result_of_a_handler_without_a_context(
+    pool: str, start_worker: StartWorker, jobs_app: Celery
+) -> None:
+    """G8: as in plain Celery."""
+    if pool == "solo":
+        pytest.skip("hears of a revoke only behind its job")
+    start_worker(pool=pool)
+    handle = stopping_jobs.without_context.delay()
+    started(handle)
+    jobs_app.control.revoke(handle.id)
+    wait_until(lambda: "delivered" in [step.data["phase"] for step in seen(handle) if step.kind == "cancel"], "the signal")
+    gates.open_gate(handle.id)
+    assert handle.get(timeout=20) == "kept"
+    assert recorded(handle).state == "SUCCESS"
 
 
 def test_a_cancel_needs_no_remote_control(pool: str, start_worker: StartWorker, jobs_app: Celery) -> None:

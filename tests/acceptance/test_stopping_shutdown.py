@@ -13,6 +13,7 @@ from tests.support.waiting import wait_until
 from tests.support.worker import STOP_TIMEOUT
 
 if TYPE_CHECKING:
+    import redis
     from celery import Celery
 
     from tests.support.worker_fixtures import StartWorker
@@ -63,6 +64,35 @@ def test_a_job_that_takes_no_notice_is_left_to_finish(pool: str, start_worker: S
     assert stopping_jobs.story(handle.id) == ["started"]
 
 
+@pytest.mark.parametrize("drains", [False, True], ids=["ends at once", "waits for another job"])
+def test_a_worker_that_shuts_down_does_not_begin_its_own_job_again(
+    pool: str, start_worker: StartWorker, redis_client: redis.Redis, jobs_app: Celery, drains: bool
+) -> None:
+    """I3: it would only have to stop it again; also what the worker still receives goes back, before its last job has ended."""
+    if drains and pool in {"solo", "prefork"}:
+        pytest.skip("solo runs one job at a time; Celery's prefork hears of it only when the other job has ended")
+    worker = start_worker(pool=pool)
+    deaf = stopping_jobs.long_late.delay("deaf") if drains else None
+    if deaf is not None:
+        gates.wait_at(deaf.id)
+    handle = stopping_jobs.obey_always.delay()
+    gates.wait_at(handle.id)
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_log("Warm shutdown")
+    recorded(handle, "REJECTED")
+    if deaf is not None:
+        wait_until(lambda: redis_client.llen("celery") == 1, "its message in the queue", timeout=10)
+        gates.open_gate(deaf.id)
+    assert worker.wait(TIMEOUT) == 0
+    assert redis_client.llen("celery") == 1
+    assert stopping_jobs.story(handle.id) == ["started"]
+    gates.open_gate(handle.id)
+    start_worker(pool=pool)
+    assert handle.get(timeout=30) == 2
+    assert [(run.delivery, run.outcome) for run in handle.history()] == [(1, "REJECTED"), (2, "SUCCESS")]
+    assert recorded(handle).stalls == 0
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGQUIT]], ids=["at once", "behind a warm one"])
 def test_a_cold_shutdown_loses_nothing_and_is_no_stall(
     start_worker: StartWorker, jobs_app: Celery, signals: list[signal.Signals]
@@ -83,7 +113,7 @@ def test_a_cold_shutdown_loses_nothing_and_is_no_stall(
 @TASKS
 def test_a_job_that_was_given_back_can_be_cancelled(start_worker: StartWorker, jobs_app: Celery, task: Any) -> None:
     """G2, I3: while its message waits for another worker; also where it is a new message, behind an early acknowledgement."""
-    worker = start_worker()  # in other pools the same worker may take the message once more, before it stops to consume
+    worker = start_worker()
     handle = task.delay("obey")
     gates.wait_at(handle.id)
     wait_until(lambda: handle.get_progress() == 7, "the report")

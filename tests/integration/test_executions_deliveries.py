@@ -101,7 +101,7 @@ def deliver(
 ) -> tuple[str, Any]:
     """Run one delivery of job-1, which its worker received some seconds ago."""
     delivery_info = {"routing_key": "celery", **({"redelivered": True} if redelivered else {})}
-    stamp = {STAMP: Delivery.stamp(microseconds(ago), 0, VISIBILITY, time.time())}
+    stamp = {STAMP: Delivery.stamp(microseconds(ago), 0, VISIBILITY)}
     return traced(
         task, *args, task_id="job-1", retries=attempt - 1, delivery_info=delivery_info,
         properties={"delivery_tag": "tag-1"}, **stamp, **request,
@@ -196,7 +196,9 @@ def test_the_outcome_of_a_superseded_execution_is_refused(
     assert (work.sent, work.told, app.backend.get_state("job-1")) == ([], [], states.PENDING)
     found = status(store)
     assert (found.state, found.worker, found.logs, found.refused > 0) == ("STARTED", "w2@host", 0, True)
-    assert "not run, or its outcome refused" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+    refused = "it was delivered again; what this execution still reports, and its outcome, are refused"
+    assert told == [f"job job-1 ({work.name}): {refused}"]
     assert at_rest(app)
 
 
@@ -339,8 +341,8 @@ def test_a_fresh_delivery_is_not_asked_for(work: Any, lease: ScriptedLease) -> N
 def test_a_doubtful_delivery_runs_where_the_broker_does_not_answer(work: Any, lease: ScriptedLease) -> None:
     """D1, D7: no job fails because a broker is away."""
     lease.fails = True
-    for _ in range(2):
-        deliver(work, ago=VISIBILITY / 2 + 1)
+    for attempt in (1, 2):
+        deliver(work, ago=VISIBILITY / 2 + 1, attempt=attempt)
     assert (len(work.runs), len(lease.renewed)) == (2, 1), "and in an outage it is not asked again"
 
 

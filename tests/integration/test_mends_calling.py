@@ -129,7 +129,7 @@ def test_loops_that_come_and_go_leave_one_reader_at_most(make_app: Callable[...,
     handle = JobHandle("job-1", app=app)
     for _ in range(20):
         assert asyncio.run(handle.aget_progress()) == 50
-    assert len(Runtime.of(app)._async_readers) <= 1
+    assert len(Runtime.of(app).loops) <= 1
 
 
 # --- F6: captured logging ------------------------------------------------------------------------------------------------------
@@ -207,6 +207,33 @@ def test_a_visibility_timeout_that_is_no_number_stops_the_worker(make_app: Calla
     app = make_app(redis_url, redis_url, broker_transport_options={"visibility_timeout": "30"})
     with pytest.raises(SystemExit, match="visibility_timeout='30' in broker_transport_options is wrong: not a number"):
         start(app)
+
+
+@pytest.mark.parametrize("timeout", [0, -30])
+def test_a_visibility_timeout_that_holds_nothing_stops_the_worker(
+    make_app: Callable[..., Celery], redis_url: str, timeout: int
+) -> None:
+    """L4: each message would be delivered again at once."""
+    app = make_app(redis_url, redis_url, broker_transport_options={"visibility_timeout": timeout})
+    with pytest.raises(SystemExit, match=f"visibility_timeout={timeout} in broker_transport_options is wrong: no message"):
+        start(app)
+
+
+def test_a_heartbeat_timeout_on_a_message_that_is_acknowledged_early_is_warned_of(
+    make_app: Callable[..., Celery], redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D8: at the worker's start, by the task's name; what sets neither is acknowledged late."""
+
+    def work() -> None:
+        """Do nothing."""
+
+    app = make_app(redis_url, redis_url)
+    app.task(name="shop.early", heartbeat_timeout=20, acks_late=False)(work)
+    app.task(name="shop.late", heartbeat_timeout=20)(work)
+    app.finalize()
+    start(app)
+    (warned,) = [record.getMessage() for record in caplog.records if "heartbeat_timeout" in record.getMessage()]
+    assert warned.startswith("task shop.early: heartbeat_timeout=20 with acks_late=False: ")
 
 
 def test_a_lease_interval_is_free_where_the_broker_has_no_such_timeout(make_app: Callable[..., Celery], redis_url: str) -> None:

@@ -57,10 +57,12 @@ def messages(store: JobStore, job_id: str = "job-1") -> list[str]:
 
 
 def begin(reporter: Reporter, *, behind: float = 0.0, job_id: str = "job-1") -> Context:
-    """Begin a first delivery on a worker whose clock is so many seconds behind."""
+    """Begin a first delivery on a worker whose clock is so many seconds behind, and that cannot reach the store just now."""
     ctx = Context(job_id, "shop.work", time=lambda: time.time() - behind)
     now_ms = int(ctx.time() * 1000)
-    reporter.begin(ctx, Begin(job_id, "shop.work", 1, "w1@host", now_ms, now_ms), wait=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporter, "_begin", lambda _: None)
+        reporter.begin(ctx, Begin(job_id, "shop.work", 1, "w1@host", now_ms, now_ms))
     return ctx
 
 

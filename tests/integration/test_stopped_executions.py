@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import pickle
 import signal
 import threading
 import time
@@ -21,7 +23,7 @@ from taskora_celery.cancelling import cancel_job, mend_revoked, request_of
 from taskora_celery.delivery import STAMP
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.outcomes import Cancelled, GivenBack
-from taskora_celery.reading import logs_of, status_of
+from taskora_celery.reading import history_of, logs_of, status_of
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.stopping import JobStop
@@ -42,14 +44,7 @@ if TYPE_CHECKING:
 JOB = "job-1"
 TIMEOUT = 10.0  # seconds
 #: What the worker's parent says of a first delivery that was not cancelled before.
-CHECKED = {STAMP: (0, 0, None, time.time() + 3600)}
-
-
-def hears(app: Celery) -> None:
-    """Let this process hear announcements since long, as a worker's does."""
-    listener = Runtime.of(app).listener
-    assert listener is not None
-    listener.ready_since = 1.0
+CHECKED = {STAMP: (0, 0, None)}
 
 
 @pytest.fixture
@@ -446,48 +441,32 @@ def test_the_message_of_a_cancelled_job_is_dropped_and_its_chord_told(
     assert not Runtime.of(app).reporter._live
 
 
-def test_a_first_delivery_that_the_parent_has_checked_begins_without_asking(app: Celery, store: ScriptedStore) -> None:
-    """P6, G2: the round trip is spared where the worker's parent knows of no cancel; else the store is asked."""
-    hears(app)
-    asked: list[int] = []
+def test_every_delivery_is_registered_before_its_handler_is_called(app: Celery, store: ScriptedStore) -> None:
+    """G2, J2: a cancel is decided against it, so nobody is told that a job will never run which does."""
 
     @app.task
-    def work(ctx: Context) -> None:
-        asked.append(len(store.begins))
+    def work(ctx: Context) -> str:
+        return cancel_job(app, JOB, "no longer wanted", queued=True).outcome
 
-    traced(work, task_id=JOB, **CHECKED)
-    traced(work, task_id="job-2")
-    assert asked == [0, 1]
-
-
-@pytest.mark.parametrize("how", ["again", "retry", "unmarked"])
-def test_what_may_have_a_history_asks_whatever_its_parent_has_checked(app: Celery, store: ScriptedStore, how: str) -> None:
-    """B3, B6, E8: a redelivery, a retry, and each delivery of a broker that does not tell them apart (SQS)."""
-    hears(app)
-    asked: list[int] = []
-
-    @app.task
-    def work(ctx: Context) -> None:
-        asked.append(len(store.begins))
-
-    Runtime.of(app).marks_redelivery = how != "unmarked"
-    delivery_info = {"routing_key": "celery", "redelivered": how == "again"}
-    traced(work, task_id=JOB, retries=int(how == "retry"), delivery_info=delivery_info, **CHECKED)
-    assert asked == [1]
-
-
-def test_a_job_that_began_in_the_moment_of_its_cancel_is_stopped(app: Celery, store: ScriptedStore) -> None:
-    """G7: the parent did not know yet; the store says so with the first report, and the job ends as it was acknowledged."""
-    hears(app)
-
-    @app.task
-    def work(ctx: Context) -> str | None:
-        assert ctx.signal.wait(TIMEOUT)
-        return ctx.signal.reason
-
-    cancel_job(app, JOB, "no longer wanted", queued=True)
     state, _ = traced(work, task_id=JOB, **CHECKED)
+    assert len(store.begins) == 1
     assert (state, record(store)) == ("IGNORED", CANCELLED)
+    found = store.read(JOB, 0)
+    assert found is not None
+    assert [event.data["phase"] for event in decode(found.journal) if event.kind == "cancel"][:1] == ["requested"]
+
+
+def test_a_cancel_before_the_start_is_seen_by_the_first_delivery(app: Celery, store: ScriptedStore) -> None:
+    """G2: whatever this process has heard."""
+    ran: list[bool] = []
+
+    @app.task
+    def work(ctx: Context) -> None:
+        ran.append(True)
+
+    assert cancel_job(app, JOB, "no longer wanted", queued=True).outcome == "cancelled"
+    state, _ = traced(work, task_id=JOB, **CHECKED)
+    assert (state, ran, record(store)) == ("IGNORED", [], CANCELLED)
 
 
 # --- G5: cleaning up -------------------------------------------------------------------------------------------------------
@@ -658,6 +637,34 @@ def test_an_interruption_in_the_last_line_of_a_handlers_part_still_ends_it(
     assert not stops[0].interrupt.fire(JobCancelledError)
 
 
+@pytest.mark.parametrize("in_main", [True, False], ids=["main thread", "other thread"])
+def test_what_interrupts_a_handler_says_why(app: Celery, store: ScriptedStore, in_main: bool) -> None:
+    """G4: the reason that was given; and it can be handed to another process, as any error."""
+    caught: list[JobCancelledError] = []
+
+    @app.task(cancel_grace=0.01)
+    def work(ctx: Context) -> None:
+        cancel_job(app, ctx.id, "no longer wanted")
+        try:
+            while True:
+                time.sleep(0.005)
+        except JobCancelledError as exc:
+            caught.append(exc)
+            raise
+
+    thread = threading.Thread(target=lambda: traced(work, task_id=JOB))
+    if in_main:
+        traced(work, task_id=JOB)
+    else:
+        thread.start()
+        thread.join(TIMEOUT)
+    (error,) = caught
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.reason, error.reason, error.job_id) == (JobCancelledError, *["no longer wanted"] * 2, JOB)
+    assert str(error) == f"job {JOB} was cancelled: no longer wanted"
+    assert record(store) == CANCELLED
+
+
 def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) -> None:
     """G8: a plain revoke fires the signal and lets the handler end."""
 
@@ -668,6 +675,115 @@ def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) ->
 
     traced(work, task_id=JOB)
     assert (record(store), phases(store)) == ((Outcome.REVOKED, "JobCancelledError", "revoked"), ["requested", "delivered"])
+
+
+def revoked_plainly(app: Celery, store: ScriptedStore, current: Context) -> None:
+    """In a handler that takes no context: somebody calls Celery's revoke."""
+    store.cancel(request_of(app, JOB, "revoked", None, gently=True))
+    assert current.signal.wait(TIMEOUT)
+
+
+def test_a_plain_revoke_lets_a_handler_without_a_context_succeed(app: Celery, store: ScriptedStore, failures: Failures) -> None:
+    """G8: it could not know, and plain Celery would keep its result."""
+
+    @app.task
+    def work() -> int:
+        revoked_plainly(app, store, current_context())
+        return 7
+
+    assert traced(work, task_id=JOB) == ("SUCCESS", 7)
+    assert (record(store)[0], failures.told, phases(store)) == (Outcome.SUCCESS, [], ["requested", "delivered"])
+
+
+def test_a_plain_revoke_lets_a_handler_without_a_context_fail(app: Celery, store: ScriptedStore) -> None:
+    """G8: with its own error, as in plain Celery."""
+
+    @app.task
+    def work() -> None:
+        revoked_plainly(app, store, current_context())
+        raise OSError("disk full")
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store)) == ("FAILURE", OSError, (Outcome.FAILURE, "OSError", "disk full"))
+
+
+@pytest.mark.parametrize("by", ["celery", "autoretry"])
+def test_behind_a_plain_revoke_no_retry_is_begun(app: Celery, store: ScriptedStore, sent: list[dict[str, Any]], by: str) -> None:
+    """G6, G8: plain Celery drops the next attempt when it comes; here its message is not sent."""
+
+    @app.task(bind=True, max_retries=3, autoretry_for=(OSError,) if by == "autoretry" else ())
+    def work(self: Any) -> None:
+        revoked_plainly(app, store, current_context())
+        if by == "celery":
+            self.retry(countdown=0)
+        raise OSError("disk full")
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), sent) == ("IGNORED", Cancelled, [])
+    assert record(store) == (Outcome.REVOKED, "JobCancelledError", "revoked")
+
+
+def test_a_cancel_behind_a_plain_revoke_is_a_cancel(app: Celery, store: ScriptedStore) -> None:
+    """G3, G4, G8: it interrupts, and its reason is the job's, though the signal has fired before."""
+
+    @app.task(cancel_grace=0.05)
+    def work() -> None:
+        revoked_plainly(app, store, current_context())
+        cancel_job(app, JOB, "no longer wanted")
+        while True:
+            time.sleep(0.01)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
+    assert sorted(phases(store)) == ["delivered", "delivered", "interrupted", "requested", "requested"]
+
+
+def test_a_cancel_behind_a_plain_revoke_is_heard_of_without_its_announcement(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G3, G4: the store says it again with each report, also behind the revoke."""
+    monkeypatch.setattr(Runtime.of(app).stopper, "announced", lambda _: None)
+
+    @app.task(cancel_grace=0.05)
+    def work() -> None:
+        ctx = current_context()
+        store.cancel(request_of(app, JOB, "revoked", None, gently=True))
+        for n in itertools.count():
+            ctx.progress(n)
+            time.sleep(0.005)
+            if ctx.signal.aborted and not asked:
+                asked.append(cancel_job(app, JOB, "no longer wanted").outcome)
+
+    asked: list[str] = []
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store), asked) == ("IGNORED", Cancelled, CANCELLED, ["requested"])
+
+
+def test_a_cancel_behind_a_plain_revoke_cancels_a_coroutine_at_once(app: Celery, store: ScriptedStore) -> None:
+    """G4, M2: the plain revoke left it running."""
+
+    @app.task
+    async def work() -> None:
+        store.cancel(request_of(app, JOB, "revoked", None, gently=True))
+        await current_context().signal.wait_async()
+        await asyncio.to_thread(cancel_job, app, JOB, "no longer wanted")
+        await asyncio.sleep(60)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error), record(store)) == ("IGNORED", Cancelled, CANCELLED)
+
+
+def test_the_time_limit_holds_behind_a_plain_revoke(app: Celery, store: ScriptedStore) -> None:
+    """G8, H1: the revoke does not end the job, so nothing is taken from what does."""
+
+    @app.task(soft_time_limit=0.3)
+    def work() -> None:
+        revoked_plainly(app, store, current_context())
+        while True:
+            time.sleep(0.01)
+
+    state, error = traced(work, task_id=JOB)
+    assert (state, type(error)) == ("FAILURE", SoftTimeLimitExceeded)
 
 
 def test_a_shielded_block_is_finished_first(app: Celery, store: ScriptedStore) -> None:
@@ -736,7 +852,7 @@ def test_a_message_that_was_acknowledged_early_is_sent_anew(
 
 
 def test_what_is_sent_anew_is_the_same_job(app: Celery, store: ScriptedStore) -> None:
-    """I3, B4: with its arguments and its creation time, here that of its first receipt; and the store is asked of it."""
+    """I3, B4: with its arguments and its creation time, here that of its first receipt."""
     seen: list[int] = []
 
     @app.task(acks_late=False)
@@ -754,11 +870,69 @@ def test_what_is_sent_anew_is_the_same_job(app: Celery, store: ScriptedStore) ->
     assert (message.headers["id"], message.headers["retries"], message.payload[0]) == (JOB, 0, [7])
     assert seen == [message.headers["taskora_created"]]
     assert STAMP not in message.headers, "that ends with its delivery"
-    hears(app)
-    begins = len(store.begins)
-    headers = {name: value for name, value in message.headers.items() if name.startswith("taskora")}
-    traced(work, 7, task_id=JOB, **headers, **CHECKED)
-    assert len(store.begins) == begins + 1, "although its message was delivered for the first time"
+
+
+def rejects_itself(ctx: Context, app: Celery) -> None:
+    raise Reject("not here", requeue=True)
+
+
+@pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+@pytest.mark.parametrize("stop", [stops_for_shutdown, requeues_itself, rejects_itself], ids=lambda stop: stop.__name__)
+def test_a_delivery_that_was_given_back_has_its_place_in_the_history(
+    app: Celery, store: ScriptedStore, sent: list[dict[str, Any]], stop: Callable[[Context, Any], None], acks_late: bool
+) -> None:
+    """B6, I3: with its reason, and no attempt used; the next delivery begins a record of its own."""
+    seen: list[Any] = []
+
+    @app.task(acks_late=acks_late)
+    def work(ctx: Context) -> None:
+        seen.append(ctx.history)
+        if len(seen) == 1:
+            stop(ctx, app)
+
+    traced(work, task_id=JOB)
+    traced(work, task_id=JOB, delivery_info={"routing_key": "celery", "redelivered": acks_late})
+    first, second = history_of(store.read(JOB, attempts=True))
+    reason = {"stops_for_shutdown": "shutdown: the worker shuts down", "requeues_itself": "somebody else may"}.get(stop.__name__)
+    assert (first.number, first.delivery, first.outcome, first.reason) == (1, 1, Outcome.REJECTED, reason)
+    assert first.duration is not None
+    assert (second.number, second.delivery, second.outcome) == (1, 2, Outcome.SUCCESS)
+    assert seen == [(), (first,)]
+
+
+def test_the_log_says_in_one_line_why_a_job_goes_back(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """I3: no warning, and no traceback of what is not an error."""
+    caplog.set_level(logging.INFO)
+
+    @app.task(acks_late=True)
+    def work(ctx: Context) -> None:
+        stops_for_shutdown(ctx, app)
+
+    traced(work, task_id=JOB)
+    said = [record for record in caplog.records if JOB in record.getMessage()]
+    assert [record.getMessage() for record in said] == [
+        f"job {JOB} ({work.name}) goes back into its queue, no attempt used: shutdown: the worker shuts down"
+    ]
+    assert said[0].exc_info is None
+
+
+def test_the_log_says_that_a_job_was_cancelled_and_why(
+    app: Celery, store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """G3, G2: whether it ran or not; Celery's own line says only that it was ignored."""
+    caplog.set_level(logging.INFO, "taskora_celery")
+
+    @app.task
+    def work(ctx: Context) -> None:
+        cancelled_meanwhile(ctx, app)
+
+    traced(work, task_id=JOB)
+    store.cancel(request_of(app, "job-2", None, None), queued=True)
+    traced(work, task_id="job-2")
+    assert [record.getMessage() for record in caplog.records if record.name == "taskora_celery.execution"] == [
+        f"job {JOB} ({work.name}) was cancelled, and has ended: no longer wanted",
+        f"job job-2 ({work.name}) was cancelled before it began, and is not run",
+    ]
 
 
 def test_an_abort_for_another_reason_is_no_requeue(app: Celery, store: ScriptedStore) -> None:
@@ -855,7 +1029,7 @@ def test_an_extended_deadline_is_the_one_that_counts(app: Celery, store: Scripte
 
 
 #: The stamp of a worker's parent that is another process: the job has a pool's process for itself.
-IN_CHILD = {STAMP: (0, os.getppid(), None, 0.0)}
+IN_CHILD = {STAMP: (0, os.getppid(), None)}
 
 
 @pytest.fixture
@@ -924,7 +1098,7 @@ def test_a_handle_that_sent_the_job_cancels_it_in_its_queue(app: Celery, store: 
     assert (record(store), handle.state) == (CANCELLED, "REVOKED")
     with pytest.raises(JobCancelledError, match="no longer wanted"):
         handle.get(timeout=TIMEOUT)
-    assert handle.cancel("again").outcome == "too_late"
+    assert handle.cancel("again").outcome == "cancelled"
 
 
 def test_a_handle_that_was_attached_to_an_id_knows_nothing_of_a_queue(app: Celery, store: ScriptedStore) -> None:
@@ -957,6 +1131,44 @@ def test_a_handles_words_go_into_the_request(app: Celery, store: ScriptedStore, 
     asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted", grace=1.5, wait=wait))
     found = [Runtime.of(app).cancel_request(job_id) for job_id in (JOB, "job-2")]
     assert [(each.reason, each.grace, each.gently) for each in found if each] == [("no longer wanted", 1.5, False)] * 2
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["queued", "ran"])
+def test_to_cancel_once_more_gives_the_same_receipt(app: Celery, store: ScriptedStore, ran: bool) -> None:
+    """G7: a client that asks again, since the answer was lost, learns that the job is cancelled, and why."""
+    handle = JobHandle(JOB, app=app)
+    handle.queued = not ran
+    execution = job_in(store, "STARTED", JOB) if ran else None
+    first = handle.cancel("no longer wanted")
+    if execution is not None:
+        assert first.outcome == "requested"
+        execution.end(Outcome.REVOKED, "no longer wanted", "JobCancelledError")
+    expected = CancelReceipt(JOB, "cancelled", first.requested_ms, "no longer wanted")
+    assert [handle.cancel("another reason"), handle.cancel(wait=True), asyncio.run(handle.acancel("again"))] == [expected] * 3
+
+
+def test_a_job_that_was_revoked_otherwise_cannot_be_cancelled_any_more(app: Celery, store: ScriptedStore) -> None:
+    """G7: its process was ended by ``terminate``, or it had expired."""
+    job_in(store, "STARTED", JOB).end(Outcome.REVOKED, "terminated", "Terminated")
+    assert JobHandle(JOB, app=app).cancel("no longer wanted").outcome == "too_late"
+
+
+@pytest.mark.parametrize("wait", [-1, float("nan"), "5", None, [5]])
+def test_a_wait_that_makes_no_sense_stores_nothing(app: Celery, store: ScriptedStore, wait: Any) -> None:
+    """G1: who reads the error must not find the job cancelled."""
+    job_in(store, "STARTED", JOB)
+    with pytest.raises((TypeError, ValueError), match="wait="):
+        JobHandle(JOB, app=app).cancel(wait=wait)
+    with pytest.raises((TypeError, ValueError), match="wait="):
+        asyncio.run(JobHandle(JOB, app=app).acancel(wait=wait))
+    assert phases(store) == []
+
+
+def test_the_receipt_has_the_reason_as_it_is_stored(app: Celery, store: ScriptedStore) -> None:
+    """G1, F7: redacted, and cut to 500 characters."""
+    job_in(store, Outcome.RETRY, JOB)
+    receipt = cancel_job(app, JOB, "x" * 600)
+    assert receipt.reason == record(store)[2] == "x" * 500
 
 
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:

@@ -6,6 +6,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import redis
 
@@ -706,6 +707,8 @@ def state_of(store: JobStore, job_id: str = "job-1") -> tuple[str, str | None, s
 
 
 CANCELLED = (Outcome.REVOKED, "JobCancelledError", "no longer wanted")
+#: How a handler ends that takes no context.
+UNAWARE = Ended(Outcome.SUCCESS, NOW_MS + 2_000, unaware=True)
 
 
 def test_a_job_without_a_record_is_unknown(store: JobStore) -> None:
@@ -752,14 +755,28 @@ def test_of_two_requests_the_first_counts(store: JobStore) -> None:
     assert store.cancel(request(reason="another")) is CancelOutcome.REQUESTED
     assert phases(store) == ["requested", "requested"]
     execution.end(Outcome.REVOKED, "no longer wanted", "JobCancelledError")
-    assert store.cancel(request(reason="a third")) is CancelOutcome.TOO_LATE
+    assert store.cancel(request(reason="a third")) is CancelOutcome.ALREADY
     assert unpacked(snapshot(store).fields["j"]) == request()
+
+
+def test_a_cancel_counts_over_a_plain_revoke_and_not_the_other_way_round(store: JobStore) -> None:
+    """G3, G8: who cancels behind a revoke that decides nothing wants the job to end as cancelled, with his reason."""
+    execution = job_in(store, "STARTED")
+    assert store.cancel(request(reason="revoked", gently=True)) is CancelOutcome.REQUESTED
+    assert store.cancel(request(reason="revoked again", gently=True)) is CancelOutcome.REQUESTED
+    assert unpacked(snapshot(store).fields["j"]) == request(reason="revoked", gently=True)
+    assert store.cancel(request()) is CancelOutcome.REQUESTED
+    assert store.cancel(request(reason="revoked", gently=True)) is CancelOutcome.REQUESTED
+    assert unpacked(snapshot(store).fields["j"]) == request()
+    assert execution.send(Report("job-1", execution.fence, NOW_MS, ended=UNAWARE)) is Reply.CANCELLED
 
 
 def test_to_cancel_twice_what_has_not_begun_forgets_nothing(store: JobStore) -> None:
     """G2: every worker that hears a revoke remembers it; the second finds it done, and it must stay remembered."""
     store.cancel(request(), queued=True)
-    assert store.cancel(request(reason="again"), queued=True) is CancelOutcome.TOO_LATE
+    before = snapshot(store)
+    assert store.cancel(request(reason="again"), queued=True) is CancelOutcome.ALREADY
+    assert snapshot(store) == before
     assert (state_of(store), store.cancelled_early()) == (CANCELLED, ["job-1"])
 
 
@@ -905,6 +922,18 @@ def test_once_a_cancel_was_acknowledged_a_job_ends_in_no_other_way(store: JobSto
     found = snapshot(store)
     assert (messages(store), progress_of(found)[0], "k" in found.fields, "e" in found.fields) == (["kept"], 40, True, False)
     assert found.attempts == ()
+
+
+@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE])
+def test_the_end_of_a_handler_that_could_not_know_of_a_plain_revoke_stands(store: JobStore, state: str) -> None:
+    """G8: as in plain Celery, which lets a running task be; what can see its signal ends as revoked."""
+    execution = job_in(store, "STARTED")
+    store.cancel(request(gently=True, reason=None))
+    assert execution.end(state) is Reply.CANCELLED
+    ended = msgspec.structs.replace(UNAWARE, state=state)
+    assert execution.send(Report("job-1", execution.fence, NOW_MS, ended=ended)) is Reply.STOPPING
+    assert state_of(store)[0] == state
+    assert store.cancel(request()) is CancelOutcome.TOO_LATE
 
 
 def test_it_ends_as_cancelled(store: JobStore) -> None:

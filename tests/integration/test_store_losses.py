@@ -354,6 +354,22 @@ def test_the_loss_that_ends_a_job_is_the_last_of_its_history(store: JobStore) ->
     assert history_of(store.read("job-1", attempts=True)) == [lost_record(outcome=Outcome.FAILURE, error=STALLED)]
 
 
+def test_where_the_message_comes_all_the_same_each_lost_delivery_keeps_its_record(store: JobStore) -> None:
+    """B6, D6: nobody has stored the failure; the delivery that does has the last record, and hides no loss."""
+    started(store)
+    store.lose(loss())
+    started(store, token=LATE, redelivered=True)
+    assert store.lose(loss(token=LATE, limit=1, reason="hung")) == Lost(2, ended=True)
+    again = started(store, token=LATE + 1, redelivered=True, anyway=True, now_ms=NOW_MS + 9_000)
+    assert (again.begun.delivery, again.begun.stalls) == (3, 2)
+    again.end(Outcome.FAILURE, "lost twice", STALLED)
+    history = history_of(store.read("job-1", attempts=True))
+    assert [(run.delivery, run.outcome, run.reason) for run in history] == [
+        (1, Outcome.LOST, "signal 9 (SIGKILL)"), (2, Outcome.LOST, "hung"), (3, Outcome.FAILURE, "lost twice"),
+    ]  # fmt: skip
+    assert history[1] == lost_record(delivery=2, reason="hung")
+
+
 def test_without_a_limit_no_loss_ends_a_job(store: JobStore) -> None:
     """D6: `max_stalls=None`."""
     for n in range(5):

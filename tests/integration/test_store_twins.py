@@ -108,6 +108,8 @@ class JobsLife(RuleBasedStateMachine):
         self.executions: list[Held] = []
         #: What the store acknowledged.
         self.requested = False
+        #: All that was requested was a plain revoke.
+        self.gently = False
         self.ends: list[str] = []
 
     def _later(self) -> int:
@@ -157,8 +159,9 @@ class JobsLife(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         state=st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY, Outcome.REJECTED, Outcome.IGNORED]),
+        unaware=st.booleans(),
     )
-    def end(self, data: st.DataObject, state: str) -> None:
+    def end(self, data: st.DataObject, state: str, unaware: bool) -> None:
         """An execution ends; where the store says that it is to end as cancelled, it does."""
         held = data.draw(st.sampled_from(self.executions))
         if not held.runs or held.has_ended:
@@ -166,15 +169,17 @@ class JobsLife(RuleBasedStateMachine):
         held.has_ended = True
         at = self._later()
         keep = AttemptRecord(held.begin.attempt, 1, "w1@host", at, Outcome.RETRY) if state == Outcome.RETRY else None
-        reply = self.twins.report(held, now_ms=at, ended=Ended(state, at, "because", "OSError", keep))
+        unaware = unaware and state in {Outcome.SUCCESS, Outcome.FAILURE}
+        reply = self.twins.report(held, now_ms=at, ended=Ended(state, at, "because", "OSError", keep, unaware))
         if reply is Reply.CANCELLED:
             assert self.requested
+            assert not (unaware and self.gently)
             state = Outcome.REVOKED
             reply = self.twins.report(held, now_ms=at, ended=Ended(state, at, "no longer wanted", "JobCancelledError"))
             assert reply is Reply.STOPPING
         if reply is Reply.SUPERSEDED:
             return
-        assert not self.requested or state == Outcome.REVOKED
+        assert not self.requested or state == Outcome.REVOKED or (unaware and self.gently)
         if state == Outcome.RETRY:
             self.attempt, self.delivered = held.begin.attempt + 1, False
         elif state in Outcome.FINAL - {Outcome.IGNORED}:
@@ -185,8 +190,11 @@ class JobsLife(RuleBasedStateMachine):
         """Somebody cancels."""
         before = self.twins.state(JOB)
         outcome = self.twins.cancel(request(JOB, now_ms=self._later(), gently=gently), queued=queued)
-        if outcome >= CancelOutcome.CANCELLED:
+        if outcome is CancelOutcome.ALREADY:
+            assert (before, self.requested) == (Outcome.REVOKED, True)
+        elif outcome >= CancelOutcome.CANCELLED:
             assert before not in Outcome.FINAL
+            self.gently = gently and (self.gently or not self.requested)
             self.requested = True
         else:
             assert before in (Outcome.FINAL if before else {None})
@@ -216,7 +224,7 @@ class JobsLife(RuleBasedStateMachine):
             return
         self.twins.compare(JOB)
         state = self.twins.state(JOB)
-        if self.requested:
+        if self.requested and not self.gently:
             assert state in {"STARTED", Outcome.REVOKED}
             assert set(self.ends) <= {Outcome.REVOKED}
 

@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
@@ -121,14 +122,20 @@ def on_error_in_place(request: Request, exc: Exception, traceback: str, ctx: Con
 
 @app.task
 def threads_and_executions() -> list[Any]:
-    """Say which threads run in this process, and how many executions are alive: this one at most."""
-    gc.collect()
+    """Say which threads run in this process, and how many executions are alive: this one at most.
+
+    A collection that another thread has just begun makes `gc.collect` return at once, with nothing collected: it is asked again.
+    """
     from taskora_celery.execution import Execution
 
-    return [
-        [thread.name for thread in threading.enumerate()],
-        sum(isinstance(thing, Execution) for thing in gc.get_objects()),
-    ]
+    alive = 0
+    for _ in range(50):
+        gc.collect()
+        alive = sum(isinstance(thing, Execution) for thing in gc.get_objects())
+        if alive <= 1:
+            break
+        time.sleep(0.02)
+    return [[thread.name for thread in threading.enumerate()], alive]
 
 
 @app.task(tracked=False)

@@ -30,6 +30,7 @@ class ScriptedExecution:
         now_ms: int = NOW_MS,
         redelivered: bool = False,
         created_ms: int = NOW_MS - 500,
+        name: str = "shop.work",
         **more: Any,
     ) -> None:
         self.store = store
@@ -38,7 +39,7 @@ class ScriptedExecution:
         self.worker = worker
         self.now_ms = now_ms
         self.number = 0
-        begin = Begin(job_id, "shop.work", attempt, worker, created_ms, now_ms, redelivered=redelivered, **more)
+        begin = Begin(job_id, name, attempt, worker, created_ms, now_ms, redelivered=redelivered, **more)
         self.begun: Begun = store.begin(begin)
 
     @property
@@ -83,11 +84,11 @@ class ScriptedExecution:
         ended = Ended(state, self.now_ms + 2_000, reason, error)
         return self.send(Report(self.id, self.fence, self.now_ms + 2_000, ended=ended))
 
-    def end_in_retry(self, reason: str = "later", delay: float = 5.0) -> Reply:
+    def end_in_retry(self, reason: str = "later", delay: float = 5.0, error: str = "OSError") -> Reply:
         """End the attempt in a retry, and keep its record."""
         keep = AttemptRecord(
-            self.attempt, self.begun.delivery, self.worker, self.now_ms, Outcome.RETRY, 2.0, reason, "OSError", delay,
+            self.attempt, self.begun.delivery, self.worker, self.now_ms, Outcome.RETRY, 2.0, reason, error, delay,
             self.now_ms + 2_000 + int(delay * 1000),
         )  # fmt: skip
-        ended = Ended(Outcome.RETRY, self.now_ms + 2_000, reason, "OSError", keep)
+        ended = Ended(Outcome.RETRY, self.now_ms + 2_000, reason, error, keep)
         return self.send(Report(self.id, self.fence, self.now_ms + 2_000, ended=ended))

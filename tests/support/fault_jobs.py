@@ -287,6 +287,14 @@ def kill_at_once(from_child: bool, ctx: Context) -> int:
 # --- that hang ---------------------------------------------------------------------------------------------------------
 
 
+@app.task(name="faults.hang_for_good", heartbeat_timeout=HEARTBEAT_TIMEOUT, max_stalls=0)
+def hang_for_good(ctx: Context) -> str:
+    """Show no life, and heed no signal, until the gate is opened."""
+    start(ctx)
+    gates.stop_at(ctx.id, "late")
+    return "zombie"
+
+
 @app.task(name="faults.hang", heartbeat_timeout=HEARTBEAT_TIMEOUT)
 def hang(how: str, ctx: Context) -> Any:
     """The first delivery shows no life: in Python, in C, or in a sleep that its signal ends."""

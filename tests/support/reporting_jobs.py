@@ -137,6 +137,12 @@ def log_many(count: int, ctx: Context) -> int:
 
 
 @app.task
+def log_text(text: str, ctx: Context) -> None:
+    """Write what comes from elsewhere."""
+    ctx.log.info(text)
+
+
+@app.task
 def log_levels(ctx: Context) -> None:
     """Write an entry of each level."""
     ctx.log.debug("a debug entry")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.memory import MemoryStore
+from taskora_celery.store.protocol import NO_COUNTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from taskora_celery.store.protocol import (
@@ -82,6 +83,25 @@ class ScriptedStore:
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """As the memory store: the test itself may always look."""
         return self.memory.read(job_id, skip, attempts=attempts)
+
+    def note(
+        self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
+    ) -> None:  # fmt: skip
+        """As the memory store, after the script's say."""
+        self._pass()
+        self.memory.note(going, ended, now_ms, counts)
+
+    def counts(self) -> dict[str, int]:
+        """As the memory store: the test itself may always look."""
+        return self.memory.counts()
+
+    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
+        """As the memory store."""
+        return self.memory.listed(limit, going=going)
+
+    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+        """As the memory store."""
+        return self.memory.records(job_ids, brief=brief)
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """As the memory store."""

@@ -11,6 +11,7 @@ from celery.worker import state
 
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
 from taskora_celery.lease.redis import FencedChannel
+from taskora_celery.store.protocol import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,9 +46,17 @@ class ScriptedRequest:
         self.task = SimpleNamespace(cancel_grace=10.0)
         self._steps = steps
 
-    def lose(self, reason: str) -> None:
+        #: What the store makes of its loss.
+        self.told = Lost(1)
+
+    def lose(self, reason: str) -> Lost:
         """Note it."""
         self._steps.append(f"lose {self.message.delivery_tag}: {reason}")
+        return self.told
+
+    def end_lost(self, told: Lost, reason: str) -> None:
+        """Note it."""
+        self._steps.append(f"end {self.message.delivery_tag}")
 
 
 class ScriptedWorker:

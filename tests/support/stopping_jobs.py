@@ -338,6 +338,24 @@ def extend_nothing(ctx: Context) -> str:
     return ""
 
 
+@app.task(bind=True)
+def without_context(self: Any) -> str:
+    """Take no context, and so see no signal; return when the gate is opened."""
+    gates.stop_at(self.request.id)
+    return "kept"
+
+
+@app.task(acks_late=True)
+def obey_always(ctx: Context) -> int:
+    """Sleep in each delivery, until the signal or the gate; return the delivery's number."""
+    tell(ctx.id, "started")
+    gates.arrive(ctx.id)
+    with gates.gate_client() as connection:
+        while not gates.is_open(connection, ctx.id):
+            ctx.sleep(0.05)
+    return ctx.delivery
+
+
 def _long(how: str, ctx: Context) -> dict[str, Any]:
     tell(ctx.id, "started")
     found = {"attempt": ctx.attempt, "delivery": ctx.delivery, "checkpoint": ctx.last_checkpoint}

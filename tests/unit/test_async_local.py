@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,10 +21,13 @@ from taskora_celery import (
     JobAbortedError,
     JobCancelledError,
     NotSupportedError,
+    RetryError,
     current_context,
     local_context,
+    run_process,
 )
-from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled
+from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled, word_in
+from taskora_celery.handler import Handler
 from taskora_celery.loop import JobLoop
 from taskora_celery.runtime import Runtime
 from tests.support.eager_apps import eager_app, tasks_of_their_own
@@ -100,6 +105,39 @@ def test_an_eager_coroutine_is_retried(app: Celery) -> None:
     assert work.delay().get() == 3
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups came with Python 3.11")
+def test_a_retry_that_leaves_a_task_group_is_one(app: Celery) -> None:
+    """I1, M1: the group wraps whatever its tasks raise."""
+    task_group: Any = vars(asyncio)["TaskGroup"]
+
+    @app.task(max_retries=2)
+    async def work(ctx: Context) -> int:
+        async def part() -> None:
+            if ctx.attempt < 3:
+                raise ctx.retry(delay=0, reason="busy")
+
+        async with task_group() as group, task_group() as inner:
+            group.create_task(part())
+            inner.create_task(part())
+        return ctx.attempt
+
+    assert work.delay().get() == 3
+
+
+def test_what_a_group_of_exceptions_says_of_the_end() -> None:
+    """I1: one kind of word, however deep; with anything else in it, it is a failure, and says all."""
+
+    class Group(Exception):  # noqa: N818 - stands for Python 3.11's
+        def __init__(self, *exceptions: BaseException) -> None:
+            self.exceptions = exceptions
+
+    retry = RetryError("busy")
+    assert word_in(Group(Group(retry), JobAbortedError("shutdown"))) is retry
+    assert word_in(Group(retry, ValueError())) is None
+    assert word_in(Group()) is None
+    assert word_in(ValueError()) is None
+
+
 def test_a_context_that_aborts_cancels_an_eager_coroutine(app: Celery) -> None:
     """M2: as a job's does."""
 
@@ -109,6 +147,26 @@ def test_a_context_that_aborts_cancels_an_eager_coroutine(app: Celery) -> None:
         await asyncio.sleep(60)
 
     assert isinstance(work.delay().result, JobAbortedError)
+
+
+def test_one_that_is_cancelled_before_its_first_step_takes_none(app: Celery, recwarn: pytest.WarningsRecorder) -> None:
+    """M2: and nothing is said of a coroutine that was never awaited."""
+
+    @app.task
+    async def work(ctx: Context) -> None:
+        await asyncio.sleep(60)  # where it was quicker than the cancel
+
+    task_call = Handler.call
+
+    def call(self: Handler, task: Any, ctx: Any, args: Any, kwargs: Any) -> Any:
+        ctx.signal.abort("shutdown", "now")
+        return task_call(self, task, ctx, args, kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "call", call)
+        assert isinstance(work.delay().result, JobAbortedError)
+    gc.collect()
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
 
 
 def test_a_decorated_coroutine_is_one(app: Celery) -> None:
@@ -152,7 +210,7 @@ def test_an_async_generator_is_refused_when_it_is_defined(app: Celery) -> None:
     async def work(ctx: Context) -> AsyncIterator[int]:
         yield 1
 
-    with pytest.raises(TypeError, match=r"task work: its handler is an async generator.*ctx\.progress"):
+    with pytest.raises(TypeError, match=r"task \S*work: its handler is an async generator.*ctx\.progress"):
         app.task(work).name  # noqa: B018 - the task is made when it is first used
 
 
@@ -202,6 +260,19 @@ def test_sleep_is_refused_where_it_would_block_the_loop(app: Celery) -> None:
     assert "await asyncio.sleep()" in work.delay().get()
 
 
+def test_a_process_is_refused_where_it_would_block_the_loop(app: Celery) -> None:
+    """M3: asyncio has its own, and there are threads."""
+
+    @app.task
+    async def work(ctx: Context) -> str:
+        done = await asyncio.to_thread(run_process, ctx, ["echo", "hello"], capture_output=True, text=True)
+        with pytest.raises(NotSupportedError, match=r"asyncio\.create_subprocess_exec"):
+            run_process(ctx, ["echo"])
+        return str(done.stdout)
+
+    assert work.delay().get() == "hello\n"
+
+
 @pytest.mark.parametrize(
     ("reason", "over_limit", "error"),
     [
@@ -230,6 +301,11 @@ class Job:
     def __init__(self, *, is_closed: bool = False) -> None:
         self.cancels = 0
         self.is_closed = is_closed
+        self.here = True
+        self.has_heard = True
+
+    def is_here(self) -> bool:
+        return self.here
 
     def cancel_here(self) -> None:
         self.cancels += 1
@@ -307,6 +383,17 @@ def test_a_shield_that_is_entered_while_a_cancel_is_on_its_way_keeps_it() -> Non
         shield.__exit__(None, None, None)
 
 
+def test_a_shield_in_a_task_of_the_handlers_leaves_the_cancel_to_the_handler() -> None:
+    """G4, M2: raised in a child task, a task group would take it for the child's own end, and go on."""
+    job = Job()
+    job.here = False
+    interrupt = interrupt_of(job)
+    with interrupt.shield():
+        interrupt._signal.abort("cancelled")
+        assert job.cancels == 0
+    assert job.cancels == 1
+
+
 def test_what_is_over_is_not_cancelled() -> None:
     """G4: the next job's coroutine may run by then."""
     job, loop = Job(), ManualLoop()
@@ -343,3 +430,14 @@ def test_a_coroutine_is_closed_where_its_loop_answers(answering: bool, ends: boo
     assert interrupt.end() is ends
     assert job.is_closed is ends
     assert not interrupt.end()
+
+
+def test_one_whose_loop_was_blocked_hears_of_its_cancel_before_it_is_closed() -> None:
+    """M2, G4: by another job's handler, say; it has a grace to clean up like any other, once."""
+    job = Job()
+    job.has_heard = False
+    interrupt = interrupt_of(job)
+    assert interrupt.end()
+    assert not job.is_closed
+    assert interrupt.end(), "whatever it waits for"
+    assert job.is_closed

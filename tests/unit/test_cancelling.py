@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from taskora_celery import runtime as runtime_module
 from taskora_celery.cancelling import request_of
 from taskora_celery.records import CancelReceipt
 from taskora_celery.runtime import Runtime
-from taskora_celery.stopping import KEPT_FOR
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.journal import CANCEL, encode
 from taskora_celery.store.memory import MemoryStore
@@ -48,7 +45,7 @@ def app() -> Iterator[Celery]:
 
 def test_a_request_says_who_wants_it_and_when(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """G1: for the journal; an id is a text, whatever it was given as."""
-    monkeypatch.setattr("time.time", lambda: 1_790_000_000.5)
+    monkeypatch.setattr(Runtime.of(app), "clock", ManualClock(1_789_999_000.5))
     found = request_of(app, 17, "no longer wanted", None)  # type: ignore[arg-type]
     assert (found.id, found.now_ms, found.reason, found.grace, found.gently) == (
         "17",
@@ -202,75 +199,15 @@ def test_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [ear.cancels.excludes(f"job-{n}") for n in range(5)] == [True, True, False, False, False]
 
 
-# --- what a process that runs jobs can say of them ----------------------------------------------------------------------------
-
-
-NOW = 1_790_000_000.0  # seconds
-
-
-class Hearing:
-    """A process that has heard announcements without a gap since some instant, and a job that its parent has looked at."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.app = eager_app()
-        self.runtime = Runtime(self.app, MemoryStore())
-        monkeypatch.setattr(runtime_module, "time", SimpleNamespace(time=lambda: NOW))
-        self.since(NOW - 100)
-
-    def since(self, when: float | None) -> None:
-        assert self.runtime.listener is not None
-        self.runtime.listener.ready_since = when
-
-    def may_be_cancelled(self, checked_at: float) -> bool:
-        return self.runtime.may_be_cancelled("job-1", checked_at)
-
-
-@pytest.fixture
-def hearing(monkeypatch: pytest.MonkeyPatch) -> Hearing:
-    return Hearing(monkeypatch)
-
-
-def test_who_has_heard_all_since_the_parent_looked_need_not_ask(hearing: Hearing) -> None:
-    """G2, P6: no round trip; unless it has heard of this very job."""
-    assert not hearing.may_be_cancelled(NOW - 1)
-    hearing.runtime.stopper.announced(request("job-2"))
-    assert not hearing.may_be_cancelled(NOW - 1)
-    hearing.runtime.stopper.announced(request("job-1"))
-    assert hearing.may_be_cancelled(NOW - 1)
-
-
-@pytest.mark.parametrize("since", [None, NOW - 0.5])
-def test_who_was_deaf_since_the_parent_looked_asks(hearing: Hearing, since: float | None) -> None:
-    """G2: a process that has just begun, or whose connection was lost in between."""
-    hearing.since(since)
-    assert hearing.may_be_cancelled(NOW - 1)
-
-
-def test_a_parent_that_could_not_say_so_is_not_believed(hearing: Hearing) -> None:
-    """G2: it was deaf itself, or is an older version's."""
-    assert hearing.may_be_cancelled(0.0)
-
-
-def test_what_the_parent_has_seen_long_ago_is_asked_for_again(hearing: Hearing) -> None:
-    """G2: announcements are kept for a time only."""
-    assert not hearing.may_be_cancelled(NOW - KEPT_FOR + 1)
-    assert hearing.may_be_cancelled(NOW - KEPT_FOR - 1)
-
-
-def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again(hearing: Hearing) -> None:
+def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again(app: Celery) -> None:
     """G2: what was cancelled while nobody heard it is in the store, and not announced again."""
     read: list[int] = []
-    runtime = hearing.runtime
+    runtime = Runtime(app, MemoryStore())
     runtime.listener = None  # no thread: the test is the listener
     runtime.hear(lambda _: None, lambda: read.append(len(read)))
     for _ in range(3):
         runtime._on_listening()
     assert read == [0, 1, 2]
-
-
-def test_a_process_without_a_store_hears_nothing(hearing: Hearing) -> None:
-    """L2: nor is there anybody to be asked."""
-    assert Runtime(hearing.app).may_be_cancelled("job-1", NOW)
 
 
 # --- the backstop ------------------------------------------------------------------------------------------------------------
@@ -348,6 +285,14 @@ def test_who_is_not_to_be_ended_is_not_watched(watched: Watched) -> None:
     watched.grace = None
     watched.cancel()
     assert (watched.after(60), watched.ended, watched.woken) == (None, [], 0)
+
+
+def test_what_a_job_heard_of_a_plain_revoke_is_no_word_of_the_cancel_behind_it(watched: Watched) -> None:
+    """G4, G8: it may hang in code in C since then."""
+    watched.cancel(gently=True)
+    watched.notes("delivered")
+    watched.cancel()
+    assert (watched.after(60), watched.ended) == (None, ["job-1"])
 
 
 def test_a_job_whose_record_is_gone_is_left_alone(watched: Watched) -> None:

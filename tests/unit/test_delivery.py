@@ -55,8 +55,8 @@ def test_a_stamp_is_no_header() -> None:
 
 def test_a_stamp_does_not_travel_on() -> None:
     """D7: Celery sends on with a retry what it takes for headers; another worker's parent would be taken for its own."""
-    found = Request(**{"id": "job-1", "properties": {"delivery_tag": "tag-1"}, STAMP: (TOKEN, 1, 60.0, 0.0), "tenant": "a"})
-    assert found.headers == {STAMP: (TOKEN, 1, 60.0, 0.0), "tenant": "a"}
+    found = Request(**{"id": "job-1", "properties": {"delivery_tag": "tag-1"}, STAMP: (TOKEN, 1, 60.0), "tenant": "a"})
+    assert found.headers == {STAMP: (TOKEN, 1, 60.0), "tenant": "a"}
     assert Delivery.of(task(), found) == Delivery(Hold("tag-1", TOKEN), 1, 60.0)
     assert found.headers == {"tenant": "a"}
 

@@ -14,11 +14,12 @@ PACKAGE = Path(taskora_celery.__file__).parent
 
 #: From the bottom up; a module may import from its own layer and from those below.
 LAYERS = (
-    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "_version"),
+    ("records", "errors", "settings", "redaction", "encoding", "progress", "clock", "backoff", "background", "tally", "_version"),
     ("store", "lease"),
     ("reporter",),
-    ("context", "local", "signal", "logs", "loop", "retry"),
+    ("context", "local", "signal", "logs", "loop", "loop_job", "greenlet_loop", "retry"),
     (
+        "about",
         "task",
         "django",
         "handle",
@@ -39,10 +40,21 @@ LAYERS = (
         "runtime",
         "reading",
         "aio",
+        "awaiting",
+        "sse",
+        "standin",
         "undisturbed",
         "adapters",
+        "tracing",
+        "typed",
+        "shapes",
+        "app",
+        "views",
+        "listing",
+        "following",
     ),
     ("worker",),
+    ("doctor", "metrics", "testing", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -85,9 +97,13 @@ def test_only_the_seams_know_redis_and_only_the_worker_layer_knows_the_worker(pa
 def test_the_public_names_are_listed_and_sorted() -> None:
     """Public by re-export: ``__all__`` is what ``__init__`` imports, no more and no less."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
-    imported = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    homes = {node.module: [alias.name for alias in node.names] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported = {name for module, names in homes.items() if str(module).startswith("taskora_celery.") for name in names}
     assert sorted(imported) == sorted(taskora_celery.__all__)
     assert list(taskora_celery.__all__) == sorted(taskora_celery.__all__)
+    by_home = {f"taskora_celery.{home}": list(names) for home, names in taskora_celery._HOMES.items()}
+    assert by_home == {module: names for module, names in homes.items() if module in by_home}, "each is found where it is read"
+    assert {name for name in taskora_celery.__all__ if not hasattr(taskora_celery, name)} == set()
 
 
 def test_the_docs_show_the_settings_as_they_are() -> None:

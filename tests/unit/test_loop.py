@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import gc
 import logging
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskora_celery import loop as module
-from taskora_celery.loop import JobLoop, LoopJob, on_job_loop
+from taskora_celery import loop_job as module
+from taskora_celery.background import Background
+from taskora_celery.loop import JobLoop, on_job_loop
+from taskora_celery.loop_job import LoopJob
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
+ROOT = Path(__file__).parents[2]
 mark: ContextVar[str] = ContextVar("mark", default="")
 
 
@@ -132,20 +142,60 @@ def test_what_a_coroutine_raises_is_raised_here_and_the_loop_goes_on(loop: JobLo
 
 def test_a_coroutine_is_cancelled_from_any_thread(loop: JobLoop) -> None:
     """M2: at its next await."""
-    cleaned = threading.Event()
+    inside, cleaned = threading.Event(), threading.Event()
 
     async def wait() -> None:
         try:
+            inside.set()
             await asyncio.sleep(60)
         finally:
             cleaned.set()
 
     def begun(job: LoopJob) -> None:
+        assert inside.wait(5)
         threading.Thread(target=job.cancel).start()
 
     with pytest.raises(asyncio.CancelledError):
         loop.run(wait(), Steps(), begun=begun)
     assert cleaned.is_set()
+
+
+def test_a_cancel_is_not_lost_however_early_it_comes(loop: JobLoop) -> None:
+    """M2: the coroutine has taken no step yet, or its first."""
+    for _ in range(30):
+        with pytest.raises(asyncio.CancelledError):
+            loop.run(asyncio.sleep(5), Steps(), begun=LoopJob.cancel)
+
+
+def test_a_job_has_heard_of_its_cancel_when_it_takes_a_step(loop: JobLoop) -> None:
+    """M2: not while another blocks the loop."""
+    blocks, go_on, jobs, heard = threading.Event(), threading.Event(), list[LoopJob](), list[bool]()
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            heard.append(jobs[0].has_heard)
+
+    async def block() -> None:
+        blocks.set()
+        go_on.wait(10)
+        heard.append(jobs[0].has_heard)
+
+    def run() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run(wait(), Steps(), begun=jobs.append)
+
+    threads = [threading.Thread(target=run), threading.Thread(target=lambda: loop.run(block(), Steps()))]
+    threads[0].start()
+    wait_until(lambda: jobs, "the first")
+    threads[1].start()
+    assert blocks.wait(5)
+    jobs[0].cancel()
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert heard == [False, True]
 
 
 def test_whoever_catches_the_cancel_is_closed(loop: JobLoop) -> None:
@@ -222,13 +272,110 @@ def test_tasks_that_are_left_behind_end_with_the_job(loop: JobLoop, caplog: pyte
 
     assert loop.run(work(), Steps()) == 3
     assert ended == [True]
-    assert "1 task(s) that it had started; they are cancelled: left" in caplog.text
+    assert "1 task(s) that it had started; they are cancelled: left (test_tasks" in caplog.text
+
+
+def test_an_async_generator_that_is_not_iterated_to_its_end_is_closed_in_peace(
+    loop: JobLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """M1: asyncio closes it in a task of its own, which is nothing that the handler has forgotten to wait for."""
+    closed = []
+
+    async def rows() -> AsyncIterator[int]:
+        try:
+            for row in range(10):
+                yield row
+        finally:
+            await asyncio.sleep(0.01)
+            closed.append(True)
+
+    async def work() -> int:
+        async for row in rows():
+            if row == 2:
+                return row
+        return -1
+
+    assert loop.run(work(), Steps()) == 2
+    assert closed == [True]
+    assert caplog.text == ""
+
+
+def test_a_handler_that_cancels_all_tasks_ends_the_jobs_and_leaves_nobody_waiting(loop: JobLoop) -> None:
+    """M1: as recipes for an orderly shutdown do it."""
+
+    async def rude() -> int:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        return 3
+
+    inside, outcome = threading.Event(), list[BaseException]()
+
+    async def other() -> None:
+        inside.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+
+    def run() -> None:
+        try:
+            loop.run(other(), Steps())
+        except BaseException as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert inside.wait(5)
+    assert loop.run(rude(), Steps()) == 3
+    thread.join(5)
+    assert [type(exc) for exc in outcome] == [asyncio.CancelledError]
+
+
+def test_what_is_no_coroutine_is_refused_as_ever(loop: JobLoop) -> None:
+    """M1: where it is given, not later in a task that nobody looks at."""
+
+    async def work() -> None:
+        asyncio.create_task(print)  # type: ignore[arg-type] # noqa: RUF006
+
+    with pytest.raises(TypeError, match="a coroutine was expected"):
+        loop.run(work(), Steps())
+
+
+def test_what_a_job_has_made_may_start_tasks_when_the_job_is_over(loop: JobLoop) -> None:
+    """M1: a shared client's callbacks run in the variables of the job that made it, however that ended."""
+    made: list[asyncio.Task[None]] = []
+    reconnected, scope = threading.Event(), Steps()
+
+    async def reconnect() -> None:
+        await asyncio.sleep(0)
+        reconnected.set()
+
+    async def work() -> None:
+        own = asyncio.get_running_loop()
+        own.call_later(0.05, lambda: made.append(own.create_task(reconnect())))
+
+    loop.run(work(), scope)
+    taken = scope.taken
+    assert reconnected.wait(5)
+    assert scope.taken == taken
+
+
+def test_a_job_that_is_over_waits_for_no_garbage_collector(loop: JobLoop) -> None:
+    """P11: its task holds its variables, and they hold it."""
+    jobs: list[weakref.ref[LoopJob]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        loop.run(asyncio.sleep(0), Steps(), begun=lambda job: jobs.append(weakref.ref(job)))
+        loop.run(asyncio.sleep(0.01), Steps())
+        wait_until(lambda: jobs[0]() is None, "its end", timeout=5)
+    finally:
+        gc.enable()
 
 
 def test_what_is_started_in_no_jobs_context_outlives_it(loop: JobLoop, caplog: pytest.LogCaptureFixture) -> None:
     """M1: the way to keep a background task of a shared client."""
-    import contextvars
-
     kept: list[asyncio.Task[int]] = []
 
     async def background() -> int:
@@ -312,6 +459,23 @@ def test_a_step_that_blocks_the_loop_is_reported_once(loop: JobLoop, monkeypatch
     assert seconds >= 0.1
     assert "go_on.wait(10)" in stack
     assert "taskora_celery" not in stack
+
+
+def test_a_step_that_nobody_could_look_at_is_reported_at_its_end(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M3: under greenlets, in C code that holds the interpreter's lock, or between two looks."""
+    monkeypatch.setattr(module, "BLOCKED_AFTER", 0.1)
+    monkeypatch.setattr(loop, "_watch", Background("unused", lambda: None))
+    scope = Steps()
+
+    async def block() -> None:
+        for _ in range(2):
+            time.sleep(0.15)  # noqa: ASYNC251 - it is to block
+            await asyncio.sleep(0.01)
+
+    loop.run(block(), scope)
+    ((seconds, stack),) = scope.reports
+    assert seconds >= 0.15
+    assert "await asyncio.sleep(0.01)" in stack
 
 
 def test_many_short_steps_are_nothing_to_report(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,4 +563,68 @@ def test_stopping_ends_what_still_runs(caplog: pytest.LogCaptureFixture) -> None
     thread.join(5)
     assert [type(exc) for exc in outcome] == [asyncio.CancelledError]
     assert caplog.text == ""
+    loop.stop()  # once more
     JobLoop("default").stop()  # never started
+
+
+def test_many_that_are_stuck_are_stopped_in_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """M1: the end of a process is bounded."""
+    monkeypatch.setattr(module, "CLOSED_WITHIN", 0.2)
+    monkeypatch.setattr("taskora_celery.loop.STOPPED_WITHIN", 0.1)
+    loop, inside, go_on = JobLoop("default"), threading.Semaphore(0), threading.Event()
+
+    async def wait() -> None:
+        inside.release()
+        await asyncio.sleep(60)
+
+    async def block() -> None:
+        inside.release()
+        go_on.wait(20)
+
+    def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run(work(), Steps())
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in (*[wait] * 20, block)]
+    for thread in threads:
+        thread.start()
+        assert inside.acquire(timeout=5)
+    began = time.monotonic()
+    loop.stop()
+    assert time.monotonic() - began < 2
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+
+
+def test_a_task_of_no_job_is_cancelled_when_the_loop_ends() -> None:
+    """M1: a shared client's background task may close it there."""
+    loop, closed = JobLoop("default"), []
+
+    async def background() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            closed.append(True)
+
+    async def work() -> None:
+        kept.append(contextvars.Context().run(asyncio.create_task, background()))
+        await asyncio.sleep(0)
+
+    kept: list[asyncio.Task[None]] = []
+    loop.run(work(), Steps())
+    loop.stop()
+    assert closed == [True]
+    assert kept[0].cancelled()
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_a_loop_in_a_greenlet_leaves_the_others_theirs(library: str) -> None:
+    """M1: whatever a plain handler does with a loop of its own; in a process that the library has patched, see the script."""
+    pytest.importorskip(library)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.greenlet_loops", library],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "all is well\n"), done.stdout + done.stderr

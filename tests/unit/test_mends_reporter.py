@@ -53,10 +53,10 @@ class Rig:
         self.settings = Settings(**{"flush_interval": SOON, "final_flush_timeout": 30.0, **settings})
         self.reporter = Reporter(self.store, self.settings, Redactor(), clock=self.clock)
 
-    def begin(self, job_id: str = "job-1", *, wait: bool = True, attempt: int = 1) -> Context:
+    def begin(self, job_id: str = "job-1", *, attempt: int = 1) -> Context:
         ctx = Context(job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit)
         begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
-        self.reporter.begin(ctx, begin, wait=wait)
+        self.reporter.begin(ctx, begin)
         return ctx
 
     def end(self, ctx: Context, state: str = Outcome.SUCCESS) -> None:

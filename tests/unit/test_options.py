@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,8 @@ def late(task: Any) -> tuple[Any, Any]:
         ("heartbeat_timeout", float("nan"), "heartbeat_timeout=nan is not a duration: give 0 or more seconds"),
         ("heartbeat_timeout", 0, "heartbeat_timeout=0 is too short: at least 0.5 seconds, or None for never"),
         ("heartbeat_timeout", timedelta(milliseconds=400), "is too short: at least 0.5 seconds, or None for never"),
+        ("tracked", "no", "tracked='no' is neither True nor False"),
+        ("tracked", None, "tracked=None is neither True nor False"),
         ("max_stalls", "1", "max_stalls='1' is not a whole number, or None for no limit"),
         ("max_stalls", 1.5, "max_stalls=1.5 is not a whole number, or None for no limit"),
         ("max_stalls", True, "max_stalls=True is not a whole number, or None for no limit"),
@@ -66,13 +69,42 @@ def test_a_wrong_option_is_refused_where_the_task_is_defined(option: str, value:
     """L4: by the task's name, with the value and what to give instead; not in the first job that hangs."""
     with pytest.raises((TypeError, ValueError)) as caught:
         bound(**{option: value})
-    assert str(caught.value).startswith("task work: ")
+    assert str(caught.value).startswith("task shop.work: ")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("heartbeat_timeot", "heartbeat_timeout"),
+        ("max_stall", "max_stalls"),
+        ("cancel_grance", "cancel_grace"),
+        ("oncancel", "on_cancel"),
+    ],
+)
+def test_a_slip_in_an_options_name_is_told(slip: str, meant: str) -> None:
+    """L4: Celery takes any name; as an attribute it would do nothing, without a word."""
+    with pytest.warns(UserWarning, match=f"task shop.work: there is no option '{slip}': did you mean '{meant}'?"):
+        bound(**{slip: 5})
+
+
+def test_what_is_nobodys_option_is_left_alone() -> None:
+    """A6: a task may have attributes of its own, and overrides what it inherits."""
+
+    class Base(ContextTask):
+        abstract = True
+        tracker = 1
+        heartbeat = 5
+        max_rows = 10
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bound(base=Base, timeout=5, ignore_result=True, tracker=2, heartbeat_timeout=5)
 
 
 def test_a_wrong_option_of_a_class_is_refused_where_it_is_written() -> None:
     """L4: class-based tasks are looked at before they are bound to an app."""
-    with pytest.raises(ValueError, match="task Import: max_stalls=-1 is negative"):
+    with pytest.raises(ValueError, match=r"task shop.import: max_stalls=-1 is negative"):
 
         class Import(ContextTask):
             name = "shop.import"
@@ -153,7 +185,7 @@ def test_annotations_set_options_like_the_task_itself() -> None:
     app = app_with(task_annotations={"shop.work": {"heartbeat_timeout": timedelta(seconds=9), "max_stalls": 4}})
     task = bound(app)
     assert (task.heartbeat_timeout, task.max_stalls, late(task)) == (9.0, 4, (True, True))
-    with pytest.raises(ValueError, match="task work: max_stalls=-4 is negative"):
+    with pytest.raises(ValueError, match=r"task \S*work: max_stalls=-4 is negative"):
         bound(app_with(task_annotations={"*": {"max_stalls": -4}}))
 
 
@@ -257,7 +289,7 @@ def test_celerys_own_tasks_are_left_alone() -> None:
 @pytest.mark.parametrize(("conf", "options"), [({}, {"tracked": False}), ({"taskora_track": "context"}, {})])
 def test_a_heartbeat_timeout_on_a_task_that_is_left_alone_is_refused(conf: dict[str, Any], options: dict[str, Any]) -> None:
     """A7, L4: never a silent no-op."""
-    with pytest.raises(ValueError, match=r"task work: heartbeat_timeout=5.* not tracked; drop it, or track the task"):
+    with pytest.raises(ValueError, match=r"task \S+: heartbeat_timeout=5.* not tracked; drop it, or track the task"):
         untracked(app_with(**conf), heartbeat_timeout=5, **options)
 
 

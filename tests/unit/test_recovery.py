@@ -37,6 +37,15 @@ def test_a_sweep_that_is_slower_than_the_timeout_is_warned_of() -> None:
     assert Recovery(3600, 100).warning is None
 
 
+def test_the_workers_log_has_one_line_of_it() -> None:
+    """D11: with the way out, where there is need of one."""
+    assert Recovery(3600, 100).told == "a dead worker's messages are put back 3600 s behind its last renewal"
+    assert (
+        Recovery(30, 100).told
+        == f"a dead worker's messages are put back 30 s behind its last renewal; {Recovery(30, 100).warning}"
+    )
+
+
 @pytest.mark.parametrize("name", ["visibility_timeout", "unacked_restore_interval", "unacked_restore_throttle"])
 @pytest.mark.parametrize("value", ["30", True, [1]])
 def test_an_option_that_is_no_number_is_named(name: str, value: Any) -> None:

@@ -17,6 +17,7 @@ from taskora_celery.reading import history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, LogEntry, Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter import reporter as reporter_module
+from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.protocol import Begin, Begun, Ended
@@ -72,8 +73,12 @@ class Rig:
         self.stopping: list[str] = []
         self.reporter = Reporter(
             self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock,
-            on_stopping=lambda report: self.stopping.append(report.id),
+            on_stopping=self._note_stopping,
         )  # fmt: skip
+
+    def _note_stopping(self, report: JobReport) -> bool:
+        self.stopping.append(report.id)
+        return True
 
     def begin(
         self,
@@ -84,7 +89,6 @@ class Rig:
         attempt: int = 1,
         timeout: float | None = None,
         early: bool = False,
-        wait: bool = True,
     ) -> Context:
         ctx = Context(
             job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
@@ -92,7 +96,7 @@ class Rig:
         )  # fmt: skip
         ctx.sink = sink
         begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
-        self.begun = self.reporter.begin(ctx, begin, wait=wait)
+        self.begun = self.reporter.begin(ctx, begin)
         return ctx
 
     def end(self, ctx: Context, state: str = Outcome.SUCCESS) -> None:
@@ -235,9 +239,9 @@ def test_the_final_flush_waits_for_a_value_that_is_just_being_read(rig: Rig) -> 
 
 
 def test_a_job_that_said_nothing_ends_in_one_round_trip(make_rig: Callable[..., Rig]) -> None:
-    """P15, G7: its beginning and its end go out together, and the store decides whether it had been cancelled."""
+    """P15, G7: besides that of its beginning; the store decides whether it had been cancelled."""
     rig = make_rig(flush_interval=NEVER)
-    ctx = rig.begin(wait=False)
+    ctx = rig.begin()
     rig.end(ctx)
     assert rig.state() == Outcome.SUCCESS
     assert [len(flush) for flush in rig.store.flushes] == [1]
@@ -461,7 +465,7 @@ def test_reports_of_a_superseded_execution_are_refused_and_told_once(rig: Rig, c
     rig.end(ctx)
     assert (rig.progress(), rig.state()) == (None, "STARTED")
     assert [record.message for record in caplog.records].count(
-        "job job-1: it was delivered again; the reports of this execution are refused"
+        "job job-1 (shop.work): it was delivered again; what this execution still reports, and its outcome, are refused"
     ) == 1
 
 
@@ -718,7 +722,7 @@ def test_the_outcome_of_a_silent_job_is_refused_too_once_its_message_was_deliver
     """D7: it need not ask the store, which may be away, or not know of it yet."""
     rig = make_rig(flush_interval=NEVER)
     rig.store.away = True
-    ctx = rig.begin(tag="tag-1", wait=False)
+    ctx = rig.begin(tag="tag-1")
     rig.lease.stands["tag-1"] = Held.TAKEN
     ctx.heartbeat()
     assert ctx.signal.wait(10)
@@ -906,3 +910,29 @@ def test_begin_hands_over_what_the_store_knows(rig: Rig) -> None:
     assert isinstance(rig.begun, Begun)
     rig.begin()
     assert (rig.begun.delivery, [record.outcome for record in rig.begun.attempts]) == (2, [Outcome.LOST])
+
+
+# --- the index -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_noted_in_the_index_as_they_begin_and_end(make_rig: Callable[..., Rig]) -> None:
+    """K3: in the thread's own time, one script for all; a job that ends in a retry goes on."""
+    rig = make_rig()
+    first, second = rig.begin("job-1"), rig.begin("job-2")
+    wait_until(lambda: len(rig.store.listed(9, going=True)) == 2, "the beginnings")
+    rig.end(first)
+    rig.end(second, Outcome.RETRY)
+    wait_until(lambda: [job_id for job_id, _ in rig.store.listed(9, going=True)] == ["job-2"], "the ends")
+    assert {job_id for job_id, _ in rig.store.listed(9)} == {"job-1", "job-2"}
+
+
+def test_the_index_is_caught_up_with_behind_an_outage(make_rig: Callable[..., Rig]) -> None:
+    """K3, L1: nobody waits for it, and nothing is forgotten."""
+    rig = make_rig()
+    rig.store.away = True
+    ctx = rig.begin("job-1")
+    rig.end(ctx)
+    assert rig.store.listed(9) == []
+    rig.come_back()
+    wait_until(lambda: [job_id for job_id, _ in rig.store.listed(9)] == ["job-1"], "the index")
+    assert rig.store.listed(9, going=True) == []

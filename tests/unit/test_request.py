@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from types import SimpleNamespace
@@ -49,6 +50,8 @@ class Desk:
         self.adopted = False
         self.lost = False
         self.excluded = True
+        self.is_shutting_down = False
+        self.leftovers = SimpleNamespace(add=lambda request: self.asked.append(f"leave {request.id}"))
         self.cancels = SimpleNamespace(excludes=lambda _: self.excluded)
         self.exits = SimpleNamespace(watch=lambda pid: self.asked.append(f"watch {pid}"))
         self.fenced = SimpleNamespace(settled=False, give_up=lambda: self.asked.append("give up"))
@@ -198,17 +201,33 @@ def test_a_message_that_was_put_back_while_it_waited_is_not_run(parent: Parent, 
     assert (request.revoked(), desk.asked, parent.ends) == (True, ["give up"], [])
 
 
-@pytest.mark.parametrize("excluded", [True, False])
-def test_the_parent_says_when_it_knew_of_no_cancel(parent: Parent, desk: Desk, excluded: bool) -> None:
-    """G2: just before the pool has it; where the parent cannot say so, the store is asked."""
+def test_the_parent_says_which_delivery_it_is(parent: Parent) -> None:
+    """D7, D9: by its own token, whose child its process is, and for how long the message stays invisible."""
     request = parent.receives()
-    token, _, visibility, checked_at = request._request_dict[STAMP]
-    assert (token, visibility, checked_at) == (request.hold.token, VISIBILITY, 0.0)
-    desk.excluded = excluded
-    before = time.time()
     assert not request.revoked()
-    checked_at = request._request_dict[STAMP][3]
-    assert before <= checked_at <= time.time() if excluded else checked_at == 0.0
+    assert request._request_dict[STAMP] == (request.hold.token, os.getpid(), VISIBILITY)
+
+
+def test_a_worker_that_shuts_down_begins_nothing(parent: Parent, desk: Desk) -> None:
+    """I3: it would have to stop at once; its message goes back, and is neither acknowledged nor rejected here."""
+    request = parent.receives()
+    desk.is_shutting_down = True
+    desk.asked.clear()
+    assert (request.revoked(), desk.asked, parent.ends) == (True, [f"leave {JOB}"], [])
+
+
+def test_what_a_job_gives_back_in_a_shutdown_does_not_wait_for_the_others(parent: Parent, desk: Desk) -> None:
+    """I3: the event loop, which would put it back, runs again behind the last job only."""
+    request = parent.runs()
+    desk.is_shutting_down = True
+    desk.asked.clear()
+    request.reject(requeue=True)
+    request.reject(requeue=True)
+    assert (desk.asked, parent.ends) == ([f"leave {JOB}"], ["requeued"])
+    other = parent.runs()
+    desk.asked.clear()
+    other.reject(requeue=False)
+    assert desk.asked == []
 
 
 @pytest.mark.parametrize("acks_late", [True, False])

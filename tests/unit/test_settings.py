@@ -181,7 +181,15 @@ def test_the_table_has_a_row_for_every_setting() -> None:
         ({"taskora_lease_interval": 30, "broker_transport_options": {"visibility_timeout": 30}}, "taskora_lease_interval=30"),
         ({"taskora_heartbeat_timeout": 0.1}, "taskora_heartbeat_timeout=0.1 is wrong: at least 0.5 seconds"),
         ({"taskora_max_stalls": -1}, "taskora_max_stalls=-1 is wrong: at least 0"),
-        ({"taskora_redact": "no.such.module.hide"}, "taskora_redact"),
+        (
+            {"taskora_heartbeat_timeout": "5"},
+            "taskora_heartbeat_timeout='5' is wrong: not a duration: give seconds or a timedelta",
+        ),
+        ({"taskora_flush_interval": -1}, "taskora_flush_interval=-1 is wrong: not a duration: give 0 or more seconds"),
+        (
+            {"taskora_redact": "no.such.module.hide"},
+            "taskora_redact='no.such.module.hide' cannot be imported: No module named 'no'",
+        ),
         ({"taskora_redis_url": "sentinel://h:26379/0"}, "master_name"),
     ],
 )
@@ -230,7 +238,7 @@ def test_a_slow_sweep_is_told_of_when_the_worker_starts(caplog: pytest.LogCaptur
 
     caplog.set_level("INFO", "taskora_celery.worker")
     CheckSettings(Parent())
-    assert f"due {timeout} s behind its last renewal, and put back then; kombu's own sweep runs every 100 s" in caplog.text
+    assert f"a dead worker's messages are put back {timeout} s behind its last renewal" in caplog.text
     assert ("Set unacked_restore_interval=1" in caplog.text) is told
 
 

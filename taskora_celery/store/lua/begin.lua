@@ -4,16 +4,18 @@
 -- ARGV  1 now (ms)  2 ttl (ms)  3 task name  4 attempt  5 redelivered ("1" or "")  6 worker  8 channel
 --       7 when the publisher created the job (ms), or 0 where it did not say
 --       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
---       12 "1": run it also where its outcome is recorded
+--       12 "1": run it also where its outcome is recorded  13 id of the trace, or ""
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
 local now = ARGV[1]
-local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u', 'l', 'x', 'j')
+local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u', 'l', 'x', 'j', 'z', 'e', 'r')
 local known, state, attempt, delivery, fence = old[1], old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
 local stamp, wanted, stalls = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(old[11] or '0')
 local created = old[6] or (stamp > 0 and ARGV[7] or now)
 local request = old[12]
+-- A loss too many ended the job, and the message came all the same: that delivery was lost like those before it.
+local failed = state == 'FAILURE' and old[13] == 'JobStalledError'
 local same = ARGV[10] ~= '' and old[10] == ARGV[10] and attempt == ARGV[4]
 
 if wanted > 0 and fence == wanted then
@@ -76,12 +78,16 @@ end
 
 if attempt == ARGV[4] then
   delivery = delivery + 1
-  if state == 'STARTED' then
-    -- The delivery before was never heard of again, and nobody has said so yet.
-    stalls = stalls + 1
+  if state == 'STARTED' or failed then
     local worker, started = old[5] or '', tonumber(old[7] or now)
+    local ended, reason = tonumber(now), 'no outcome from ' .. worker
+    if failed then
+      ended, reason = tonumber(old[14] or now), old[15] or ''
+    else
+      stalls = stalls + 1 -- the delivery before was never heard of again, and nobody has said so yet
+    end
     local lost = { number = tonumber(attempt), delivery = delivery - 1, worker = worker, started_ms = started,
-      outcome = 'LOST', duration = (tonumber(now) - started) / 1000, reason = 'no outcome from ' .. worker }
+      outcome = 'LOST', duration = (ended - started) / 1000, reason = reason }
     redis.call('RPUSH', KEYS[3], cmsgpack.pack(lost))
     redis.call('LTRIM', KEYS[3], -100, -1)
     redis.call('PEXPIRE', KEYS[3], ARGV[2])
@@ -104,6 +110,10 @@ local fields = { 's', 'STARTED', 'n', ARGV[3], 'a', ARGV[4], 'd', delivery, 'f',
 if stalls > 0 then
   fields[#fields + 1] = 'x'
   fields[#fields + 1] = stalls
+end
+if ARGV[13] ~= '' then
+  fields[#fields + 1] = 'T'
+  fields[#fields + 1] = ARGV[13]
 end
 if state == 'RETRY' then
   -- The attempt before may still be unwinding: its last log entries are welcome, nothing else of it is.

@@ -3,17 +3,22 @@
 -- KEYS  1 record  2 journal  3 attempts
 -- ARGV  1 now (ms)  2 ttl (ms)  3 the job's channel  4 the channel of all announcements  5 packed request, also the announcement
 --       6 reason  7 "1": it is known to have been sent, so without a record it waits in its queue  8 packed journal entry
--- Returns { outcome, state }; outcome 0 unknown, 1 too late, 2 cancelled, 3 requested; with the first two nothing was changed
-local old = redis.call('HMGET', KEYS[1], 's', 'q')
+-- Returns { outcome, state }; outcome 0 unknown, 1 too late, -1 cancelled before, 2 cancelled, 3 requested; only with the last two
+-- something was changed
+local old = redis.call('HMGET', KEYS[1], 's', 'q', 'j', 'z')
 local state = old[1]
+local function gentle(request)
+  return cmsgpack.unpack(string.sub(request, 2))[5]
+end
 if not state and ARGV[7] == '' then return { 0, '' } end
+if state == 'REVOKED' and old[3] and old[4] == 'JobCancelledError' then return { -1, state } end
 if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'IGNORED' then return { 1, state } end
 
 local seq = tonumber(old[2] or '0')
 redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[8])
 redis.call('HSET', KEYS[1], 'q', seq + 1)
--- The first request counts.
-redis.call('HSETNX', KEYS[1], 'j', ARGV[5])
+-- The first request counts, but one that is not gentle counts over a gentle one.
+if not old[3] or gentle(old[3]) and not gentle(ARGV[5]) then redis.call('HSET', KEYS[1], 'j', ARGV[5]) end
 local outcome = 3
 if state ~= 'STARTED' then
   outcome = 2

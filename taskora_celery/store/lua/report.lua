@@ -4,9 +4,10 @@
 -- ARGV  1 fence  2 now (ms), or "0": no sign of life, only a look  3 ttl (ms)  4 channel  5 newest log entries to keep
 --       6 progress or ""  7 checkpoint or ""
 --       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
---       13 first entry's number within this execution, then for each batch: entries, log entries, packed batch
+--       13 "1": the handler could not see that it was to stop
+--       14 first entry's number within this execution, then for each batch: entries, log entries, packed batch
 -- Returns 1 accepted, 0 superseded: counted, nothing else was changed, 2 accepted, and a cancel is requested,
--- 3 accepted but for the end: a cancel was requested before it, -1 the record is unknown: nothing was changed
+-- 3 accepted but for the end: a cancel was requested before it (a gentle one decides nothing where ARGV 13 is "1"), -1 the record is unknown: nothing was changed
 local held = redis.call('HMGET', KEYS[1], 'f', 'g', 'u', 'v', 'q', 'm', 'i', 't', 'j')
 if not held[1] then return -1 end
 local current = held[1] == ARGV[1]
@@ -23,12 +24,12 @@ local function put(field, value)
   set[#set + 1] = value
 end
 
-if #ARGV > 13 then
+if #ARGV > 14 then
   local counter = current and 'u' or 'v'
   local accepted = tonumber((current and held[3] or held[4]) or '0')
-  local number, seq = tonumber(ARGV[13]), tonumber(held[5] or '0')
+  local number, seq = tonumber(ARGV[14]), tonumber(held[5] or '0')
   local kept, written, batches = tonumber(held[6] or '0'), tonumber(held[8] or '0'), 0
-  for n = 14, #ARGV, 3 do
+  for n = 15, #ARGV, 3 do
     local entries, logs = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
     if number + entries > accepted then
       -- A jump means that entries were dropped before they came here: they count as written, and their numbers are left out.
@@ -66,7 +67,9 @@ end
 local answer = 1
 if held[9] and current then answer = 2 end
 local ends = ARGV[8] ~= '' and current
-if ends and held[9] and ARGV[8] ~= 'REVOKED' then
+-- The fifth field of a request says that it is gentle.
+local spared = ends and held[9] and ARGV[13] ~= '' and cmsgpack.unpack(string.sub(held[9], 2))[5]
+if ends and held[9] and ARGV[8] ~= 'REVOKED' and not spared then
   -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
   ends, answer = false, 3
 end

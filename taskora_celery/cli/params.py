@@ -1,0 +1,80 @@
+"""The kinds of arguments and options that the commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from taskora_celery.cli.session import NOT_FOUND, Failure, Session
+from taskora_celery.cli.words import parse_duration
+from taskora_celery.views import state_named
+
+__all__ = ["as_json", "duration", "resolved", "some_ids", "states", "typed_ids"]
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return the seconds of ``90s``, ``10m``, ``2h``, ``1d``."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+def states(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
+    """Return the words of states, given by their words or by Celery's names, with commas between them."""
+    try:
+        return frozenset(state_named(part.strip()) for value in values for part in value.split(","))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+as_json = click.option("-j", "--json", "as_json", is_flag=True, help="One JSON object per line.")
+_ids = click.argument("ids", nargs=-1, required=False, metavar="ID…")
+
+
+def some_ids(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument ``ids``."""
+    return _ids(command)
+
+
+def typed_ids(ids: tuple[str, ...]) -> Iterator[str]:
+    """Yield what was typed, and in place of ``-`` the ids on the standard input."""
+    for text in ids:
+        if text != "-":
+            yield text
+            continue
+        for line in sys.stdin:
+            found = _id_in(line)
+            if found:
+                yield found
+
+
+def _id_in(line: str) -> str:
+    """Return the id in a line of input: the line, its first field, or the id of a line that ``-j`` printed."""
+    line = line.strip()
+    if line.startswith("{"):
+        try:
+            document = msgspec.json.decode(line)
+            document = document.get("job", document)
+            return str(document["id"])
+        except (msgspec.DecodeError, KeyError, AttributeError, TypeError):
+            return line
+    return line.split("\t", 1)[0].strip()
+
+
+def resolved(session: Session, ids: tuple[str, ...]) -> list[str]:
+    """Return the jobs that are meant, each once.
+
+    :raises JobNotFoundError: an id is not known.
+    :raises AmbiguousIdError: a beginning is that of several.
+    """
+    if not ids:
+        raise click.UsageError("which job? Give an id, or - to read ids from the standard input.")
+    found = list(dict.fromkeys(session.reader.find(text) for text in typed_ids(ids)))
+    if not found:
+        raise Failure("there is no id on the standard input", NOT_FOUND)
+    return found

@@ -1,0 +1,161 @@
+"""Gathering what the doctor looks at: from the app, its servers and its workers. Blocks for a few seconds at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+
+from taskora_celery.about import package_versions, recovery_in, version_of
+from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
+from taskora_celery.errors import SettingsError, StoreUnavailableError
+from taskora_celery.runtime import broker_endpoint_of, endpoint_of, redactor_of, settings_of
+from taskora_celery.store.connect import Endpoint, check
+from taskora_celery.store.server import server_report
+
+__all__ = ["gather", "tasks_of", "worker_facts"]
+
+#: How long a server may take to answer, in seconds.
+SERVER_TIMEOUT = 5.0
+#: The exchange to which workers send events.
+_EVENTS = "celeryev"
+#: What workers listen to themselves, to hear of one another.
+_GOSSIP = "worker."
+
+
+def gather(app: Any, timeout: float = 1.0) -> Facts:
+    """Return all that can be found out; ``timeout`` is how long workers have to answer, in seconds."""
+    app.loader.import_default_modules()
+    store, settings_error = _store_of(app)
+    broker = broker_endpoint_of(app)
+    servers = _servers(app, broker, store)
+    facts = Facts(package_versions(), servers, tasks=tasks_of(app), settings_error=settings_error, flower=version_of("flower"))
+    try:
+        recovery = recovery_in(app)
+    except SettingsError as exc:
+        facts = msgspec.structs.replace(facts, settings_error=settings_error or str(exc))
+    else:
+        if recovery is not None:
+            facts = msgspec.structs.replace(
+                facts, visibility_timeout=recovery.visibility_timeout, sweep_interval=recovery.sweep_interval,
+                sweep_warning=recovery.warning,
+            )  # fmt: skip
+    if any("broker" in server.role and server.error is not None for server in servers):
+        return facts
+    try:
+        return msgspec.structs.replace(facts, workers=_workers(app, timeout), monitored=_is_monitored(app))
+    except Exception as exc:  # noqa: BLE001 - the transport's or the driver's: what they say is what is wrong
+        return msgspec.structs.replace(facts, workers_error=f"{type(exc).__name__}: {exc}")
+
+
+def worker_facts(name: str, stats: Mapping[str, Any], sent: float, received: float) -> WorkerFacts:
+    """Return what a worker's answer to ``stats`` says; it was asked at ``sent``, and had answered by ``received``.
+
+    Its clock was read in between, so by the difference to the nearer one it is wrong at least.
+    """
+    about = stats.get("taskora")
+    if not isinstance(about, Mapping):
+        return WorkerFacts(name)
+    clock = float(about.get("clock", sent))
+    ahead = clock - received if clock > received else min(clock - sent, 0.0)
+    return WorkerFacts(
+        name, str(about.get("version")), dict(about.get("packages", {})), ahead, about.get("events"),
+        about.get("visibility_timeout"),
+    )  # fmt: skip
+
+
+def tasks_of(app: Any) -> tuple[TaskFacts, ...]:
+    """Return the app's own tasks."""
+    found = []
+    for name, task in sorted(app.tasks.items()):
+        if not name.startswith("celery."):
+            limits = [limit for limit in (task.time_limit, task.soft_time_limit) if limit is not None]
+            found.append(TaskFacts(name, max(map(float, limits), default=None), early=not task.acks_late))
+    return tuple(found)
+
+
+def _store_of(app: Any) -> tuple[Endpoint | None, str | None]:
+    """Return where records are kept, and what is wrong with the settings."""
+    try:
+        settings = settings_of(app)
+        redactor_of(settings)
+        endpoint = endpoint_of(app, settings)
+        if endpoint is not None:
+            check(endpoint)
+    except SettingsError as exc:
+        return None, str(exc)
+    return endpoint, None
+
+
+def _servers(app: Any, broker: Endpoint | None, store: Endpoint | None) -> tuple[ServerFacts, ...]:
+    found = []
+    if broker is None:
+        found.append(_other_broker(app))
+    elif broker.same_server(store):
+        return (_redis_facts("broker and store", broker),)
+    else:
+        found.append(_redis_facts("broker", broker))
+    if store is not None:
+        found.append(_redis_facts("store", store))
+    return tuple(found)
+
+
+def _redis_facts(role: str, endpoint: Endpoint) -> ServerFacts:
+    try:
+        report = server_report(endpoint, SERVER_TIMEOUT)
+    except (StoreUnavailableError, SettingsError) as exc:
+        return ServerFacts(role, endpoint.shown(), str(exc).removeprefix(f"{endpoint.shown()}: "))
+    return ServerFacts(role, endpoint.shown(), None, report.version, report.ahead, report.maxmemory_policy, report.maxmemory)
+
+
+def _other_broker(app: Any) -> ServerFacts:
+    """Look at a broker that is not Redis."""
+    with app.connection_for_read() as connection:
+        where = connection.as_uri()  # without its password
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=SERVER_TIMEOUT)
+        except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
+            return ServerFacts("broker", where, str(exc) or type(exc).__name__)
+    return ServerFacts("broker", where)
+
+
+def _workers(app: Any, timeout: float) -> tuple[WorkerFacts, ...] | None:
+    """Ask all workers on this broker; None where it has no broadcasts."""
+    found: dict[str, WorkerFacts] = {}
+    sent = time.time()
+
+    def answered(reply: Mapping[str, Any]) -> None:
+        received = time.time()
+        for name, stats in reply.items():
+            found[name] = worker_facts(name, stats, sent, received)
+
+    with _connected(app) as connection:
+        if connection is None or not getattr(connection.default_channel, "supports_fanout", True):
+            return None
+        app.control.broadcast("stats", reply=True, timeout=timeout, connection=connection, callback=answered)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _is_monitored(app: Any) -> bool:
+    """Say whether something (Flower, ``celery events``) has a queue for events on this broker."""
+    with _connected(app) as connection:
+        table = None if connection is None else getattr(connection.default_channel, "get_table", None)
+        if table is not None:
+            with suppress(Exception):  # nobody is bound, and some transports raise for that
+                return any(not str(key).startswith(_GOSSIP) for key, _, _ in table(_EVENTS))
+    return False
+
+
+@contextmanager
+def _connected(app: Any) -> Iterator[Any]:
+    """Give a connection to the broker, None where there is none to be had."""
+    with app.connection_for_read() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=SERVER_TIMEOUT)
+            reached = connection
+        except Exception:  # noqa: BLE001 - each transport has errors of its own; that it is away is told by another check
+            reached = None
+        yield reached

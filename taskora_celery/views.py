@@ -1,0 +1,214 @@
+"""A job as people see it: its record, and what follows from it at one moment. Pure functions; every face uses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+from taskora_celery.progress import percent as share_of
+from taskora_celery.reading import status_of
+from taskora_celery.records import AttemptRecord, JobStatus, Outcome
+from taskora_celery.store.announcements import unpacked
+from taskora_celery.store.protocol import CancelRequest, Shutdown, Snapshot
+
+__all__ = [
+    "ENDED", "GOING", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "message_of", "percent_of", "state_named",
+    "time_left", "view_of",
+]  # fmt: skip
+
+#: The state's word for each of Celery's states, and of this library's.
+STATES = {
+    "PENDING": "queued",
+    "STARTED": "running",
+    Outcome.RETRY: "retrying",
+    Outcome.LOST: "stalled",
+    Outcome.REJECTED: "rejected",
+    Outcome.SUCCESS: "done",
+    Outcome.FAILURE: "failed",
+    Outcome.REVOKED: "cancelled",
+    Outcome.IGNORED: "ignored",
+}
+ENDED = frozenset(STATES[name] for name in Outcome.FINAL)
+GOING = frozenset(STATES.values()) - ENDED
+
+
+class TaskFacts(msgspec.Struct, frozen=True):
+    """What a task's definition says of its jobs; the record does not hold it."""
+
+    #: None: any number, or the task is not known here.
+    max_attempts: int | None = None
+    #: Seconds without a sign of life that are a stall; None: never.
+    heartbeat_timeout: float | None = None
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """One job at one moment. Instants are in milliseconds since the epoch, durations in float seconds."""
+
+    status: JobStatus
+    #: One of :data:`STATES`' values; ``"stalled"``: lost with its worker, or silent for longer than it may be.
+    state: str
+    #: Why it is where it is, or why its last attempt was not the last; None where there is nothing to say.
+    reason: str | None = None
+    max_attempts: int | None = None
+    #: When the next attempt begins; None where none waits.
+    next_ms: int | None = None
+    #: Between 0 and 100; None where the progress has none.
+    percent: float | None = None
+    #: Seconds until the end at the speed until now; None where nobody can say.
+    left: float | None = None
+    #: Somebody wants it to stop, and it still runs.
+    cancelling: bool = False
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.status.id
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state in ENDED
+
+
+def state_named(name: str) -> str:
+    """Return the word of a state; Celery's names are understood, too.
+
+    :raises ValueError: there is no such state.
+    """
+    word = STATES.get(name.upper(), name.lower())
+    if word not in GOING and word not in ENDED:
+        raise ValueError(f"{name!r} is no state: one of {', '.join(STATES.values())}")
+    return word
+
+
+def percent_of(value: Any) -> float | None:
+    """Return how far a progress value says that the job is, between 0 and 100; None where it does not say.
+
+    A number alone is a percentage, as the result backend shows it, if it can be one.
+    """
+    shape = isinstance(value, Mapping)
+    if shape:
+        share = value.get("percent")
+        value = share if share is not None else share_of(value.get("current"), value.get("total"))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    clamped = min(max(float(value), 0.0), 100.0)
+    return clamped if shape or clamped == value else None
+
+
+def message_of(value: Any) -> str:
+    """Return what a progress value says in words: ``"12/25 rendering"``; empty where it says nothing."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping):
+        return ""
+    current, total, message = value.get("current"), value.get("total"), value.get("message")
+    counted = "" if current is None else f"{current}" if total is None else f"{current}/{total}"
+    return " ".join(part for part in (counted, "" if message is None else str(message)) if part)
+
+
+def time_left(percent: float, at_ms: int, since: tuple[float, int] | None, now_ms: int) -> float | None:
+    """Return the seconds until 100 %, at the speed since an earlier ``(percent, ms)``; None where there is no telling.
+
+    A job that is slower than its estimate has none: "0 s left" for minutes would be a lie.
+    """
+    if since is None:
+        return None
+    done, took = percent - since[0], (at_ms - since[1]) / 1000
+    if done <= 0 or took <= 0 or percent >= 100:  # noqa: PLR2004 - per cent
+        return None
+    left = took * (100 - percent) / done - (now_ms - at_ms) / 1000
+    return left if left > 0 else None
+
+
+class Paces:
+    """Remembers where each delivery's progress began. For one reader; one that looks again knows better.
+
+    A delivery begins at 0 %, except where it went on from a checkpoint: then it begins where it was first seen.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[tuple[int, int], tuple[float, int]]] = {}
+
+    def since(self, snapshot: Snapshot, status: JobStatus, percent: float) -> tuple[float, int] | None:
+        """Return the ``(percent, ms)`` that a delivery's speed is measured from."""
+        run, at_ms = (status.attempt, status.delivery), status.progress_ms or 0
+        known = self._since.get(status.id)
+        if known is None or known[0] != run or percent < known[1][0]:
+            if at_ms < status.started_ms:  # an earlier delivery's, kept until this one reports
+                return None
+            resumed = run != (1, 1) and "k" in snapshot.fields
+            known = self._since[status.id] = run, (percent, at_ms) if resumed else (0.0, status.started_ms)
+        return known[1]
+
+
+def view_of(
+    job_id: str, snapshot: Snapshot, keep: int, facts: TaskFacts, now_ms: int, paces: Paces | None = None
+) -> JobView:  # fmt: skip
+    """Return a job as it is seen at ``now_ms``; the snapshot has its last attempt."""
+    status = status_of(job_id, snapshot, keep)
+    last = snapshot.attempts[-1] if snapshot.attempts else None
+    state, silent = STATES.get(status.state, status.state.lower()), False
+    if state == "running" and facts.heartbeat_timeout is not None:
+        silent = now_ms - status.alive_ms > facts.heartbeat_timeout * 1000
+    request = unpacked(snapshot.fields.get("j", b"")) if state == "running" else None
+    next_ms = last.next_ms if state == "retrying" and last is not None else None
+    percent = percent_of(status.progress)
+    left = None
+    if state == "running" and percent is not None:
+        left = time_left(percent, status.progress_ms or 0, (paces or Paces()).since(snapshot, status, percent), now_ms)
+    return JobView(
+        status, "stalled" if silent else state, _reason(status, state, last, request, silent=silent),
+        facts.max_attempts, next_ms, percent, None if silent else left, request is not None,
+    )  # fmt: skip
+
+
+def _reason(
+    status: JobStatus, state: str, last: AttemptRecord | None, request: CancelRequest | Shutdown | None, *, silent: bool
+) -> str | None:  # fmt: skip
+    if silent:
+        return f"no sign of life from {status.worker or 'its worker'}"
+    if request is not None:
+        why = request.reason if isinstance(request, CancelRequest) else None
+        return f"asked to stop: {why}" if why else "asked to stop"
+    if state == "running":
+        return None if last is None else named(last.error, last.reason)
+    if state == "stalled":
+        reason = status.reason or "lost"
+        return reason if not status.worker or status.worker in reason else f"{reason} on {status.worker}"
+    if state == "cancelled":
+        return status.reason or None
+    return named(status.error, status.reason)
+
+
+def named(error: str | None, reason: str | None) -> str | None:
+    """Return a reason with the class of its exception, as Python writes it; None where there is neither."""
+    if not reason or not error or error in reason:
+        return reason or error or None
+    return f"{error}: {reason}"
+
+
+class JobFilter(msgspec.Struct, frozen=True):
+    """Which jobs are wanted; what is not said is no condition."""
+
+    #: Words of :data:`STATES`; empty: any.
+    states: frozenset[str] = frozenset()
+    #: A glob for the task's name.
+    task: str | None = None
+    #: A glob for the worker's name; the part before the ``@`` is enough.
+    worker: str | None = None
+    #: Only jobs whose state changed at this instant or later, in milliseconds since the epoch.
+    since_ms: int = 0
+
+    def takes(self, view: JobView) -> bool:
+        """Say whether a job passes; the instant is not looked at, the index knows it."""
+        if self.states and view.state not in self.states:
+            return False
+        if self.task is not None and not fnmatchcase(view.status.name, self.task):
+            return False
+        worker = view.status.worker
+        return self.worker is None or any(fnmatchcase(name, self.worker) for name in (worker, worker.split("@", 1)[0]))

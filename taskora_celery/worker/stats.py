@@ -1,0 +1,44 @@
+"""What a worker says of itself, as the part ``taskora`` of ``celery inspect stats``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery import bootsteps
+
+from taskora_celery._version import __version__
+from taskora_celery.about import package_versions, recovery_in
+from taskora_celery.errors import SettingsError
+
+__all__ = ["StatsStep"]
+
+
+class StatsStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Adds what this library says of a worker to the worker's answer to ``inspect stats``, by Celery's own hook for steps."""
+
+    def info(self, parent: Any) -> dict[str, Any]:
+        """Return what is added; called by the worker's main thread for each question."""
+        return {"taskora": about(parent)}
+
+
+def about(worker: Any) -> dict[str, Any]:
+    """Return the library's version, the clock, and what else ``jobs doctor`` compares; plain data, no I/O."""
+    try:
+        recovery = recovery_in(worker.app)
+    except SettingsError:
+        recovery = None
+    return {
+        "version": __version__,
+        "packages": package_versions(),
+        "clock": time.time(),
+        "events": _sends_events(getattr(worker.consumer, "event_dispatcher", None)),
+        "visibility_timeout": None if recovery is None else recovery.visibility_timeout,
+    }
+
+
+def _sends_events(dispatcher: Any) -> bool | None:
+    """Say whether events of tasks are sent: without ``-E`` there is a dispatcher, too, for those of the worker alone."""
+    if dispatcher is None:
+        return None
+    return bool(dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))

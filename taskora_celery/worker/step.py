@@ -1,0 +1,56 @@
+"""Where the keeper comes into the worker: it starts with it, and goes on through a warm shutdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_shutdown, worker_shutting_down
+
+from taskora_celery.worker.keeper import Keeper
+
+__all__ = ["KeeperStep"]
+
+
+class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the keeper with the worker, and lets it go on through a warm shutdown.
+
+    It requires the pool, so it is told to stop before the pool is, which then takes as long as its jobs do; the pool's end ends
+    the thread.
+    """
+
+    requires: Sequence[str] = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._keeper: Keeper | None = None
+
+    def start(self, parent: Any) -> None:
+        """Start the keeper."""
+        self._keeper = keeper = Keeper(parent)
+        keeper.start()
+        # Housekeeping only: the thread ends by itself when the pool has ended.
+        worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
+
+        worker_shutting_down.connect(self._on_shutting_down, weak=False, dispatch_uid=f"taskora-shutdown-{id(parent)}")
+
+    def _on_shutting_down(self, how: str = "", **_: Any) -> None:
+        # Sent by the handler of SIGTERM, before anything else: a solo worker's step would learn of it only behind its job.
+        if how == "Warm" and self._keeper is not None:
+            self._keeper.shut_down()
+
+    def close(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Tell the running jobs of a shutdown that no signal brought (``control shutdown``, a worker in a thread)."""
+        if self._keeper is not None:
+            self._keeper.shut_down()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Begin the end: the pool drains, and its jobs are kept until the last has ended."""
+        if self._keeper is not None:
+            self._keeper.drain()
+
+    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """End at once: what is held goes back."""
+        if self._keeper is not None:
+            self._keeper.stop()

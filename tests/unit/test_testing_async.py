@@ -1,0 +1,103 @@
+"""The test kit with handlers that are coroutines."""
+
+# mypy: allow-untyped-decorators
+# Celery itself carries no types.
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from taskora_celery import Celery, Context, JobCancelledError
+from taskora_celery.testing import run_job
+from tests.support.eager_apps import tasks_of_their_own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    with tasks_of_their_own():
+        yield Celery("shop", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0", set_as_current=False)
+
+
+def test_a_coroutine_runs_with_no_broker_and_no_redis(app: Celery) -> None:
+    """O1, M1: on a loop of the run's own, which ends with it."""
+
+    @app.task(bind=True)
+    async def work(self: Any, data: int, ctx: Context) -> list[Any]:
+        for n in range(data):
+            await asyncio.sleep(0)
+            ctx.progress(n + 1, total=data)
+        ctx.log.info("done")
+        return [self.request.id == ctx.id, data]
+
+    run = run_job(work, 3)
+    assert (run.state, run.result) == ("SUCCESS", [True, 3])
+    assert [value["current"] for value in run.progress] == [1, 2, 3]
+    assert [entry.message for entry in run.logs] == ["done"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("taskora-loop")]
+
+
+def test_its_retries_are_followed(app: Celery) -> None:
+    """O1, I2: on the virtual clock."""
+
+    @app.task(max_retries=2)
+    async def work(ctx: Context) -> int:
+        await asyncio.sleep(0)
+        if ctx.attempt < 3:
+            raise ctx.retry(delay=60, reason="not yet")
+        return ctx.attempt
+
+    run = run_job(work)
+    assert (run.state, run.result, run.delays) == ("SUCCESS", 3, (60.0, 60.0))
+
+
+@pytest.mark.parametrize(
+    ("condition", "state", "reason"),
+    [("cancel_at", "REVOKED", "cancelled"), ("timeout_at", "FAILURE", "timeout"), ("lease_lost_at", None, "superseded")],
+)
+def test_a_stop_is_a_cancelled_error_at_the_next_await(app: Celery, condition: str, state: str | None, reason: str) -> None:
+    """O1, M2: and the handler may await while it cleans up."""
+    cleaned = []
+
+    @app.task(acks_late=True)
+    async def work(ctx: Context) -> str:
+        try:
+            for n in range(100):
+                ctx.progress(n)
+                await asyncio.sleep(0.001)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            cleaned.append(ctx.signal.reason)
+            raise
+        return "ran to its end"
+
+    run = run_job(work, **{condition: 3})
+    assert cleaned == [reason]
+    assert len(run.progress) < 100 or condition == "lease_lost_at"
+    if state is not None:
+        assert run.state == state
+    if condition == "cancel_at":
+        assert isinstance(run.exception, JobCancelledError)
+    if condition == "timeout_at":
+        assert isinstance(run.exception, SoftTimeLimitExceeded)
+
+
+def test_a_shutdown_delivers_it_again(app: Celery) -> None:
+    """O1, M2, I3: with its checkpoint, and no attempt used."""
+
+    @app.task(acks_late=True)
+    async def work(ctx: Context) -> list[Any]:
+        if ctx.delivery == 1:
+            ctx.checkpoint(7)
+            await asyncio.sleep(60)
+        return [ctx.attempt, ctx.delivery, ctx.last_checkpoint]
+
+    run = run_job(work, shutdown_at=1)
+    assert (run.state, run.result) == ("SUCCESS", [1, 2, 7])
