@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import _state
 from celery.concurrency.base import BasePool
 from celery.utils.dispatch import Signal
 from celery.worker import state
@@ -19,6 +20,7 @@ from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.runtime import Runtime
+from taskora_celery.store.protocol import Lost
 from taskora_celery.worker import keeper as keeper_module
 from taskora_celery.worker import step as step_module
 from taskora_celery.worker.keeper import LOOK_AGAIN, SPREAD, TELL_AGAIN, UNHEARD, Keeper
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from taskora_celery.store.protocol import Loss, Lost, Snapshot
+    from taskora_celery.store.protocol import Loss, Snapshot
 
 INTERVAL = VISIBILITY / 3  # seconds: that of the renewals
 
@@ -97,7 +99,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 @pytest.fixture
-def app() -> Iterator[Celery]:
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    monkeypatch.setattr(_state, "_on_app_finalizers", set())  # other modules' tasks set a pace of their own
     with traced_app(Store([])) as app:
         yield app
 
@@ -239,6 +242,20 @@ def test_a_job_that_shows_no_life_is_given_up_before_its_message_is_back(
     rig.lease.stands, rig.steps[:] = {}, []
     rig.turn()
     assert (rig.steps, [hold.tag for hold in rig.lease.renewed]) == ([], ["t2"]), "the next delivery's message is not its own"
+
+
+@pytest.mark.parametrize(("processes", "ends"), [(True, "put back t1"), (False, "end t1")])
+def test_a_job_that_was_silent_too_often_is_ended_here_where_its_place_may_be_the_last(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, processes: bool, ends: str
+) -> None:
+    """D6: by its next delivery, for which a new process is there; a thread that hangs leaves none."""
+    if processes:
+        with_processes(rig, monkeypatch)
+    silent = rig.worker.runs("t1", timeout=5.0)
+    silent.told = Lost(2, ended=True)
+    rig.lease.stands["t1"] = Held.DUE
+    rig.turn()
+    assert rig.steps == ["take t1", f"lose t1: {SILENT}", ends, "forget t1"]
 
 
 def test_where_there_are_no_processes_none_is_ended(rig: Rig) -> None:

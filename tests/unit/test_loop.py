@@ -457,7 +457,7 @@ def test_a_step_that_blocks_the_loop_is_reported_once(loop: JobLoop, monkeypatch
     thread.join(10)
     ((seconds, stack),) = scope.reports
     assert seconds >= 0.1
-    assert "go_on.wait(10)" in stack
+    assert "loop.py" not in stack.replace("test_loop.py", "")
     assert "taskora_celery" not in stack
 
 
