@@ -181,11 +181,19 @@ def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
     return state
 
 
+def _has_ended(app: Any, job_id: str, *, unknown: bool = False) -> bool:
+    """Say whether the result backend shows the job's end; ``unknown`` where it cannot be asked."""
+    try:
+        return bool(app.backend.get_state(job_id) in states.READY_STATES)
+    except Exception:  # noqa: BLE001 - any backend's, or none
+        return unknown
+
+
 async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:
     """Wait for the end of a job as :func:`_wait` does, without a thread."""
     reader = AsyncJobReader.of(handle.app, str(handle.id))
     try:
-        async for _ in reader.follow(after=None, timeout=timeout, ready=lambda: is_over(handle), expected=False):
+        async for _ in reader.follow(after=None, timeout=timeout, ready=functools.partial(is_over, handle), expected=False):
             pass
         state = (await reader.status()).state
     except (TimeoutError, JobNotFoundError):
@@ -196,11 +204,3 @@ async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:
     while state == Outcome.REVOKED and time.monotonic() < until and not await is_over(handle):  # noqa: ASYNC110 - see _wait
         await asyncio.sleep(0.02)
     return state
-
-
-def _has_ended(app: Any, job_id: str, *, unknown: bool = False) -> bool:
-    """Say whether the result backend shows the job's end; ``unknown`` where it cannot be asked."""
-    try:
-        return bool(app.backend.get_state(job_id) in states.READY_STATES)
-    except Exception:  # noqa: BLE001 - any backend's, or none
-        return unknown

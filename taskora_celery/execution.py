@@ -302,8 +302,7 @@ class Execution:
         """
         if self._announced:
             return
-        if self._inside and self.ctx.signal.reason == "cancelled":  # it has heard; the store, which would refuse it, may be away
-            self._unaware = False  # from here on it knows
+        if self._inside and self._is_cancelled:  # it has heard; the store, which would refuse it, may be away
             raise JobCancelledError(self.ctx.id, self.ctx.signal.message)
         now = self.runtime.clock.time()
         delay = delay_of(self._task, countdown, eta, now)

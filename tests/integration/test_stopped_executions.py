@@ -614,6 +614,29 @@ def test_a_handler_that_ignores_the_signal_is_interrupted(app: Celery, store: Sc
     assert phases(store) == ["requested", "delivered", "interrupted"]
 
 
+def test_an_interruption_in_the_last_line_of_a_handlers_part_still_ends_it(
+    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4: it lands before the end is noted; behind it nothing is raised any more."""
+    stops: list[JobStop] = []
+    close = JobStop.close
+
+    def closing(stop: JobStop) -> None:
+        stops.append(stop)
+        if len(stops) == 1:
+            raise SoftTimeLimitExceeded
+        close(stop)
+
+    monkeypatch.setattr(JobStop, "close", closing)
+
+    @app.task
+    def work(ctx: Context) -> str:
+        return "done"
+
+    assert traced(work, task_id=JOB)[0] == "FAILURE"
+    assert not stops[0].interrupt.fire(JobCancelledError)
+
+
 @pytest.mark.parametrize("in_main", [True, False], ids=["main thread", "other thread"])
 def test_what_interrupts_a_handler_says_why(app: Celery, store: ScriptedStore, in_main: bool) -> None:
     """G4: the reason that was given; and it can be handed to another process, as any error."""
@@ -640,29 +663,6 @@ def test_what_interrupts_a_handler_says_why(app: Celery, store: ScriptedStore, i
     assert (type(again), again.reason, error.reason, error.job_id) == (JobCancelledError, *["no longer wanted"] * 2, JOB)
     assert str(error) == f"job {JOB} was cancelled: no longer wanted"
     assert record(store) == CANCELLED
-
-
-def test_an_interruption_in_the_last_line_of_a_handlers_part_still_ends_it(
-    app: Celery, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """G4: it lands before the end is noted; behind it nothing is raised any more."""
-    stops: list[JobStop] = []
-    close = JobStop.close
-
-    def closing(stop: JobStop) -> None:
-        stops.append(stop)
-        if len(stops) == 1:
-            raise SoftTimeLimitExceeded
-        close(stop)
-
-    monkeypatch.setattr(JobStop, "close", closing)
-
-    @app.task
-    def work(ctx: Context) -> str:
-        return "done"
-
-    assert traced(work, task_id=JOB)[0] == "FAILURE"
-    assert not stops[0].interrupt.fire(JobCancelledError)
 
 
 def test_a_gentle_request_never_interrupts(app: Celery, store: ScriptedStore) -> None:
@@ -851,6 +851,27 @@ def test_a_message_that_was_acknowledged_early_is_sent_anew(
     assert record(store)[0] == Outcome.REJECTED
 
 
+def test_what_is_sent_anew_is_the_same_job(app: Celery, store: ScriptedStore) -> None:
+    """I3, B4: with its arguments and its creation time, here that of its first receipt."""
+    seen: list[int] = []
+
+    @app.task(acks_late=False)
+    def work(row: int, ctx: Context) -> None:
+        seen.append(ctx.timestamp)
+        wait_until(lambda: time.time() * 1000 > ctx.timestamp + 5, "a later instant", TIMEOUT)
+        raise ctx.requeue()
+
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues["celery"](connection.default_channel)
+        queue.purge()  # the broker in memory is that of all apps of the process
+        traced(work, 7, task_id=JOB, **CHECKED)
+        message = queue.get(no_ack=True)
+    assert message is not None
+    assert (message.headers["id"], message.headers["retries"], message.payload[0]) == (JOB, 0, [7])
+    assert seen == [message.headers["taskora_created"]]
+    assert STAMP not in message.headers, "that ends with its delivery"
+
+
 def rejects_itself(ctx: Context, app: Celery) -> None:
     raise Reject("not here", requeue=True)
 
@@ -912,31 +933,6 @@ def test_the_log_says_that_a_job_was_cancelled_and_why(
         f"job {JOB} ({work.name}) was cancelled, and has ended: no longer wanted",
         f"job job-2 ({work.name}) was cancelled before it began, and is not run",
     ]
-
-
-def test_what_is_sent_anew_is_the_same_job(app: Celery, store: ScriptedStore) -> None:
-    """I3, B4: with its arguments and its creation time, here that of its first receipt; and the store is asked of it."""
-    seen: list[int] = []
-
-    @app.task(acks_late=False)
-    def work(row: int, ctx: Context) -> None:
-        seen.append(ctx.timestamp)
-        wait_until(lambda: time.time() * 1000 > ctx.timestamp + 5, "a later instant", TIMEOUT)
-        raise ctx.requeue()
-
-    with app.connection_for_read() as connection:
-        queue = app.amqp.queues["celery"](connection.default_channel)
-        queue.purge()  # the broker in memory is that of all apps of the process
-        traced(work, 7, task_id=JOB, **CHECKED)
-        message = queue.get(no_ack=True)
-    assert message is not None
-    assert (message.headers["id"], message.headers["retries"], message.payload[0]) == (JOB, 0, [7])
-    assert seen == [message.headers["taskora_created"]]
-    assert STAMP not in message.headers, "that ends with its delivery"
-    begins = len(store.begins)
-    headers = {name: value for name, value in message.headers.items() if name.startswith("taskora")}
-    traced(work, 7, task_id=JOB, **headers, **CHECKED)
-    assert len(store.begins) == begins + 1
 
 
 def test_an_abort_for_another_reason_is_no_requeue(app: Celery, store: ScriptedStore) -> None:
@@ -1126,6 +1122,17 @@ def test_the_receipt_says_what_the_cancel_comes_to(app: Celery, store: ScriptedS
     app.backend.forget("job-2")
 
 
+@pytest.mark.parametrize("wait", [False, 0.01])
+def test_a_handles_words_go_into_the_request(app: Celery, store: ScriptedStore, wait: bool | float) -> None:
+    """G1: the reason and the grace, from a thread and from an event loop."""
+    for job_id in (JOB, "job-2"):
+        job_in(store, "STARTED", job_id)
+    JobHandle(JOB, app=app).cancel("no longer wanted", grace=1.5, wait=wait)
+    asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted", grace=1.5, wait=wait))
+    found = [Runtime.of(app).cancel_request(job_id) for job_id in (JOB, "job-2")]
+    assert [(each.reason, each.grace, each.gently) for each in found if each] == [("no longer wanted", 1.5, False)] * 2
+
+
 @pytest.mark.parametrize("ran", [False, True], ids=["queued", "ran"])
 def test_to_cancel_once_more_gives_the_same_receipt(app: Celery, store: ScriptedStore, ran: bool) -> None:
     """G7: a client that asks again, since the answer was lost, learns that the job is cancelled, and why."""
@@ -1162,17 +1169,6 @@ def test_the_receipt_has_the_reason_as_it_is_stored(app: Celery, store: Scripted
     job_in(store, Outcome.RETRY, JOB)
     receipt = cancel_job(app, JOB, "x" * 600)
     assert receipt.reason == record(store)[2] == "x" * 500
-
-
-@pytest.mark.parametrize("wait", [False, 0.01])
-def test_a_handles_words_go_into_the_request(app: Celery, store: ScriptedStore, wait: bool | float) -> None:
-    """G1: the reason and the grace, from a thread and from an event loop."""
-    for job_id in (JOB, "job-2"):
-        job_in(store, "STARTED", job_id)
-    JobHandle(JOB, app=app).cancel("no longer wanted", grace=1.5, wait=wait)
-    asyncio.run(JobHandle("job-2", app=app).acancel("no longer wanted", grace=1.5, wait=wait))
-    found = [Runtime.of(app).cancel_request(job_id) for job_id in (JOB, "job-2")]
-    assert [(each.reason, each.grace, each.gently) for each in found if each] == [("no longer wanted", 1.5, False)] * 2
 
 
 def test_a_result_that_is_there_is_not_overwritten(app: Celery, store: ScriptedStore) -> None:

@@ -46,10 +46,17 @@ class ScriptedRequest:
         self.task = SimpleNamespace(cancel_grace=10.0)
         self._steps = steps
 
+        #: What the store makes of its loss.
+        self.told = Lost(1)
+
     def lose(self, reason: str) -> Lost:
         """Note it."""
         self._steps.append(f"lose {self.message.delivery_tag}: {reason}")
-        return Lost(1)
+        return self.told
+
+    def end_lost(self, told: Lost, reason: str) -> None:
+        """Note it."""
+        self._steps.append(f"end {self.message.delivery_tag}")
 
 
 class ScriptedWorker:

@@ -199,13 +199,10 @@ def test_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [ear.cancels.excludes(f"job-{n}") for n in range(5)] == [True, True, False, False, False]
 
 
-# --- what a process hears ------------------------------------------------------------------------------------------------------
-
-
-def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again() -> None:
+def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again(app: Celery) -> None:
     """G2: what was cancelled while nobody heard it is in the store, and not announced again."""
     read: list[int] = []
-    runtime = Runtime(eager_app(), MemoryStore())
+    runtime = Runtime(app, MemoryStore())
     runtime.listener = None  # no thread: the test is the listener
     runtime.hear(lambda _: None, lambda: read.append(len(read)))
     for _ in range(3):

@@ -73,10 +73,10 @@ class Rig:
         self.stopping: list[str] = []
         self.reporter = Reporter(
             self.store, self.settings, Redactor(), open_lease=lambda: self.lease, clock=self.clock,
-            on_stopping=self._wanted,
+            on_stopping=self._note_stopping,
         )  # fmt: skip
 
-    def _wanted(self, report: JobReport) -> bool:
+    def _note_stopping(self, report: JobReport) -> bool:
         self.stopping.append(report.id)
         return True
 
@@ -86,7 +86,6 @@ class Rig:
         *,
         tag: str | None = None,
         sink: ListSink | None = None,
-        events: ListSink | None = None,
         attempt: int = 1,
         timeout: float | None = None,
         early: bool = False,
@@ -95,7 +94,7 @@ class Rig:
             job_id, "shop.work", attempt, time=self.clock.time, buffer_limit=self.settings.buffer_limit,
             hold=None if tag is None else Hold(tag, 1, timeout), early=early, visibility=ScriptedLease.visibility_timeout,
         )  # fmt: skip
-        ctx.sink, ctx.events = sink, events
+        ctx.sink = sink
         begin = Begin(job_id, "shop.work", attempt, "w1@host", 1, int(self.clock.time() * 1000))
         self.begun = self.reporter.begin(ctx, begin)
         return ctx
@@ -538,45 +537,6 @@ def test_progress_is_shown_in_the_result_backend_at_most_every_interval(make_rig
     assert sink.values == [1]
     rig.pass_time(10)
     wait_until(lambda: sink.values == [1, 3], "the latest value in the backend")
-
-
-def test_events_have_a_throttle_of_their_own(make_rig: Callable[..., Rig]) -> None:
-    """K1: one a second, on change only, whatever the result backend is shown meanwhile; none of what ends at once."""
-    rig = make_rig(backend_interval=0.1, flush_interval=0.01)
-    sink, events = ListSink(), ListSink()
-    ctx = rig.begin(sink=sink, events=events)
-    for value in (1, 2, 3):
-        ctx.progress(value)
-        wait_until(lambda: rig.progress() == value, "it in the store")  # noqa: B023 - called here
-        rig.pass_time(0.4)
-        wait_until(lambda: sink.values[-1:] == [value], "it in the backend")  # noqa: B023 - called here
-    assert events.values == [1]
-    rig.pass_time(0.2)
-    wait_until(lambda: events.values == [1, 3], "the latest in an event")
-    rig.pass_time(5)
-    ctx.progress(3)
-    rig.end(ctx)
-    short = ListSink()
-    other = rig.begin("job-2", events=short)
-    other.progress(1)
-    rig.end(other)
-    assert (events.values, events.closed, short.values, short.closed) == ([1, 3], True, [], True)
-
-
-def test_a_superseded_execution_is_shown_nowhere(make_rig: Callable[..., Rig]) -> None:
-    """D7, K1: another one speaks for the job."""
-    rig = make_rig(backend_interval=0.1, flush_interval=0.01)
-    sink, events = ListSink(), ListSink()
-    ctx = rig.begin(sink=sink, events=events)
-    rig.store.begin(Begin("job-1", "shop.work", 1, "w2@host", 1, int(rig.clock.time() * 1000) + 60_000, redelivered=True))
-    ctx.progress(1)
-    wait_until(lambda: ctx.signal.reason == "superseded", "the signal")
-    shown = ListSink()
-    rig.begin("job-2", events=shown).progress(2)
-    wait_until(lambda: rig.progress("job-2") == 2, "another job's progress")
-    rig.pass_time(5)
-    wait_until(lambda: shown.values == [2], "another job's event")
-    assert (sink.values, events.values) == ([], [])
 
 
 def test_a_job_that_ends_at_once_shows_no_progress_in_the_result_backend(make_rig: Callable[..., Rig]) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from kombu.message import Message
 
 from taskora_celery import Context, ContextTask, JobCancelledError, JobStalledError
 from taskora_celery.cancelling import cancel_job
+from taskora_celery.delivery import STAMP
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.outcomes import Cancelled
 from taskora_celery.reading import status_of
@@ -49,6 +51,7 @@ class Desk:
         self.lost = False
         self.excluded = True
         self.is_shutting_down = False
+        self.leftovers = SimpleNamespace(add=lambda request: self.asked.append(f"leave {request.id}"))
         self.cancels = SimpleNamespace(excludes=lambda _: self.excluded)
         self.exits = SimpleNamespace(watch=lambda pid: self.asked.append(f"watch {pid}"))
         self.fenced = SimpleNamespace(settled=False, give_up=lambda: self.asked.append("give up"))
@@ -196,6 +199,35 @@ def test_a_message_that_was_put_back_while_it_waited_is_not_run(parent: Parent, 
     desk.fenced.settled, desk.lost = why == "settled", why == "lost"
     desk.asked.clear()
     assert (request.revoked(), desk.asked, parent.ends) == (True, ["give up"], [])
+
+
+def test_the_parent_says_which_delivery_it_is(parent: Parent) -> None:
+    """D7, D9: by its own token, whose child its process is, and for how long the message stays invisible."""
+    request = parent.receives()
+    assert not request.revoked()
+    assert request._request_dict[STAMP] == (request.hold.token, os.getpid(), VISIBILITY)
+
+
+def test_a_worker_that_shuts_down_begins_nothing(parent: Parent, desk: Desk) -> None:
+    """I3: it would have to stop at once; its message goes back, and is neither acknowledged nor rejected here."""
+    request = parent.receives()
+    desk.is_shutting_down = True
+    desk.asked.clear()
+    assert (request.revoked(), desk.asked, parent.ends) == (True, [f"leave {JOB}"], [])
+
+
+def test_what_a_job_gives_back_in_a_shutdown_does_not_wait_for_the_others(parent: Parent, desk: Desk) -> None:
+    """I3: the event loop, which would put it back, runs again behind the last job only."""
+    request = parent.runs()
+    desk.is_shutting_down = True
+    desk.asked.clear()
+    request.reject(requeue=True)
+    request.reject(requeue=True)
+    assert (desk.asked, parent.ends) == ([f"leave {JOB}"], ["requeued"])
+    other = parent.runs()
+    desk.asked.clear()
+    other.reject(requeue=False)
+    assert desk.asked == []
 
 
 @pytest.mark.parametrize("acks_late", [True, False])
