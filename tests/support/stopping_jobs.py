@@ -373,6 +373,7 @@ def _long(how: str, ctx: Context) -> dict[str, Any]:
         with gates.gate_client() as connection:
             while not gates.is_open(connection, ctx.id):
                 time.sleep(0.01)
+        ctx.signal.wait(10)  # the processes of a pool are told a moment behind their worker's log
     return {**found, "reason": ctx.signal.reason}
 
 
