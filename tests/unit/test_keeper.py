@@ -22,8 +22,10 @@ from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Lost
 from taskora_celery.worker import keeper as keeper_module
+from taskora_celery.worker import leftovers as leftovers_module
 from taskora_celery.worker import step as step_module
 from taskora_celery.worker.keeper import LOOK_AGAIN, SPREAD, TELL_AGAIN, UNHEARD, Keeper
+from taskora_celery.worker.leftovers import BRPOP_TIMEOUT, MARGIN
 from taskora_celery.worker.step import KeeperStep
 from tests.support.cancels import job_in, loss, request
 from tests.support.executions import ScriptedExecution
@@ -544,6 +546,24 @@ def test_what_runs_is_kept_until_the_pool_has_ended(rig: Rig) -> None:
     rig.lease.renewed = []
     rig.turn()
     assert (rig.lease.renewed, rig.keeper._thread._stopping) == ([], True)
+
+
+def test_what_is_given_back_in_a_shutdown_goes_back_when_nothing_is_consumed_any_more(
+    rig: Rig, claims: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3: at once it would come to this very worker again; behind the last job it would come hours late."""
+    monkeypatch.setattr(leftovers_module, "time", rig.clock)
+    left = rig.worker.receives("t1")
+    left.message.channel = left.fenced = FencedChannel(rig.worker.channel, Fence(None), left.hold)  # type: ignore[arg-type]
+    rig.keeper.leftovers.add(left)
+    rig.turn()
+    assert rig.steps == []
+    rig.keeper.drain()
+    assert rig.turn() == pytest.approx(BRPOP_TIMEOUT + MARGIN)
+    assert rig.steps == []
+    rig.clock.advance(BRPOP_TIMEOUT + MARGIN)
+    rig.turn()
+    assert (rig.steps, left.fenced.settled) == (["put back t1", "forget t1"], True)
 
 
 class Told:
