@@ -343,8 +343,6 @@ class Execution:
         """Return an end that is the handler's own doing, and the last."""
         return msgspec.structs.replace(ended, unaware=self._unaware)
 
-    # --- the beginning -------------------------------------------------------------------------------------------------
-
     def _new_context(self) -> Context:
         task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
         ctx = self.runtime.new_context(
