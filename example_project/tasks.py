@@ -142,10 +142,15 @@ async def fetch_pages(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     urls = data["urls"]
     ctx.log.info("fetching", pages=len(urls))
     client = client_of(asyncio.get_running_loop())
-    pages = []
-    for page in asyncio.as_completed([fetch(client, url, ctx) for url in urls]):
-        pages.append(await page)
-        ctx.progress(len(pages), total=len(urls), message=pages[-1]["url"])
+    pages, fetching = [], [asyncio.ensure_future(fetch(client, url, ctx)) for url in urls]
+    try:
+        for page in asyncio.as_completed(fetching):
+            pages.append(await page)
+            ctx.progress(len(pages), total=len(urls), message=pages[-1]["url"])
+    finally:  # at a cancel or an error the others end with it
+        for unfinished in fetching:
+            unfinished.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
     found = sum(page["status"] == HTTPStatus.OK for page in pages)
     ctx.log.info("fetched", pages=found, of=len(urls), requests=sum(page["requests"] for page in pages))
     return {"pages": pages, "bytes": sum(page["bytes"] for page in pages)}

@@ -21,7 +21,7 @@ from taskora_celery.loop_job import LoopJob
 from taskora_celery.records import LEVELS
 from taskora_celery.signal import Signal
 
-__all__ = ["CoroutineInterrupt", "JobScope", "awaited", "check_result", "run_coroutine", "what_cancelled"]
+__all__ = ["CoroutineInterrupt", "JobScope", "awaited", "check_result", "run_coroutine", "take_over", "what_cancelled"]
 
 logger = logging.getLogger("taskora_celery.execution")
 
@@ -147,6 +147,15 @@ class CoroutineInterrupt(Interrupt):
                 self._pending = asyncio.CancelledError
                 return
         job.cancel_here()
+
+
+def take_over(stop: Any, interrupt: CoroutineInterrupt) -> CoroutineInterrupt:
+    """Let a job be stopped by this from now on: its handler was called as a plain one, and has returned a coroutine."""
+    interrupt.gently = stop.interrupt.gently
+    stop.interrupt.close()
+    interrupt.open()
+    stop.interrupt = interrupt
+    return interrupt
 
 
 def run_coroutine(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from inspect import iscoroutine
 from typing import Any
 
@@ -42,7 +43,7 @@ def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str
     if request.called_directly or request.is_eager:
         return _run_local(task, request, handler, args, kwargs)
     runtime = Runtime.of(task.app)
-    if handler.parameter is None and runtime.settings.track == "context" and not handler.is_async:
+    if handler.parameter is None and runtime.settings.track == "context" and not handler.may_await:
         return handler.call(task, None, args, kwargs)
     return Execution(task, request, runtime).run(handler, args, kwargs)
 
@@ -63,7 +64,9 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
     token = activate(ctx)
     try:
         result = handler.call(task, ctx, args, kwargs)
-        if handler.is_async and iscoroutine(result):
+        if handler.may_await and iscoroutine(result):
+            if request.called_directly:
+                return awaited(ctx, partial(handler.awaited, result))
             return _await(task, request, ctx, handler.awaited(result))
         return result if request.called_directly else check_result(task, result)
     except RetryError as error:

@@ -15,7 +15,7 @@ import msgspec
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
-from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine
+from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine, take_over
 from taskora_celery.delivery import Delivery
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
@@ -132,7 +132,9 @@ class Execution:
 
     def _call(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = handler.call(self._task, self.ctx, args, kwargs)
-        if handler.is_async and iscoroutine(result):
+        if handler.may_await and iscoroutine(result):
+            if self._coroutine is None:
+                self._coroutine = take_over(self._stop, CoroutineInterrupt(self.ctx.signal, self.runtime.loop))
             return self._await(handler.awaited(result))
         return check_result(self._task, result)
 
@@ -194,8 +196,6 @@ class Execution:
     def _is_cancelled(self) -> bool:
         """Whether it is to end as cancelled, as far as it has heard."""
         return self.ctx.signal.reason == "cancelled" and not (self._unaware and self._stop.is_gentle)
-
-    # --- the end -------------------------------------------------------------------------------------------------------
 
     def _returned(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._handler_ended = True

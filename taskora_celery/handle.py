@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -208,12 +208,12 @@ class JobHandle(TypedResult[R_co]):
         """Return what :meth:`history` returns."""
         return await self._areader.history()
 
-    def aevents(self, *, after: int | None = None, timeout: float | None = None) -> AsyncIterator[Event]:
+    def aevents(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[Event, None]:
         """Yield what :meth:`events` yields."""
         expected = self.sent or timeout is not None
         return self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)
 
-    async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncIterator[LogEntry]:
+    async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[LogEntry, None]:
         """Yield what :meth:`follow_logs` yields."""
         expected = self.sent or timeout is not None
         events = self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)

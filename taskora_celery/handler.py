@@ -15,15 +15,17 @@ __all__ = ["Handler"]
 class Handler:
     """The user's function, and where it takes the context."""
 
-    __slots__ = ("_dump", "fun", "is_async", "parameter", "takes_self")
+    __slots__ = ("_dump", "fun", "is_async", "may_await", "parameter", "takes_self")
 
     def __init__(self, fun: Callable[..., Any], parameter: ContextParameter | None, *, takes_self: bool) -> None:
         self.fun = fun
         self.parameter = parameter
         self.takes_self = takes_self
-        #: Whether it returns a coroutine; one that a decorator has wrapped, with ``functools.wraps``, does, too.
-        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(fun))
-        self._dump = _pydantic_dump(fun) if self.is_async else None
+        #: Whether it returns a coroutine.
+        self.is_async = inspect.iscoroutinefunction(fun)
+        #: Whether it may: a decorator that is no coroutine function hands on what it wraps, or runs it to its end itself.
+        self.may_await = self.is_async or inspect.iscoroutinefunction(inspect.unwrap(fun))
+        self._dump = _pydantic_dump(fun) if self.may_await else None
 
     def awaited(self, coro: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Return the coroutine, whose result is as Celery wants it: ``pydantic=True`` dumps only what it is given at once."""

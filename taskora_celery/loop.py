@@ -87,13 +87,13 @@ class JobLoop:
                     return apart.run(coro, scope, patience=patience, begun=begun)
                 finally:
                     apart.stop()
-        with self._begun(coro, scope) as job:
-            if begun is not None:
-                begun(job)
+        with self._begun(coro, scope, begun) as job:
             return job.result(patience)
 
     @contextlib.contextmanager
-    def _begun(self, coro: Coroutine[Any, Any, Any], scope: Scope) -> Iterator[LoopJob]:
+    def _begun(
+        self, coro: Coroutine[Any, Any, Any], scope: Scope, begun: Callable[[LoopJob], object] | None = None
+    ) -> Iterator[LoopJob]:
         job = LoopJob(self, coro, scope)
         self._start()
         self._jobs.add(job)
@@ -101,6 +101,8 @@ class JobLoop:
         if not self._looking:
             self._watch.wake()
         try:
+            if begun is not None:
+                begun(job)  # before its first step: what comes in that is heard
             self._call(job.start)
             yield job
         finally:

@@ -126,6 +126,8 @@ class LoopJob:
         assert self._coro is not None
         self._task = self._variables.run(loop.create_task, self._coro)
         self._task.add_done_callback(self._handler_ended)
+        if self._is_told:  # before it had begun
+            self._task.cancel()
 
     def _handler_ended(self, task: asyncio.Task[Any]) -> None:
         """See off what the coroutine has left behind, where there is such a thing."""
@@ -173,8 +175,8 @@ class LoopJob:
     def cancel_here(self) -> None:
         """Do what :meth:`cancel` does, on the loop."""
         task = self._task
+        self._is_told = True
         if task is not None:
-            self._is_told = True
             task.cancel()
 
     def _cancel_all(self) -> None:

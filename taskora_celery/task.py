@@ -228,7 +228,7 @@ def _check_tracked(cls: type[ContextTask]) -> None:
 
 
 def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Signature | None, *, bound: bool) -> None:
-    if inspect.isasyncgenfunction(inspect.unwrap(fun)):
+    if inspect.isasyncgenfunction(fun):
         raise TypeError(
             f"task {named(cls)}: its handler is an async generator, and a job has one result: report what it yields with "
             "ctx.progress() or ctx.log, and return at the end"

@@ -40,6 +40,8 @@ class AsyncRedis:
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._waiters = 0
+        #: Given up in the middle of an exchange; its connection is not to be used before it has closed it.
+        self._ending: set[asyncio.Task[None]] = set()
 
     def watch(self, channel: str | bytes) -> AbstractAsyncContextManager[AsyncWatch]:
         """Watch a channel; see :meth:`Channels.watch`."""
@@ -68,7 +70,9 @@ class AsyncRedis:
         """Give up all connections; who waits is told that Redis is unavailable."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
+            self._ending.add(self._task)
+        if self._ending:
+            await asyncio.wait(self._ending)
         await self._channels.close()
         await close(self._client)
 
@@ -88,6 +92,8 @@ class AsyncRedis:
             self._waiters -= 1
             if not self._waiters and self._task is not None:  # all who asked were cancelled: nobody wants the answers
                 self._task.cancel()
+                self._ending.add(self._task)
+                self._task.add_done_callback(self._ending.discard)
                 self._task = None
                 self._waiting.clear()
 
@@ -95,6 +101,8 @@ class AsyncRedis:
         """Send what is waiting until nothing is; no waiter that is cancelled can leave a command half sent."""
         batch: list[_Waiting] = []
         try:
+            while self._ending:
+                await asyncio.wait(self._ending)
             while self._waiting:
                 batch, self._waiting = self._waiting[:PIPELINE_COMMANDS], self._waiting[PIPELINE_COMMANDS:]
                 answers = await self._exchange([command for command, _ in batch])

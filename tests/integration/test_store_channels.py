@@ -158,3 +158,23 @@ def test_a_key_whose_name_is_no_text_is_a_key(redis_url: str) -> None:
         await shared.close()
 
     _run(run())
+
+
+def test_a_read_that_is_cancelled_leaves_nothing_to_the_next(redis_url: str) -> None:
+    """J2: a client hangs up, and the next request is another's; also where nobody else has asked."""
+
+    async def run() -> None:
+        shared, rand = AsyncRedis(Endpoint(redis_url)), random.Random(1)
+        long = "x" * 1_000_000
+        for n in range(200):
+            given_up = asyncio.ensure_future(shared.run(CHANGE, ["channel", long if n % 2 else n]))
+            for _ in range(rand.randrange(12)):
+                await asyncio.sleep(0)
+            given_up.cancel()
+            for _ in range(rand.randrange(4)):
+                await asyncio.sleep(0)
+            assert int(await shared.run(CHANGE, ["channel", n])) == n
+            await asyncio.wait({given_up})
+        await shared.close()
+
+    _run(run())

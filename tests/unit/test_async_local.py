@@ -188,6 +188,68 @@ def test_a_decorated_coroutine_is_one(app: Celery) -> None:
     assert work.delay(3).get() == 3
 
 
+def test_a_decorator_that_runs_its_coroutine_itself_makes_a_plain_handler(app: Celery) -> None:
+    """A4, A6: as people do it today; nothing about it changes, its limits and interruptions are those of plain ones."""
+
+    def to_its_end(fun: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fun)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return asyncio.run(fun(*args, **kwargs))
+
+        return wrapper
+
+    @app.task
+    @to_its_end
+    async def work(data: int, ctx: Context) -> int:
+        ctx.progress(data)
+        await asyncio.sleep(0)
+        return data
+
+    assert work(3) == 3
+    assert work.delay(3).get() == 3
+
+
+def test_a_decorator_that_collects_an_async_generator_makes_a_plain_handler(app: Celery) -> None:
+    """A6: the app starts, as it did."""
+
+    def collected(fun: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fun)
+        def wrapper(*args: Any, **kwargs: Any) -> list[Any]:
+            async def collect() -> list[Any]:
+                return [item async for item in fun(*args, **kwargs)]
+
+            return asyncio.run(collect())
+
+        return wrapper
+
+    @app.task
+    @collected
+    async def work(ctx: Context) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    assert work.delay().get() == [1, 2]
+
+
+def test_a_decorated_coroutine_can_be_called_directly(app: Celery) -> None:
+    """A5, M1: whatever it is wrapped in."""
+
+    def logged(fun: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fun)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return fun(*args, **kwargs)
+
+        return wrapper
+
+    @app.task
+    @logged
+    async def work(data: int, ctx: Context) -> bool:
+        await asyncio.sleep(0)
+        return current_context() is ctx
+
+    assert asyncio.run(work(3)) is True
+
+
 def test_pydantic_models_are_made_and_dumped_for_a_coroutine(app: Celery) -> None:
     """A4, M1: Celery's wrapper sees only the coroutine."""
 

@@ -152,8 +152,11 @@ def test_a_coroutine_is_cancelled_from_any_thread(loop: JobLoop) -> None:
             cleaned.set()
 
     def begun(job: LoopJob) -> None:
-        assert inside.wait(5)
-        threading.Thread(target=job.cancel).start()
+        def cancel() -> None:
+            assert inside.wait(5)
+            job.cancel()
+
+        threading.Thread(target=cancel).start()
 
     with pytest.raises(asyncio.CancelledError):
         loop.run(wait(), Steps(), begun=begun)
@@ -245,8 +248,11 @@ def test_one_that_awaits_while_it_is_closed_is_not_asked_again(loop: JobLoop, ca
             await asyncio.sleep(60)
 
     def begun(job: LoopJob) -> None:
-        assert inside.wait(5)
-        job.close()
+        def close() -> None:
+            assert inside.wait(5)
+            job.close()
+
+        threading.Thread(target=close).start()
 
     with pytest.raises(asyncio.CancelledError):
         loop.run(work(), Steps(), begun=begun)

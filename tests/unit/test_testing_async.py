@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from taskora_celery.testing import run_job
 from tests.support.eager_apps import tasks_of_their_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -101,3 +102,41 @@ def test_a_shutdown_delivers_it_again(app: Celery) -> None:
 
     run = run_job(work, shutdown_at=1)
     assert (run.state, run.result) == ("SUCCESS", [1, 2, 7])
+
+
+def test_a_stop_comes_at_the_report_that_was_named(app: Celery) -> None:
+    """O1: however quick the coroutine is; and it is there before its first step."""
+
+    @app.task
+    async def work(ctx: Context) -> None:
+        for n in range(50):
+            ctx.progress(n)
+            await asyncio.sleep(0)
+
+    assert {len(run_job(work, cancel_at=3).progress) for _ in range(30)} == {3}
+
+
+def test_a_decorated_coroutine_is_stopped_as_one(app: Celery) -> None:
+    """M2: its handler was called as a plain one; one that runs its coroutine itself has the limits of a plain one."""
+
+    def decorated(run: Callable[[Any], Any]) -> Any:
+        def decorator(fun: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(fun)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return run(fun(*args, **kwargs))
+
+            return wrapper
+
+        return decorator
+
+    async def loops(ctx: Context) -> None:
+        for n in range(50):
+            ctx.progress(n)
+            await asyncio.sleep(0)
+
+    untyped: Any = app
+    handed_on = untyped.task(decorated(lambda coro: coro)(loops), name="handed_on")
+    to_its_end = untyped.task(decorated(asyncio.run)(loops), name="to_its_end")
+    assert (run_job(handed_on, cancel_at=3).state, len(run_job(handed_on, cancel_at=3).progress)) == ("REVOKED", 3)
+    run = run_job(to_its_end, timeout_at=3)
+    assert (run.state, len(run.progress)) == ("FAILURE", 3)
