@@ -176,7 +176,8 @@ def run_coroutine(
     try:
         return loop.run(coro, JobScope(task, request, ctx), begun=begun)
     except asyncio.CancelledError as exc:
-        raise what_cancelled(ctx, over_limit=interrupt is not None and interrupt.over_limit) from exc
+        told = interrupt or Interrupt()
+        raise what_cancelled(ctx, over_limit=told.over_limit, gently=told.gently) from exc
     except Exception as exc:
         word = word_in(exc)
         if word is None:
@@ -196,18 +197,19 @@ def word_in(exc: BaseException) -> BaseException | None:
     return None if None in words else words[0]
 
 
-def what_cancelled(ctx: Context, *, over_limit: bool = False) -> Exception:
+def what_cancelled(ctx: Context, *, over_limit: bool = False, gently: bool = False) -> Exception:
     """Return what ``asyncio.CancelledError`` stands for, which Celery must not see: it is no ``Exception``, and no outcome.
 
-    ``over_limit`` says that the time limit has come behind the signal that has fired for another reason.
+    ``over_limit`` says that the time limit has come behind the signal that has fired for another reason; ``gently`` that the
+    signal has cancelled nothing.
     """
     reason, message = ctx.signal.reason, ctx.signal.message
-    if reason == "cancelled":
+    if reason == "cancelled" and not gently:
         return JobCancelledError(ctx.id, message)
     if reason == "timeout" or over_limit:
         limit: Exception = SoftTimeLimitExceeded()
         return limit
-    if reason is None:
+    if reason in {None, "cancelled"}:
         return HandlerCancelledError(ctx.id)
     return JobAbortedError(reason, message)
 

@@ -39,6 +39,8 @@ class Interrupt:
     on_loop = False
     #: The signal's firing interrupts nothing.
     gently = False
+    #: The time limit was fired, whatever the signal has fired for.
+    over_limit = False
 
     def __init__(self) -> None:
         # Reentrant: an exception of ours may land in a `with` of it in the handler's thread.

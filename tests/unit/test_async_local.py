@@ -357,6 +357,13 @@ def test_what_a_cancelled_error_stands_for(reason: Any, over_limit: bool, error:
     assert (type(found), found.args) == (type(error), error.args)
 
 
+def test_behind_a_plain_revoke_a_cancelled_error_is_the_handlers_own() -> None:
+    """G8, M2: the revoke has cancelled nothing; it awaited what somebody else had cancelled."""
+    ctx = local_context("work", "job-1")
+    ctx.signal.abort("cancelled", "revoked")
+    assert isinstance(what_cancelled(ctx, gently=True), HandlerCancelledError)
+
+
 class Job:
     """Stands for a coroutine on the loop."""
 
