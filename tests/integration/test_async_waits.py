@@ -19,7 +19,7 @@ from taskora_celery.records import Event
 from taskora_celery.runtime import Runtime
 from taskora_celery.task import ContextTask
 from tests.support.executions import ScriptedExecution
-from tests.support.loops import Ticker, turns_until
+from tests.support.loops import Ticker, clients_of, turns_until
 from tests.support.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -88,14 +88,14 @@ def test_a_thousand_waits_take_two_connections_and_no_thread(
     started = _started_threads(monkeypatch)
 
     async def run() -> tuple[int, list[str], list[Any]]:
-        clients = len(redis_client.client_list())
+        clients = len(clients_of(redis_client))
         waits: list[Any] = [asyncio.create_task(handle.aget(timeout=60)) for handle in handles[:400]]
         waits += [asyncio.create_task(_follow(handle)) for handle in handles[400:800]]
         waits += [asyncio.create_task(handle.acancel("enough", wait=60)) for handle in handles[800:]]
         await turns_until(lambda: _watched(app) == WAITS, "all waits")
         looks = _gets(redis_client)
         await turns_until(lambda: _gets(redis_client) > looks + 2 * WAITS, "looks of all of them")
-        more_clients, threads = len(redis_client.client_list()) - clients, list(started)
+        more_clients, threads = len(clients_of(redis_client)) - clients, list(started)
         ending = threading.Thread(target=end)  # the store that tells is a blocking one
         ending.start()
         ended = await asyncio.gather(*waits)
@@ -254,7 +254,7 @@ def test_who_stops_waiting_leaves_nothing(
     ScriptedExecution(store)
 
     async def run() -> None:
-        before, clients = asyncio.all_tasks(), len(redis_client.client_list(_type="pubsub"))
+        before, clients = asyncio.all_tasks(), len(clients_of(redis_client, _type="pubsub"))
         waits = [asyncio.ensure_future(_limited(wait, how)) for wait in _waits(handle)]
         await turns_until(lambda: _watched(app) == 2, "both channels")
         if how == "cancelled":
@@ -264,7 +264,7 @@ def test_who_stops_waiting_leaves_nothing(
         assert {type(error) for error in ended} <= {asyncio.CancelledError, asyncio.TimeoutError}
         await turns_until(lambda: asyncio.all_tasks() == before, "the end of all tasks")
         assert _watched(app) == 0
-        await turns_until(lambda: len(redis_client.client_list(_type="pubsub")) == clients, "the connection's end")
+        await turns_until(lambda: len(clients_of(redis_client, _type="pubsub")) == clients, "the connection's end")
 
     asyncio.run(run())
 

@@ -14,7 +14,7 @@ from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.asyncredis import AsyncRedis
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.wire import Script
-from tests.support.loops import turns_until
+from tests.support.loops import clients_of, turns_until
 from tests.support.redis_server import free_port
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_who_watches_hears_of_each_change_whatever_the_others_do(redis_url: str,
         assert told >= WATCHERS * ROUNDS
         assert shared._channels.watches == {}
         await turns_until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "the end of all tasks")
-        assert redis_client.client_list(_type="pubsub") == []
+        assert clients_of(redis_client, _type="pubsub") == []
         await shared.close()
 
     _run(run())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import redis
     from typing_extensions import Self
 
 
@@ -48,3 +49,10 @@ async def turns_until(predicate: Callable[[], bool], description: str, timeout: 
     while not predicate():
         assert time.monotonic() < deadline, f"waited {timeout:g} s for {description}"
         await asyncio.sleep(0.005)
+
+
+def clients_of(client: redis.Redis, **kind: Any) -> list[Any]:
+    """The connections to this client's database: others have theirs on the same server."""
+    db = str(client.connection_pool.connection_kwargs["db"])
+    found: Any = client.client_list(**kind)
+    return [entry for entry in found if entry["db"] == db]
