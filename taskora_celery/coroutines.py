@@ -70,12 +70,10 @@ class CoroutineInterrupt(Interrupt):
         self._signal = signal
         self._loop = loop
         self._job: LoopJob | None = None
-        #: The signal alone is to be heard: a plain revoke never interrupts what runs.
-        self.gently = False
-        #: It was not closed for once, since its loop had been blocked until then.
-        self._spared = False
         #: The time limit was fired, whatever the signal has fired for.
         self.over_limit = False
+        #: It was not closed for once, since its loop had been blocked until then.
+        self._spared = False
 
     def begun(self, job: LoopJob, *, deaf: bool = False) -> None:
         """Take in the coroutine; called once it can be cancelled. ``deaf``: not by the signal."""
@@ -176,8 +174,8 @@ def run_coroutine(
     try:
         return loop.run(coro, JobScope(task, request, ctx), begun=begun)
     except asyncio.CancelledError as exc:
-        told = interrupt or Interrupt()
-        raise what_cancelled(ctx, over_limit=told.over_limit, gently=told.gently) from exc
+        over_limit, gently = (False, False) if interrupt is None else (interrupt.over_limit, interrupt.gently)
+        raise what_cancelled(ctx, over_limit=over_limit, gently=gently) from exc
     except Exception as exc:
         word = word_in(exc)
         if word is None:

@@ -37,10 +37,8 @@ class Interrupt:
     may_be_late = False
     #: Whether the handler is a coroutine: nothing is raised in the thread that waits for it.
     on_loop = False
-    #: The signal's firing interrupts nothing.
+    #: The signal's firing interrupts nothing: a plain revoke never interrupts what runs.
     gently = False
-    #: The time limit was fired, whatever the signal has fired for.
-    over_limit = False
 
     def __init__(self) -> None:
         # Reentrant: an exception of ours may land in a `with` of it in the handler's thread.

@@ -27,7 +27,7 @@ from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import REDIS_SCHEMES, Settings
-from taskora_celery.stopping import Stopper
+from taskora_celery.stopping import KEPT_FOR, Stopper
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint, query_options
@@ -77,7 +77,7 @@ class Runtime:
         #: Where the coroutines of this process's jobs run.
         self.loop = JobLoop(detect_environment())
         self.listener = self._new_listener()
-        self._hearers: list[tuple[Callable[[Any], None], Callable[[], None]]] = []
+        self._hearers: list[Callable[[Any], None]] = []
         #: OpenTelemetry's API where this process uses it; known with the first job.
         self.tracing: Any = None
         self._ready = False
@@ -95,7 +95,7 @@ class Runtime:
         return Stopper(detect_environment(), self.reporter.flush, self.clock)
 
     def _new_listener(self) -> Listener | None:
-        return None if self.store is None else Listener(self.store, self._on_announcement, self._on_listening)
+        return None if self.store is None else Listener(self.store, self._on_announcement, self.reporter.look)
 
     def new_context(self, *args: Any, **options: Any) -> Context:
         """Return the context of a job that is about to begin; the arguments are those of :class:`Context`."""
@@ -180,21 +180,24 @@ class Runtime:
         if self.store is not None:
             self.store.close()
 
-    def hear(self, on_announcement: Callable[[Any], None], on_ready: Callable[[], None]) -> None:
-        """Hand announcements on, from now on; ``on_ready`` is called whenever they are heard (again)."""
-        self._hearers.append((on_announcement, on_ready))
+    def hear(self, on_announcement: Callable[[Any], None]) -> None:
+        """Hand announcements on, from now on."""
+        self._hearers.append(on_announcement)
         if self.listener is not None:
             self.listener.start()
 
     def _on_announcement(self, announcement: CancelRequest | Shutdown) -> None:
-        for on_announcement, _ in self._hearers:
+        for on_announcement in self._hearers:
             on_announcement(announcement)
         self.stopper.announced(announcement)
 
-    def _on_listening(self) -> None:
-        for _, on_ready in self._hearers:
-            on_ready()
-        self.reporter.look()
+    def may_be_cancelled(self, job_id: str) -> bool:
+        """Say whether somebody may have wanted a job to stop in the last ``KEPT_FOR`` seconds, as far as this process has heard.
+
+        No I/O. True where announcements have not been heard for so long without a gap.
+        """
+        since = None if self.listener is None else self.listener.ready_since
+        return since is None or self.clock.time() - since < KEPT_FOR or self.stopper.has_heard(job_id)
 
     def cancel_request(self, job_id: str) -> CancelRequest | None:
         """Return the request to cancel that is in force for a job; None where there is none, or the store is away."""

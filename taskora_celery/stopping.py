@@ -32,9 +32,8 @@ __all__ = ["KEPT_FOR", "JobStop", "Stopper"]
 
 logger = logging.getLogger("taskora_celery.stopping")
 
-#: So long, in seconds, is an announcement kept for a job that is just about to begin.
+#: So long, in seconds, and so many announcements are kept, for a job that is just about to begin.
 KEPT_FOR = 60.0
-#: And so many of them.
 KEPT = 10_000
 #: So many seconds behind an interruption, and then twice as many each time, is one that has not arrived sent again.
 PRESS_AFTER = 0.05
@@ -312,6 +311,10 @@ class Stopper:
                 found = self._recent.get(stop.ctx.id)
             if found is not None and found[1].now_ms >= stop.ctx.timestamp:
                 stop.cancel(found[1])
+
+    def has_heard(self, job_id: str) -> bool:
+        """Say whether somebody wanted this job to stop, in the last ``KEPT_FOR`` seconds."""
+        return job_id in self._recent
 
     def forget(self, stop: JobStop) -> None:
         """Let go of a job that has ended."""

@@ -33,14 +33,10 @@ class AsyncRedisReader:
     async def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, as :meth:`taskora_celery.store.protocol.JobStore.cancel` does.
 
-        Two round trips. Where the caller is cancelled in between, the request may or may not have been stored.
+        One round trip. Where the caller is cancelled meanwhile, the request may or may not have been stored.
         """
-        remember, decide = self._store.cancel_calls(request, queued=queued)
-        await self._redis.run(*remember)
-        decided, before = await self._redis.run(*decide)
+        decided, _ = await self._redis.run(*self._store.cancel_call(request, queued=queued))
         outcome = CancelOutcome(int(decided))
-        if outcome is not CancelOutcome.CANCELLED and before != b"REVOKED":
-            await self._redis.drop(self._store.keys.cancelled, request.id)
         if outcome is CancelOutcome.CANCELLED:
             with suppress(StoreUnavailableError):  # it is decided; that a list does not show it yet is no failure
                 for call in self._store.index.note([], [request.id], request.now_ms):

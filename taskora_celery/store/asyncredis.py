@@ -55,10 +55,6 @@ class AsyncRedis:
         value: bytes | None = await self._ask("GET", key)
         return value
 
-    async def drop(self, key: str, member: str) -> None:
-        """Remove a member of a sorted set; errors are those of :meth:`get`."""
-        await self._ask("ZREM", key, member)
-
     async def run(self, script: Script, arguments: _Command) -> Any:
         """Run a script, and return its answer; errors are those of :meth:`get`."""
         try:

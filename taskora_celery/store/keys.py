@@ -13,8 +13,6 @@ key                type  content
 ``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
                          and each delivery that was lost; the newest 100
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
-``cancelled``      zset  ids of jobs that were cancelled before they began, by time (ms); ``remember.lua`` adds and trims: the
-                         newest 100 000, for the TTL of records. A worker reads it when it starts
 ``{index}:recent`` zset  ids of jobs by their last change of state (ms), the newest ``taskora_index_limit``
 ``{index}:going``  zset  ids of jobs that have not ended, by the same; both are written by ``note.lua``, a moment behind the
                          records, with the TTL of records; who finds a job there whose record has expired removes it
@@ -98,11 +96,6 @@ class JobKeys:
     def channel(self, job_id: str) -> str:
         """Return the channel on which changes of the job are announced."""
         return self._base(job_id) + ":changed"
-
-    @property
-    def cancelled(self) -> str:
-        """The key of the jobs that were cancelled before they began."""
-        return f"{self.prefix}cancelled"
 
     @property
     def index(self) -> tuple[str, str]:

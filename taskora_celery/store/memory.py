@@ -71,7 +71,6 @@ class MemoryStore:
         self._jobs: dict[str, MemoryJob] = {}
         self._changed = threading.Condition()
         self._changes: dict[str, int] = {}
-        self._cancelled: dict[str, None] = {}
         self._listeners: list[SimpleQueue[bytes | None]] = []
 
     def begin(self, begin: Begin) -> Begun:
@@ -97,25 +96,12 @@ class MemoryStore:
         """Decide what a request to cancel comes to, and announce it."""
         with self._changed:
             outcome = self._cancel(request, queued)
-            if outcome is CancelOutcome.CANCELLED or self._state(request.id) == Outcome.REVOKED:
-                self._cancelled[request.id] = None
-            else:  # what runs, or has ended otherwise, meets the request on its own road
-                self._cancelled.pop(request.id, None)
             if outcome is CancelOutcome.CANCELLED:
                 self._note([], [request.id], request.now_ms)
             if outcome >= CancelOutcome.CANCELLED:
                 self._tell(request)
                 self._announce(request.id)
             return outcome
-
-    def _state(self, job_id: str) -> str | None:
-        job = self._jobs.get(job_id)
-        return None if job is None else job.fields.get("s")
-
-    def cancelled_early(self) -> list[str]:
-        """Return the jobs that were cancelled before they began."""
-        with self._changed:
-            return list(self._cancelled)
 
     def shut_down(self, worker: str) -> None:
         """Announce that a worker shuts down."""

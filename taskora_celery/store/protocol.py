@@ -276,9 +276,6 @@ class JobStore(Protocol):
         ``queued`` says that the job is known to have been sent: without a record it waits in its queue, and is cancelled at once.
         """
 
-    def cancelled_early(self) -> list[str]:
-        """Return the jobs that were cancelled before they began, as far as they are remembered."""
-
     def shut_down(self, worker: str) -> None:
         """Announce that a worker shuts down."""
 

@@ -43,11 +43,8 @@ BEGIN = load_script("begin", 3)
 REPORT = load_script("report", 3)
 LOSE = load_script("lose", 3)
 CANCEL = load_script("cancel", 3)
-REMEMBER = load_script("remember", 1)
 READ = load_script("read", 3)
 
-#: So many jobs that were cancelled before they began are remembered, the newest.
-CANCELLED_KEPT = 100_000
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
 #: Who waits for announcements is told to end so often at most, and so many seconds apart.
@@ -120,33 +117,18 @@ class RedisStore:
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it; one round trip."""
-        remembered, answer = self._wire().exchange(self.cancel_calls(request, queued=queued))
-        _sound(remembered)
-        decided, before = _sound(answer)
+        decided, _ = _sound(self._wire().exchange([self.cancel_call(request, queued=queued)])[0])
         outcome = CancelOutcome(int(decided))
-        if outcome is not CancelOutcome.CANCELLED and before != b"REVOKED":
-            with self._reading() as reader:
-                reader.zrem(self.keys.cancelled, request.id)
         if outcome is CancelOutcome.CANCELLED:
             self._try_note(request.id, request.now_ms, ended=True)
         return outcome
 
-    def cancel_calls(self, request: CancelRequest, *, queued: bool) -> tuple[Call, Call]:
-        """Return the two calls of a request to cancel, in their order: remember the job, then decide.
-
-        What was decided is known to every worker that starts later, also where this process ends in between. An entry for a job
-        that was not cancelled only costs that job a question; it is taken back, but never that of one that was.
-        """
-        remember: Call = REMEMBER, (self.keys.cancelled, request.now_ms, self._ttl_ms, CANCELLED_KEPT, request.id)
-        return remember, (CANCEL, (
+    def cancel_call(self, request: CancelRequest, *, queued: bool) -> Call:
+        """Return the call that decides what a request to cancel comes to."""
+        return CANCEL, (
             *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
             packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
-        ))  # fmt: skip
-
-    def cancelled_early(self) -> list[str]:
-        """Return the jobs that were cancelled before they began, as far as they are remembered."""
-        with self._reading() as reader:
-            return [item.decode("utf-8", "replace") for item in reader.zrange(self.keys.cancelled, 0, -1)]
+        )  # fmt: skip
 
     def shut_down(self, worker: str) -> None:
         """Announce that a worker shuts down."""

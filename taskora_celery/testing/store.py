@@ -58,11 +58,6 @@ class RemoteStore:
             self._tell(request)
         return outcome
 
-    def cancelled_early(self) -> list[str]:
-        """Return the jobs that were cancelled before they began."""
-        self._reach()
-        return self.memory.cancelled_early()
-
     def shut_down(self, worker: str) -> None:
         """Announce that a worker shuts down."""
         self.memory.shut_down(worker)

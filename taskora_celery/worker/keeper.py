@@ -21,7 +21,6 @@ from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.runtime import Runtime, settings_of
 from taskora_celery.store.protocol import Loss, Shutdown
 from taskora_celery.worker.backstop import Backstop
-from taskora_celery.worker.cancels import EarlyCancels
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
 from taskora_celery.worker.holdings import holdings
@@ -76,9 +75,6 @@ class Keeper:
         #: When running jobs are told of the shutdown, again, in monotonic seconds.
         self._tell_shutdown_at = 0.0
         self._runtime = Runtime.of(worker.app)
-        listener = self._runtime.listener
-        #: Jobs that are cancelled, and whose message may still come.
-        self.cancels = EarlyCancels(self._cancelled_early, lambda: listener is not None and listener.ready)
         self._thread = Background("taskora-keeper", self._turn)
         options = worker.app.conf.broker_transport_options or {}
         self.leftovers = Leftovers(self._thread.wake, float(options.get("polling_interval") or BRPOP_TIMEOUT))
@@ -94,14 +90,10 @@ class Keeper:
     # --- called by the worker's main thread ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread, and listen to announcements."""
+        """Start the thread; listen to announcements where the jobs, which do so as well, are in other processes."""
         self._thread.start()
-        self._runtime.hear(self.cancels.announced, self.cancels.load)
         if self._has_processes():
-            self._runtime.hear(self._backstop.announced, lambda: None)
-
-    def _cancelled_early(self) -> list[str]:
-        return [] if self._runtime.store is None else self._runtime.store.cancelled_early()
+            self._runtime.hear(self._backstop.announced)
 
     def shut_down(self) -> None:
         """Tell the running jobs that a warm shutdown begins. May be called by a signal handler: the thread does it."""

@@ -158,7 +158,7 @@ class JobRequest(Request):  # type: ignore[misc]
     def on_retry(self, exc_info: Any) -> None:
         """Handle an attempt that ended in a retry: its tracer has stored RETRY, perhaps over the REVOKED of the next attempt."""
         super().on_retry(exc_info)
-        if self._keeper is not None and not self._keeper.cancels.excludes(str(self.id)):
+        if self._keeper is not None and Runtime.of(self._app).may_be_cancelled(str(self.id)):
             mend_revoked(self._app, str(self.id))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

@@ -322,13 +322,15 @@ def test_a_cancel_whose_announcement_was_missed_arrives_all_the_same(
 ) -> None:
     """G1: with the next report; and, of a job that says nothing, as soon as announcements are heard again."""
     runtime = Runtime.of(app)
+    listener = runtime.listener
+    assert listener is not None
 
     @app.task
     def work(ctx: Context) -> None:
         monkeypatch.setattr(runtime.stopper, "announced", lambda _: None)
         assert cancel_job(app, ctx.id, "no longer wanted").outcome == "requested"
         assert not ctx.signal.wait(0.05)
-        runtime._on_listening() if silent else ctx.progress(1)
+        listener._on_ready() if silent else ctx.progress(1)
         assert ctx.signal.wait(TIMEOUT)
         assert (ctx.signal.reason, ctx.signal.message) == ("cancelled", "no longer wanted")
 

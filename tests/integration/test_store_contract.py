@@ -715,7 +715,7 @@ UNAWARE = Ended(Outcome.SUCCESS, NOW_MS + 2_000, unaware=True)
 def test_a_job_without_a_record_is_unknown(store: JobStore) -> None:
     """G7: it changes nothing, and says so."""
     assert store.cancel(request()) is CancelOutcome.UNKNOWN
-    assert (store.read("job-1", 0), store.cancelled_early()) == (None, [])
+    assert (store.read("job-1", 0), store.listed(10)) == (None, [])
 
 
 def test_a_job_that_waits_in_its_queue_is_cancelled_at_once(store: JobStore) -> None:
@@ -723,7 +723,6 @@ def test_a_job_that_waits_in_its_queue_is_cancelled_at_once(store: JobStore) -> 
     assert store.cancel(request(), queued=True) is CancelOutcome.CANCELLED
     status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
     assert (state_of(store), status.ended_ms) == (CANCELLED, CANCEL_MS)
-    assert store.cancelled_early() == ["job-1"]
 
 
 @pytest.mark.parametrize("queued", [False, True])
@@ -778,15 +777,7 @@ def test_to_cancel_twice_what_has_not_begun_forgets_nothing(store: JobStore) -> 
     before = snapshot(store)
     assert store.cancel(request(reason="again"), queued=True) is CancelOutcome.ALREADY
     assert snapshot(store) == before
-    assert (state_of(store), store.cancelled_early()) == (CANCELLED, ["job-1"])
-
-
-@pytest.mark.parametrize("state", [state for state, outcome in OUTCOMES.items() if outcome is not CancelOutcome.CANCELLED])
-def test_only_what_was_cancelled_before_it_began_is_listed(store: JobStore, state: str) -> None:
-    """G2: each entry costs a job a question; for what runs or has ended there is none."""
-    job_in(store, state)
-    store.cancel(request())
-    assert store.cancelled_early() == ([] if state != Outcome.REVOKED else ["job-1"])
+    assert state_of(store) == CANCELLED
 
 
 # --- cancel: what has not begun ------------------------------------------------------------------------------------------
@@ -1182,27 +1173,7 @@ def test_a_connection_that_is_lost_says_so(any_redis: RedisStore) -> None:
     heard.close()
 
 
-# --- what is remembered of jobs that were cancelled early, in Redis alone ------------------------------------------------
-
-
-def test_what_was_cancelled_early_is_remembered_as_long_as_its_record(any_redis: RedisStore) -> None:
-    """L3: the key has a TTL, each cancel renews it, and what is older than that is trimmed."""
-    client = any_redis._read_client()
-    any_redis.cancel(request("old", now_ms=CANCEL_MS), queued=True)
-    key = any_redis.keys.cancelled
-    assert TTL - 30 < client.ttl(key) <= TTL
-    client.expire(key, 60)
-    any_redis.cancel(request("new", now_ms=CANCEL_MS + int(TTL * 1000) + 1), queued=True)
-    assert any_redis.cancelled_early() == ["new"]
-    assert client.ttl(key) > 60
-
-
-def test_the_newest_that_were_cancelled_early_are_remembered(any_redis: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L3: a cap, however many jobs somebody cancels."""
-    monkeypatch.setattr("taskora_celery.store.redis.CANCELLED_KEPT", 3)
-    for n in range(5):
-        any_redis.cancel(request(f"job-{n}", now_ms=CANCEL_MS + n), queued=True)
-    assert any_redis.cancelled_early() == ["job-2", "job-3", "job-4"]
+# --- jobs that were cancelled early, in Redis alone ----------------------------------------------------------------------
 
 
 def test_every_key_of_a_cancelled_job_has_the_configured_ttl(any_redis: RedisStore) -> None:
@@ -1219,8 +1190,9 @@ def test_every_key_of_a_cancelled_job_has_the_configured_ttl(any_redis: RedisSto
 
 @pytest.mark.parametrize("job_id", ODD_IDS)
 def test_any_text_can_be_the_id_of_a_cancelled_job(plain_store: RedisStore, job_id: str) -> None:
-    """G1: the id travels in an announcement, and is listed."""
+    """G1: the id travels in an announcement, and names the record."""
     heard = plain_store.listen()
     plain_store.cancel(request(job_id), queued=True)
-    assert (heard.next(), plain_store.cancelled_early()) == (request(job_id), [job_id])
+    assert heard.next() == request(job_id)
+    assert status_of(job_id, plain_store.read(job_id), LOG_LIMIT).state == Outcome.REVOKED
     heard.close()

@@ -66,10 +66,6 @@ class ScriptedStore:
         """As the memory store: it is another process that cancels."""
         return self.memory.cancel(request, queued=queued)
 
-    def cancelled_early(self) -> list[str]:
-        """As the memory store."""
-        return self.memory.cancelled_early()
-
     def shut_down(self, worker: str) -> None:
         """As the memory store."""
         self.memory.shut_down(worker)

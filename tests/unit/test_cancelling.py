@@ -14,14 +14,13 @@ import pytest
 from taskora_celery.cancelling import request_of
 from taskora_celery.records import CancelReceipt
 from taskora_celery.runtime import Runtime
+from taskora_celery.stopping import KEPT_FOR
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.journal import CANCEL, encode
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import CancelRequest, Report, Shutdown
 from taskora_celery.worker import backstop as backstop_module
-from taskora_celery.worker import cancels
 from taskora_celery.worker.backstop import MARGIN, Backstop
-from taskora_celery.worker.cancels import EarlyCancels
 from tests.support.cancels import job_in, request
 from tests.support.eager_apps import eager_app
 from tests.support.manual_clock import ManualClock
@@ -137,77 +136,47 @@ def test_who_sent_a_job_knows_that_it_waits_where_its_worker_will_ask(options: d
         assert work.AsyncResult(handle.id).queued is False
 
 
-# --- what the parent knows of early cancels --------------------------------------------------------------------------------
+# --- what a process has heard ----------------------------------------------------------------------------------------------
 
 
-class Ear:
-    """What was cancelled until now, and whether announcements are heard."""
+class Hearing:
+    """A process that has heard announcements without a gap since some seconds."""
 
-    def __init__(self, *ids: str) -> None:
-        self.ids = list(ids)
-        self.listening = True
-        self.cancels = EarlyCancels(lambda: self.ids, lambda: self.listening)
+    def __init__(self, app: Celery) -> None:
+        self.clock = ManualClock()
+        self.runtime = Runtime(app, MemoryStore(), clock=self.clock)
+        self.since(KEPT_FOR)
 
-
-def test_before_it_has_read_it_excludes_nothing() -> None:
-    """G2: the store is asked then."""
-    ear = Ear()
-    assert not ear.cancels.excludes("job-1")
-    ear.cancels.load()
-    assert ear.cancels.excludes("job-1")
+    def since(self, seconds: float | None) -> None:
+        assert self.runtime.listener is not None
+        self.runtime.listener.ready_since = None if seconds is None else self.clock.time() - seconds
 
 
-def test_what_was_cancelled_before_or_since_is_not_excluded() -> None:
-    """G2: read when it listens, then heard."""
-    ear = Ear("job-1")
-    ear.cancels.load()
-    ear.cancels.announced(request("job-2"))
-    ear.cancels.announced(Shutdown("job-3"))
-    assert [ear.cancels.excludes(f"job-{n}") for n in (1, 2, 3)] == [False, False, True]
+@pytest.fixture
+def hearing(app: Celery) -> Hearing:
+    return Hearing(app)
 
 
-def test_while_nothing_is_heard_nothing_is_excluded() -> None:
-    """G2: an announcement may be missed just now; what comes back reads anew, and forgets nothing."""
-    ear = Ear("job-1")
-    ear.cancels.load()
-    ear.listening = False
-    assert not ear.cancels.excludes("job-2")
-    ear.ids, ear.listening = ["job-2"], True
-    ear.cancels.load()
-    assert [ear.cancels.excludes(f"job-{n}") for n in (1, 2, 3)] == [False, False, True]
+def test_who_has_heard_all_knows_of_whom_nobody_wanted_to_stop(hearing: Hearing) -> None:
+    """I4, G6: behind each retry the store is asked only for a job that may have been cancelled just now."""
+    assert not hearing.runtime.may_be_cancelled("job-1")
+    hearing.runtime.stopper.announced(request("job-2"))
+    assert [hearing.runtime.may_be_cancelled(f"job-{n}") for n in (1, 2)] == [False, True]
 
 
-def test_what_cannot_be_read_excludes_nothing() -> None:
-    """L1: the error is the listener's."""
-
-    def fail() -> list[str]:
-        raise ConnectionError
-
-    early = EarlyCancels(fail, lambda: True)
-    with pytest.raises(ConnectionError):
-        early.load()
-    assert not early.excludes("job-1")
+@pytest.mark.parametrize("since", [None, KEPT_FOR - 1])
+def test_who_was_deaf_meanwhile_knows_of_nobody(hearing: Hearing, since: float | None) -> None:
+    """G6: a process that has just begun, or whose connection was lost in between."""
+    hearing.since(since)
+    assert hearing.runtime.may_be_cancelled("job-1")
 
 
-def test_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runtime: as many as the store remembers."""
-    monkeypatch.setattr(cancels, "KEPT", 3)
-    ear = Ear()
-    ear.cancels.load()
-    for n in range(5):
-        ear.cancels.announced(request(f"job-{n}"))
-    assert [ear.cancels.excludes(f"job-{n}") for n in range(5)] == [True, True, False, False, False]
-
-
-def test_whoever_listens_reads_anew_each_time_that_announcements_are_heard_again(app: Celery) -> None:
-    """G2: what was cancelled while nobody heard it is in the store, and not announced again."""
-    read: list[int] = []
-    runtime = Runtime(app, MemoryStore())
-    runtime.listener = None  # no thread: the test is the listener
-    runtime.hear(lambda _: None, lambda: read.append(len(read)))
-    for _ in range(3):
-        runtime._on_listening()
-    assert read == [0, 1, 2]
+def test_what_was_heard_long_ago_is_over(hearing: Hearing) -> None:
+    """G6: a retry that is stored over a cancel comes a moment behind it."""
+    hearing.runtime.stopper.announced(request("job-1"))
+    hearing.clock.advance(KEPT_FOR + 1)
+    hearing.runtime.stopper.announced(request("job-2"))
+    assert not hearing.runtime.may_be_cancelled("job-1")
 
 
 # --- the backstop ------------------------------------------------------------------------------------------------------------

@@ -653,18 +653,19 @@ def test_the_process_of_a_job_that_hears_nothing_is_ended(
 
 
 def test_it_listens_to_cancels_from_its_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """G2, G4: what was cancelled before is read, what is cancelled from then on is heard, and the deaf are looked after."""
+    """G4: what is cancelled from then on is heard, and the deaf are looked after."""
     with_processes(rig, monkeypatch)
     heard: list[str] = []
     monkeypatch.setattr(rig.keeper._backstop, "announced", lambda announcement: heard.append(announcement.id))
-    rig.store.memory.cancel(request("before"), queued=True)
+    runtime = Runtime.of(rig.app)
+    listener = runtime.listener
+    assert listener is not None
     rig.keeper.start()
     try:
-        wait_until(lambda: rig.keeper.cancels.excludes("another"), "the first reading")
-        assert not rig.keeper.cancels.excludes("before")
+        wait_until(lambda: listener.ready, "the listener")
         rig.store.memory.cancel(request("since"), queued=True)
-        wait_until(lambda: not rig.keeper.cancels.excludes("since"), "the announcement")
-        assert heard == ["since"]
+        wait_until(lambda: heard == ["since"], "the announcement")
+        wait_until(lambda: runtime.stopper.has_heard("since"), "what the parent itself remembers")
     finally:
         rig.keeper.stop()
     assert rig.lease.closed

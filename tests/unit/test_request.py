@@ -49,10 +49,8 @@ class Desk:
         self.asked: list[str] = []
         self.adopted = False
         self.lost = False
-        self.excluded = True
         self.is_shutting_down = False
         self.leftovers = SimpleNamespace(add=lambda request: self.asked.append(f"leave {request.id}"))
-        self.cancels = SimpleNamespace(excludes=lambda _: self.excluded)
         self.exits = SimpleNamespace(watch=lambda pid: self.asked.append(f"watch {pid}"))
         self.fenced = SimpleNamespace(settled=False, give_up=lambda: self.asked.append("give up"))
 
@@ -374,14 +372,14 @@ def test_a_process_that_was_ended_for_its_cancel_leaves_a_cancelled_job(
     assert (parent.events, parent.signals) == ([("task-revoked", True)], [True])
 
 
-@pytest.mark.parametrize(("excluded", "mended"), [(False, [JOB]), (True, [])])
+@pytest.mark.parametrize(("may_be", "mended"), [(True, [JOB]), (False, [])])
 def test_a_retry_that_is_stored_behind_its_cancel_is_mended(
-    parent: Parent, desk: Desk, monkeypatch: pytest.MonkeyPatch, excluded: bool, mended: list[str]
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, may_be: bool, mended: list[str]
 ) -> None:
     """G7: only where there may have been one: else no round trip."""
     found: list[str] = []
     monkeypatch.setattr(request_module, "mend_revoked", lambda _, job_id: found.append(job_id))
-    desk.excluded = excluded
+    monkeypatch.setattr(Runtime, "may_be_cancelled", lambda _, job_id: may_be)
     request = parent.runs()
     request.on_retry(SimpleNamespace(exception=SimpleNamespace(exc=OSError()), traceback=""))
     assert found == mended
