@@ -17,7 +17,7 @@ from taskora_celery.cli.session import TIMED_OUT, JobsCommand, Session
 from taskora_celery.cli.table import Cell, joined
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit, one_line
-from taskora_celery.cli.waiting import EXPIRED, end_of, exit_code, following, goes_on
+from taskora_celery.cli.waiting import end_of, exit_code, following, goes_on
 from taskora_celery.cli.words import clock
 from taskora_celery.following import Change
 from taskora_celery.records import LogEntry
@@ -182,7 +182,7 @@ def block(
 
 
 def _state(view: JobView, end: str | None) -> str:
-    return EXPIRED if end == EXPIRED else end or state_text(view)
+    return end or state_text(view)
 
 
 def _why(view: JobView) -> str:
