@@ -92,6 +92,7 @@ def show(output: Output, views: Sequence[JobView], now_ms: int, *, as_json: bool
 def _watch(session: Session, wanted: JobFilter, limit: int, every: float, since: float | None, *, as_json: bool) -> None:
     """List again and again: in place on a terminal; elsewhere each job that has changed."""
     output, seen, away = session.output, dict[str, Any](), False
+    in_place = output.live and not as_json
     views: list[JobView] = []
     while True:
         now_ms = session.now_ms()
@@ -99,12 +100,12 @@ def _watch(session: Session, wanted: JobFilter, limit: int, every: float, since:
         try:
             views = session.reader.views(wanted, limit, now_ms)
         except StoreUnavailableError as exc:
-            if not away and not output.live:
+            if not away and not in_place:
                 output.note(f"The job records cannot be reached, trying again: {exc}")
             away = True
         else:
             away = False
-        if output.live and not as_json:
+        if in_place:
             output.draw(_picture(views, now_ms, output, every, away=away))
         else:
             changed = [view for view in views if seen.get(view.id) != _state_of(view)]
