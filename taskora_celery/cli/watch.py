@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from taskora_celery.cli.documents import encoded, job_document
-from taskora_celery.cli.drawing import STATE_STYLES, attempt_text, bar, beat_text, progress_text, short_ids, state_text
+from taskora_celery.cli.drawing import STATE_STYLES, bar, beat_text, progress_text, short_ids, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids
 from taskora_celery.cli.session import TIMED_OUT, JobsCommand, Session
@@ -22,7 +22,7 @@ from taskora_celery.cli.words import clock
 from taskora_celery.following import Change
 from taskora_celery.records import LogEntry
 from taskora_celery.store.protocol import Snapshot
-from taskora_celery.views import JobView, message_of
+from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = ["Turns", "block", "brief", "command"]
 
