@@ -137,13 +137,6 @@ class JobsReader:
         """Return a job whose record was read already, with its last attempt, as it is seen now."""
         return view_of(job_id, snapshot, self.keep, self._facts(snapshot.fields.get("n", "")), now_ms, self._paces)
 
-    def view(self, job_id: str, now_ms: int) -> JobView:
-        """Return one job.
-
-        :raises JobNotFoundError: there is no record of it.
-        """
-        return self.detail(job_id, now_ms, logs=0).view
-
     def detail(self, job_id: str, now_ms: int, *, logs: int) -> JobDetail:
         """Return one job with its attempts and its newest ``logs`` log entries, from one round trip.
 
