@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from taskora_celery.about import package_versions, recovery_in, version_of
+from taskora_celery.about import checked_recovery, checked_settings, package_versions, version_of
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.errors import SettingsError, StoreUnavailableError
-from taskora_celery.runtime import broker_endpoint_of, endpoint_of, redactor_of, settings_of
-from taskora_celery.store.connect import Endpoint, check
+from taskora_celery.runtime import broker_endpoint_of
+from taskora_celery.settings import Settings
+from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.server import server_report
 
 __all__ = ["gather", "tasks_of", "worker_facts"]
@@ -29,12 +30,12 @@ _GOSSIP = "worker."
 def gather(app: Any, timeout: float = 1.0) -> Facts:
     """Return all that can be found out; ``timeout`` is how long workers have to answer, in seconds."""
     app.loader.import_default_modules()
-    store, settings_error = _store_of(app)
+    settings, store, settings_error = _settings_of(app)
     broker = broker_endpoint_of(app)
     servers = _servers(app, broker, store)
     facts = Facts(package_versions(), servers, tasks=tasks_of(app), settings_error=settings_error, flower=version_of("flower"))
     try:
-        recovery = recovery_in(app)
+        recovery = checked_recovery(app, None if settings is None else settings.lease_interval)
     except SettingsError as exc:
         facts = msgspec.structs.replace(facts, settings_error=settings_error or str(exc))
     else:
@@ -77,17 +78,12 @@ def tasks_of(app: Any) -> tuple[TaskFacts, ...]:
     return tuple(found)
 
 
-def _store_of(app: Any) -> tuple[Endpoint | None, str | None]:
-    """Return where records are kept, and what is wrong with the settings."""
+def _settings_of(app: Any) -> tuple[Settings | None, Endpoint | None, str | None]:
+    """Return the settings, where records are kept, and what is wrong with the settings."""
     try:
-        settings = settings_of(app)
-        redactor_of(settings)
-        endpoint = endpoint_of(app, settings)
-        if endpoint is not None:
-            check(endpoint)
+        return *checked_settings(app), None
     except SettingsError as exc:
-        return None, str(exc)
-    return endpoint, None
+        return None, None, str(exc)
 
 
 def _servers(app: Any, broker: Endpoint | None, store: Endpoint | None) -> tuple[ServerFacts, ...]:
