@@ -7,10 +7,42 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from taskora_celery._version import __version__
+from taskora_celery.errors import SettingsError
 from taskora_celery.lease.recovery import Recovery, recovery_of
-from taskora_celery.runtime import is_redis
+from taskora_celery.runtime import endpoint_of, is_redis, redactor_of, settings_of
+from taskora_celery.settings import Settings
+from taskora_celery.store.connect import Endpoint, check
 
-__all__ = ["package_versions", "recovery_in", "version_of"]
+__all__ = ["checked_recovery", "checked_settings", "package_versions", "recovery_in", "version_of"]
+
+
+def checked_settings(app: Any) -> tuple[Settings, Endpoint | None]:
+    """Return an app's settings, and where its job records are; None where no Redis is known. Nothing is connected.
+
+    :raises SettingsError: a setting, or an option of the Redis for job records, is wrong: no worker starts with it.
+    """
+    settings = settings_of(app)
+    endpoint = endpoint_of(app, settings)
+    redactor_of(settings)
+    if endpoint is not None:
+        check(endpoint)
+    return settings, endpoint
+
+
+def checked_recovery(app: Any, lease_interval: float | None) -> Recovery | None:
+    """Return what :func:`recovery_in` does, where leases are renewed often enough for it; ``lease_interval`` is in seconds.
+
+    :raises SettingsError: an option of the broker is no number, or leases would be renewed too late: no worker starts with it.
+    """
+    recovery = recovery_in(app)
+    options = app.conf.broker_transport_options or {}
+    timeout = options.get("visibility_timeout") if recovery is None else recovery.visibility_timeout
+    if lease_interval is not None and isinstance(timeout, int | float) and lease_interval >= timeout:
+        raise SettingsError(
+            f"setting taskora_lease_interval={lease_interval:g} is wrong: not below the broker's "
+            f"visibility_timeout={timeout:g}, so messages would be delivered again before they are renewed"
+        )
+    return recovery
 
 
 def recovery_in(app: Any) -> Recovery | None:

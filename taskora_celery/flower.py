@@ -28,7 +28,7 @@ from taskora_celery.records import AttemptRecord, LogEntry
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.runtime import Runtime
 from taskora_celery.texts import cut_line, duration_text
-from taskora_celery.views import JobView, named, progress_line
+from taskora_celery.views import JobView, attempt_text, named, progress_line
 
 __all__ = ["format_task", "tasks_columns"]
 
@@ -121,8 +121,7 @@ def _progress(view: JobView) -> str:
 
 
 def _attempt(view: JobView) -> str:
-    text = f"{view.status.attempt}" if view.max_attempts is None else f"{view.status.attempt}/{view.max_attempts}"
-    return text if view.status.delivery == 1 else f"{text}, delivery {view.status.delivery}"
+    return attempt_text(view) + ("" if view.status.delivery == 1 else f", delivery {view.status.delivery}")
 
 
 def _number(record: AttemptRecord) -> str:

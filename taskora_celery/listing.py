@@ -18,7 +18,7 @@ from taskora_celery.store.journal import decode_logs
 from taskora_celery.store.protocol import JobStore, Snapshot
 from taskora_celery.views import ENDED, GOING, JobFilter, JobView, Paces, TaskFacts, view_of
 
-__all__ = ["AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
+__all__ = ["ALL", "AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -26,8 +26,8 @@ logger = logging.getLogger("taskora_celery")
 PREFIX_CHARS = 6
 #: So many records are read before it is looked whether there are enough: at least, and at most.
 _CHUNK_LEAST, _CHUNK_MOST = 50, 500
-#: More than any index holds.
-_ALL = 1_000_000
+#: A limit for all jobs: more than any index holds.
+ALL = 1_000_000
 
 
 class AmbiguousIdError(TaskoraError, LookupError):
@@ -127,7 +127,7 @@ class JobsReader:
         if wanted.states:
             kinds = (True,) if wanted.states <= GOING else (False,) if wanted.states <= ENDED else kinds
         for going in kinds:
-            listed = self.store.listed(_ALL, going=going)
+            listed = self.store.listed(ALL, going=going)
             job_ids = [job_id for job_id, changed_ms in listed if changed_ms >= wanted.since_ms and job_id not in seen]
             seen.update(job_ids)
             for at in range(0, len(job_ids), size):
@@ -136,13 +136,6 @@ class JobsReader:
     def seen(self, job_id: str, snapshot: Snapshot, now_ms: int) -> JobView:
         """Return a job whose record was read already, with its last attempt, as it is seen now."""
         return view_of(job_id, snapshot, self.keep, self._facts(snapshot.fields.get("n", "")), now_ms, self._paces)
-
-    def view(self, job_id: str, now_ms: int) -> JobView:
-        """Return one job.
-
-        :raises JobNotFoundError: there is no record of it.
-        """
-        return self.detail(job_id, now_ms, logs=0).view
 
     def detail(self, job_id: str, now_ms: int, *, logs: int) -> JobDetail:
         """Return one job with its attempts and its newest ``logs`` log entries, from one round trip.
@@ -166,7 +159,7 @@ class JobsReader:
         known: set[str] = set()
         if len(text) >= PREFIX_CHARS:
             for going in (True, False):
-                known.update(job_id for job_id, _ in self.store.listed(_ALL, going=going) if job_id.startswith(text))
+                known.update(job_id for job_id, _ in self.store.listed(ALL, going=going) if job_id.startswith(text))
         # One whose record has expired is still listed for a moment.
         found = [job_id for job_id, record in zip(sorted(known), self.store.records(sorted(known)), strict=True) if record]
         if not found:

@@ -18,6 +18,7 @@ __all__ = [
     "OTHER",
     "Count",
     "Tally",
+    "add_to",
     "duration_counts",
     "label_text",
     "pack_count",
@@ -79,6 +80,13 @@ def duration_counts(metric: str, seconds: float, users: tuple[str, ...]) -> tupl
     return (Count(metric, ("le", bucket), users), 1), (Count(metric, ("sum",), users), round(seconds * 1000))
 
 
+def add_to(counts: dict[str, int], name: str, number: int) -> None:
+    """Add to the count of a name; where there are too many, to that of what is left without the labels that users choose."""
+    if len(counts) >= COUNTS_KEPT and name not in counts:
+        name = without_users(name)
+    counts[name] = counts.get(name, 0) + number
+
+
 class Tally:
     """Counts that are not told to the store yet. Used by one thread."""
 
@@ -93,20 +101,14 @@ class Tally:
     def add(self, counted: Iterable[tuple[Count, int]]) -> None:
         """Add counts."""
         for count, number in counted:
-            self._add(pack_count(count), number)
+            add_to(self._counts, pack_count(count), number)
 
     def give_back(self, counts: Mapping[str, int]) -> None:
         """Add what was taken and could not be told."""
         for name, number in counts.items():
-            self._add(name, number)
+            add_to(self._counts, name, number)
 
     def take(self) -> dict[str, int]:
         """Return all of it under the names in the store, and begin anew."""
         counts, self._counts = self._counts, {}
         return counts
-
-    def _add(self, name: str, number: int) -> None:
-        counts = self._counts
-        if len(counts) >= COUNTS_KEPT and name not in counts:
-            name = without_users(name)
-        counts[name] = counts.get(name, 0) + number

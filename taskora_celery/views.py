@@ -17,8 +17,8 @@ from taskora_celery.store.protocol import CancelRequest, Shutdown, Snapshot
 from taskora_celery.texts import cut_line
 
 __all__ = [
-    "ENDED", "GOING", "LINE_CHARS", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "message_of", "percent_of",
-    "progress_line", "state_named", "time_left", "view_of",
+    "ENDED", "GOING", "LINE_CHARS", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text", "message_of", "named",
+    "percent_of", "progress_line", "state_named", "time_left", "view_of",
 ]  # fmt: skip
 
 #: The state's word for each of Celery's states, and of this library's.
@@ -90,6 +90,12 @@ def state_named(name: str) -> str:
     if word not in GOING and word not in ENDED:
         raise ValueError(f"{name!r} is no state: one of {', '.join(STATES.values())}")
     return word
+
+
+def attempt_text(view: JobView) -> str:
+    """Return ``3/4``, or ``3`` where the task has no limit or is not known here."""
+    limit = view.max_attempts
+    return f"{view.status.attempt}" if limit is None else f"{view.status.attempt}/{max(limit, view.status.attempt)}"
 
 
 def percent_of(value: Any) -> float | None:

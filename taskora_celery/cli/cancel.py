@@ -17,14 +17,13 @@ from taskora_celery.cli.params import as_json, duration, resolved, some_ids, sta
 from taskora_celery.cli.session import CANCELLED, DONE, FAILED, NOT_FOUND, USAGE, Failure, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following
+from taskora_celery.listing import ALL
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import CancelReceipt
 from taskora_celery.views import ENDED, GOING, JobFilter, JobView
 
 __all__ = ["command"]
 
-#: More than are listed.
-_ALL = 1_000_000
 _CODES = {"unknown": NOT_FOUND, "too_late": CANCELLED}
 _WORDS = {"too_late": "too late", "unknown": "not found", "would_cancel": "would be cancelled"}
 
@@ -65,7 +64,7 @@ def command(
     if wanted_states & ENDED:
         raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING))}.")
     if bulk:
-        views = session.reader.views(JobFilter(wanted_states or GOING, task), _ALL, session.now_ms())
+        views = session.reader.views(JobFilter(wanted_states or GOING, task), ALL, session.now_ms())
         job_ids = [view.id for view in views]
     else:
         views = []

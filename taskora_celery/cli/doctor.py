@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from taskora_celery.cli.documents import encoded
 from taskora_celery.cli.params import as_json, duration
-from taskora_celery.cli.session import JobsCommand, Session
+from taskora_celery.cli.session import DONE, FAILED, UNREACHABLE, JobsCommand, Session
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import one_line
-from taskora_celery.doctor.checks import Finding, Level, diagnose, exit_code
+from taskora_celery.doctor.checks import Finding, Level, diagnose
+from taskora_celery.doctor.facts import Facts
 from taskora_celery.doctor.gather import gather
 
-__all__ = ["command"]
+__all__ = ["command", "exit_code"]
 
 _WORDS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level.WRONG: ("WRONG", "red")}
 
@@ -32,6 +35,13 @@ def command(ctx: click.Context, timeout: float, *, as_json: bool) -> None:
     for finding in findings:
         session.output.write(encoded(finding) if as_json else _as_text(finding, session.output))
     ctx.exit(exit_code(facts, findings))
+
+
+def exit_code(facts: Facts, findings: Iterable[Finding]) -> int:
+    """Return the exit code for what was found."""
+    if any(server.error is not None for server in facts.servers):
+        return UNREACHABLE
+    return FAILED if any(finding.level == Level.WRONG for finding in findings) else DONE
 
 
 def _as_text(finding: Finding, output: Output) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from taskora_celery.cli.table import Cell, Column
 from taskora_celery.cli.text import fit, one_line
 from taskora_celery.cli.words import age
-from taskora_celery.views import JobView, message_of
+from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = [
     "COLUMNS",
     "ID_CHARS",
     "STATE_STYLES",
-    "attempt_text",
     "bar",
+    "beat_text",
     "cells",
     "fields",
     "progress_text",
@@ -69,12 +69,6 @@ def _shared(one: str, other: str) -> int:
 def state_text(view: JobView) -> str:
     """Return the state's word; a stall is loud also where there are no colours."""
     return view.state.upper() if view.state == "stalled" else view.state
-
-
-def attempt_text(view: JobView) -> str:
-    """Return ``3/4``, or ``3`` where the task has no limit or is not known here."""
-    limit = view.max_attempts
-    return f"{view.status.attempt}" if limit is None else f"{view.status.attempt}/{max(limit, view.status.attempt)}"
 
 
 def bar(percent: float, columns: int, *, unicode: bool) -> str:

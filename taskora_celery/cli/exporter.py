@@ -11,7 +11,6 @@ from taskora_celery.cli.session import FAILED, USAGE, Failure, JobsCommand, Sess
 from taskora_celery.metrics.access import Access, is_loopback
 from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.server import MetricsServer
-from taskora_celery.runtime import Runtime
 
 __all__ = ["PORT", "command"]
 
@@ -34,7 +33,7 @@ def command(session: Session, host: str, port: int, auth: str | None, allow_host
         raise Failure("--auth is empty", USAGE)
     if auth is None and not is_loopback(host):
         raise Failure(f"--host {host} can be reached from outside: give --auth, or listen on 127.0.0.1", USAGE)
-    collector = Collector(Runtime.of(session.app).readable())
+    collector = Collector(session.reader.store)
     try:
         server = MetricsServer((host, port), collector, Access(auth, allow_host))
     except OSError as exc:

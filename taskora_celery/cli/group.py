@@ -9,15 +9,15 @@ import click
 
 __all__ = ["COMMANDS", "jobs"]
 
-#: Each command: its module in this package, whose ``command`` it is, and its line in the help. A new command is a line here.
+#: Each command, with its line in the help; it is the ``command`` of the module of its name. A new command is a line here.
 COMMANDS = {
-    "list": ("list", "List jobs, those that go on first."),
-    "show": ("show", "Show all that is known of jobs."),
-    "logs": ("logs", "Print the log entries of jobs."),
-    "watch": ("watch", "Watch jobs until they end."),
-    "cancel": ("cancel", "Stop jobs."),
-    "exporter": ("exporter", "Serve Prometheus metrics."),
-    "doctor": ("doctor", "Check the set-up."),
+    "list": "List jobs, those that go on first.",
+    "show": "Show all that is known of jobs.",
+    "logs": "Print the log entries of jobs.",
+    "watch": "Watch jobs until they end.",
+    "cancel": "Stop jobs.",
+    "exporter": "Serve Prometheus metrics.",
+    "doctor": "Check the set-up.",
 }
 
 
@@ -32,14 +32,14 @@ class LazyGroup(click.Group):
         """Return a command, imported now; None where there is no such."""
         if cmd_name not in COMMANDS:
             return None
-        found: Any = import_module(f"taskora_celery.cli.{COMMANDS[cmd_name][0]}")
+        found: Any = import_module(f"taskora_celery.cli.{cmd_name}")
         command: click.Command = found.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands from the table."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, name="jobs", context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,7 +12,7 @@ import msgspec
 
 from taskora_celery.cli.documents import encoded, job_document
 from taskora_celery.cli.drawing import COLUMNS, STATE_STYLES, cells, fields, short_ids, state_text
-from taskora_celery.cli.params import as_json, duration, states
+from taskora_celery.cli.params import as_json, duration, since_ms, states
 from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.table import table
 from taskora_celery.cli.terminal import Output
@@ -52,9 +52,7 @@ def command(
     attempt, age, beat, reason, worker), without heading, colours or cuts. A job that waits in a queue is not known yet.
     """
     now_ms = session.now_ms()
-    wanted = JobFilter(
-        wanted_states, task, worker, 0 if since is None else now_ms - int(since * 1000)
-    )  # fmt: skip
+    wanted = JobFilter(wanted_states, task, worker, since_ms(since, now_ms))
     views = session.reader.views(wanted, limit, now_ms)
     if watch is None:
         show(session.output, views, now_ms, as_json=as_json)
@@ -94,19 +92,20 @@ def show(output: Output, views: Sequence[JobView], now_ms: int, *, as_json: bool
 def _watch(session: Session, wanted: JobFilter, limit: int, every: float, since: float | None, *, as_json: bool) -> None:
     """List again and again: in place on a terminal; elsewhere each job that has changed."""
     output, seen, away = session.output, dict[str, Any](), False
+    in_place = output.live and not as_json
     views: list[JobView] = []
     while True:
         now_ms = session.now_ms()
-        wanted = msgspec.structs.replace(wanted, since_ms=0 if since is None else now_ms - int(since * 1000))
+        wanted = msgspec.structs.replace(wanted, since_ms=since_ms(since, now_ms))
         try:
             views = session.reader.views(wanted, limit, now_ms)
         except StoreUnavailableError as exc:
-            if not away and not output.live:
+            if not away and not in_place:
                 output.note(f"The job records cannot be reached, trying again: {exc}")
             away = True
         else:
             away = False
-        if output.live and not as_json:
+        if in_place:
             output.draw(_picture(views, now_ms, output, every, away=away))
         else:
             changed = [view for view in views if seen.get(view.id) != _state_of(view)]

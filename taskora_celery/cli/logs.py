@@ -12,7 +12,7 @@ import msgspec
 from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.cli.drawing import short_ids
 from taskora_celery.cli.loglines import LogStyle, entry_lines, marker, meta_text
-from taskora_celery.cli.params import as_json, duration, resolved, some_ids
+from taskora_celery.cli.params import as_json, duration, resolved, since_ms, some_ids
 from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following, goes_on
@@ -47,8 +47,10 @@ def newest(events: Sequence[Event], wanted: LogFilter, tail: int | None) -> list
     kept = [event for event in events if event.kind != "log" or wanted.takes(event.data)]
     if tail is None:
         return kept
+    if tail == 0:
+        return []
     entries = [at for at, event in enumerate(kept) if event.kind == "log"]
-    return kept[entries[-tail] :] if 0 < tail < len(entries) else kept if tail else kept[len(kept) :]
+    return kept[entries[-tail] :] if tail < len(entries) else kept
 
 
 def together(events: dict[str, list[Event]]) -> Iterator[tuple[str, Event]]:
@@ -100,7 +102,7 @@ def command(
 ) -> None:
     """Print the log entries of jobs, of all attempts; those of several jobs in the order of their times."""
     job_ids, output = resolved(session, ids), session.output
-    wanted = LogFilter(level, attempt, 0 if since is None else session.now_ms() - int(since * 1000), pattern)
+    wanted = LogFilter(level, attempt, since_ms(since, session.now_ms()), pattern)
     style = LogStyle(escaped=output.terminal, times=timestamps, unicode=output.unicode, paint=output.paint)
     printer = _Printer(session, job_ids, style, prefixed=len(job_ids) > 1 and not no_prefix, as_json=as_json)
     session.on_interrupt = goes_on(job_ids)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import click
 import msgspec
@@ -13,7 +12,7 @@ from taskora_celery.cli.session import NOT_FOUND, Failure, Session
 from taskora_celery.cli.words import parse_duration
 from taskora_celery.views import state_named
 
-__all__ = ["as_json", "duration", "resolved", "some_ids", "states", "typed_ids"]
+__all__ = ["as_json", "duration", "resolved", "since_ms", "some_ids", "states", "typed_ids"]
 
 
 def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -22,6 +21,11 @@ def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         return None if value is None else parse_duration(value)
     except ValueError as exc:
         raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+def since_ms(since: float | None, now_ms: int) -> int:
+    """Return the instant ``since`` seconds ago, in milliseconds since the epoch; 0, before any other, for None."""
+    return 0 if since is None else now_ms - int(since * 1000)
 
 
 def states(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
@@ -33,12 +37,7 @@ def states(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 as_json = click.option("-j", "--json", "as_json", is_flag=True, help="One JSON object per line.")
-_ids = click.argument("ids", nargs=-1, required=False, metavar="ID…")
-
-
-def some_ids(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument ``ids``."""
-    return _ids(command)
+some_ids = click.argument("ids", nargs=-1, required=False, metavar="ID…")
 
 
 def typed_ids(ids: tuple[str, ...]) -> Iterator[str]:

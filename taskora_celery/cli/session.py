@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 DONE, FAILED, USAGE, CANCELLED, NOT_FOUND = 0, 1, 2, 3, 4
-UNREACHABLE, TIMED_OUT, INTERRUPTED = 69, 124, 130
+UNREACHABLE, TIMED_OUT, INTERRUPTED = 69, 124, 130  # 69 is EX_UNAVAILABLE
 #: Who reads our output has gone: what the shell says of a program that SIGPIPE ended.
 PIPE_CLOSED = 141
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from taskora_celery.cli.documents import detail_document, encoded
-from taskora_celery.cli.drawing import ID_CHARS, STATE_STYLES, attempt_text, beat_text, progress_text, state_text
+from taskora_celery.cli.drawing import ID_CHARS, STATE_STYLES, beat_text, progress_text, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, resolved, some_ids
 from taskora_celery.cli.session import JobsCommand, Session
@@ -17,7 +17,7 @@ from taskora_celery.cli.text import one_line, visible
 from taskora_celery.cli.words import age, clock
 from taskora_celery.listing import JobDetail
 from taskora_celery.records import AttemptRecord
-from taskora_celery.views import JobView, message_of, named
+from taskora_celery.views import JobView, attempt_text, message_of, named
 
 __all__ = ["command", "page"]
 

@@ -10,19 +10,19 @@ from typing import Any
 import click
 
 from taskora_celery.cli.documents import encoded, job_document
-from taskora_celery.cli.drawing import STATE_STYLES, attempt_text, bar, beat_text, progress_text, short_ids, state_text
+from taskora_celery.cli.drawing import STATE_STYLES, bar, beat_text, progress_text, short_ids, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids
 from taskora_celery.cli.session import TIMED_OUT, JobsCommand, Session
 from taskora_celery.cli.table import Cell, joined
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit, one_line
-from taskora_celery.cli.waiting import EXPIRED, end_of, exit_code, following, goes_on
+from taskora_celery.cli.waiting import end_of, exit_code, following, goes_on
 from taskora_celery.cli.words import clock
 from taskora_celery.following import Change
 from taskora_celery.records import LogEntry
 from taskora_celery.store.protocol import Snapshot
-from taskora_celery.views import JobView, message_of
+from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = ["Turns", "block", "brief", "command"]
 
@@ -182,7 +182,7 @@ def block(
 
 
 def _state(view: JobView, end: str | None) -> str:
-    return EXPIRED if end == EXPIRED else end or state_text(view)
+    return end or state_text(view)
 
 
 def _why(view: JobView) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from taskora_celery.doctor.facts import Facts, WorkerFacts
 
-__all__ = ["CHECKS", "Finding", "Level", "diagnose", "exit_code"]
+__all__ = ["CHECKS", "Finding", "Level", "diagnose"]
 
 #: Clocks may differ by so much, in seconds: leases are renewed early enough for it, and times in records are still of use.
 SKEW_MAX = 1.0
@@ -38,20 +38,9 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str | None = None
 
 
-#: The exit code where the broker or the store cannot be reached (EX_UNAVAILABLE).
-UNREACHABLE = 69
-
-
 def diagnose(facts: Facts) -> list[Finding]:
     """Return what all checks found."""
     return [finding for check in CHECKS for finding in check(facts)]
-
-
-def exit_code(facts: Facts, findings: Iterable[Finding]) -> int:
-    """Return 0 if nothing is wrong, 69 where the broker or the store cannot be reached, else 1."""
-    if any(server.error is not None for server in facts.servers):
-        return UNREACHABLE
-    return int(any(finding.level == Level.WRONG for finding in findings))
 
 
 def check_settings(facts: Facts) -> Iterator[Finding]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from taskora_celery.about import package_versions, recovery_in, version_of
+from taskora_celery.about import checked_recovery, checked_settings, package_versions, version_of
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.errors import SettingsError, StoreUnavailableError
-from taskora_celery.runtime import broker_endpoint_of, endpoint_of, redactor_of, settings_of
-from taskora_celery.store.connect import Endpoint, check
+from taskora_celery.runtime import broker_endpoint_of
+from taskora_celery.settings import Settings
+from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.server import server_report
 
 __all__ = ["gather", "tasks_of", "worker_facts"]
@@ -29,12 +30,12 @@ _GOSSIP = "worker."
 def gather(app: Any, timeout: float = 1.0) -> Facts:
     """Return all that can be found out; ``timeout`` is how long workers have to answer, in seconds."""
     app.loader.import_default_modules()
-    store, settings_error = _store_of(app)
+    settings, store, settings_error = _settings_of(app)
     broker = broker_endpoint_of(app)
     servers = _servers(app, broker, store)
     facts = Facts(package_versions(), servers, tasks=tasks_of(app), settings_error=settings_error, flower=version_of("flower"))
     try:
-        recovery = recovery_in(app)
+        recovery = checked_recovery(app, None if settings is None else settings.lease_interval)
     except SettingsError as exc:
         facts = msgspec.structs.replace(facts, settings_error=settings_error or str(exc))
     else:
@@ -46,9 +47,13 @@ def gather(app: Any, timeout: float = 1.0) -> Facts:
     if any("broker" in server.role and server.error is not None for server in servers):
         return facts
     try:
-        return msgspec.structs.replace(facts, workers=_workers(app, timeout), monitored=_is_monitored(app))
+        with app.connection_for_read() as connection:
+            if _failure_of(connection) is None:
+                workers, monitored = _workers(app, connection, timeout), _is_monitored(connection)
+                facts = msgspec.structs.replace(facts, workers=workers, monitored=monitored)
     except Exception as exc:  # noqa: BLE001 - the transport's or the driver's: what they say is what is wrong
         return msgspec.structs.replace(facts, workers_error=f"{type(exc).__name__}: {exc}")
+    return facts
 
 
 def worker_facts(name: str, stats: Mapping[str, Any], sent: float, received: float) -> WorkerFacts:
@@ -77,17 +82,12 @@ def tasks_of(app: Any) -> tuple[TaskFacts, ...]:
     return tuple(found)
 
 
-def _store_of(app: Any) -> tuple[Endpoint | None, str | None]:
-    """Return where records are kept, and what is wrong with the settings."""
+def _settings_of(app: Any) -> tuple[Settings | None, Endpoint | None, str | None]:
+    """Return the settings, where records are kept, and what is wrong with the settings."""
     try:
-        settings = settings_of(app)
-        redactor_of(settings)
-        endpoint = endpoint_of(app, settings)
-        if endpoint is not None:
-            check(endpoint)
+        return *checked_settings(app), None
     except SettingsError as exc:
-        return None, str(exc)
-    return endpoint, None
+        return None, None, str(exc)
 
 
 def _servers(app: Any, broker: Endpoint | None, store: Endpoint | None) -> tuple[ServerFacts, ...]:
@@ -114,15 +114,19 @@ def _redis_facts(role: str, endpoint: Endpoint) -> ServerFacts:
 def _other_broker(app: Any) -> ServerFacts:
     """Look at a broker that is not Redis."""
     with app.connection_for_read() as connection:
-        where = connection.as_uri()  # without its password
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=SERVER_TIMEOUT)
-        except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
-            return ServerFacts("broker", where, str(exc) or type(exc).__name__)
-    return ServerFacts("broker", where)
+        return ServerFacts("broker", connection.as_uri(), _failure_of(connection))  # the URI is without its password
 
 
-def _workers(app: Any, timeout: float) -> tuple[WorkerFacts, ...] | None:
+def _failure_of(connection: Any) -> str | None:
+    """Connect to the broker; return why that failed, None where it did not."""
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=SERVER_TIMEOUT)
+    except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
+        return str(exc) or type(exc).__name__
+    return None
+
+
+def _workers(app: Any, connection: Any, timeout: float) -> tuple[WorkerFacts, ...] | None:
     """Ask all workers on this broker; None where it has no broadcasts."""
     found: dict[str, WorkerFacts] = {}
     sent = time.time()
@@ -132,30 +136,16 @@ def _workers(app: Any, timeout: float) -> tuple[WorkerFacts, ...] | None:
         for name, stats in reply.items():
             found[name] = worker_facts(name, stats, sent, received)
 
-    with _connected(app) as connection:
-        if connection is None or not getattr(connection.default_channel, "supports_fanout", True):
-            return None
-        app.control.broadcast("stats", reply=True, timeout=timeout, connection=connection, callback=answered)
+    if not getattr(connection.default_channel, "supports_fanout", True):
+        return None
+    app.control.broadcast("stats", reply=True, timeout=timeout, connection=connection, callback=answered)
     return tuple(found[name] for name in sorted(found))
 
 
-def _is_monitored(app: Any) -> bool:
+def _is_monitored(connection: Any) -> bool:
     """Say whether something (Flower, ``celery events``) has a queue for events on this broker."""
-    with _connected(app) as connection:
-        table = None if connection is None else getattr(connection.default_channel, "get_table", None)
-        if table is not None:
-            with suppress(Exception):  # nobody is bound, and some transports raise for that
-                return any(not str(key).startswith(_GOSSIP) for key, _, _ in table(_EVENTS))
+    table = getattr(connection.default_channel, "get_table", None)
+    if table is not None:
+        with suppress(Exception):  # nobody is bound, and some transports raise for that
+            return any(not str(key).startswith(_GOSSIP) for key, _, _ in table(_EVENTS))
     return False
-
-
-@contextmanager
-def _connected(app: Any) -> Iterator[Any]:
-    """Give a connection to the broker, None where there is none to be had."""
-    with app.connection_for_read() as connection:
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=SERVER_TIMEOUT)
-            reached = connection
-        except Exception:  # noqa: BLE001 - each transport has errors of its own; that it is away is told by another check
-            reached = None
-        yield reached

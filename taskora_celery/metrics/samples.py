@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from taskora_celery.metrics.families import FROM_COUNTS, Family, Sample, family
-from taskora_celery.records import Outcome
+from taskora_celery.records import LEVELS, Outcome
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.tally import BOUNDS, OTHER, Count, label_text, unpack_count
 from taskora_celery.views import GOING
@@ -25,7 +25,7 @@ NAMES_SHOWN = 500
 _FIXED = {
     "outcome": frozenset({*Outcome.FINAL, Outcome.RETRY, Outcome.REJECTED, Outcome.LOST}),
     "action": frozenset({"redelivered", "failed"}),
-    "level": frozenset({"debug", "info", "warn", "error"}),
+    "level": frozenset(LEVELS),
     "kind": frozenset({"log", "report"}),
 }
 _BUCKETS = (*(repr(bound) for bound in BOUNDS), "+Inf")

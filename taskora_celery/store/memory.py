@@ -46,7 +46,7 @@ from taskora_celery.store.protocol import (
     Snapshot,
     Verdict,
 )
-from taskora_celery.tally import COUNTS_KEPT, without_users
+from taskora_celery.tally import add_to
 
 __all__ = ["MemoryStore"]
 
@@ -142,11 +142,8 @@ class MemoryStore:
             return dict(self._counts)
 
     def _count(self, counts: Mapping[str, int]) -> None:
-        for given, number in counts.items():
-            name = given
-            if name not in self._counts and len(self._counts) >= COUNTS_KEPT:
-                name = without_users(name)
-            self._counts[name] = self._counts.get(name, 0) + number
+        for name, number in counts.items():
+            add_to(self._counts, name, number)
 
     def _note(self, going: Sequence[str], ended: Sequence[str], now_ms: int) -> None:
         for index, job_ids in ((self._going, going), (self._recent, [*going, *ended])):

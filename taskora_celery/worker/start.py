@@ -7,11 +7,9 @@ from typing import Any
 
 from celery import bootsteps
 
-from taskora_celery.about import recovery_in
+from taskora_celery.about import checked_recovery, checked_settings
 from taskora_celery.errors import SettingsError
 from taskora_celery.lease.rabbitmq import unrenewable_warning
-from taskora_celery.runtime import endpoint_of, redactor_of, settings_of
-from taskora_celery.store.connect import check
 
 __all__ = ["CheckSettings"]
 
@@ -24,14 +22,12 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         try:
-            settings = settings_of(parent.app)
-            endpoint = endpoint_of(parent.app, settings)
-            redactor_of(settings)
-            if endpoint is not None:
-                check(endpoint)
-            _check_lease(parent.app, settings.lease_interval)
+            settings, endpoint = checked_settings(parent.app)
+            recovery = checked_recovery(parent.app, settings.lease_interval)
         except SettingsError as exc:
             raise SystemExit(f"taskora_celery: {exc}") from exc
+        if recovery is not None:
+            logger.info(recovery.told)
         for told in _early_acknowledged(parent.app):
             logger.warning(told)
         warning = unrenewable_warning(parent.app.connection_for_read())
@@ -52,21 +48,3 @@ def _early_acknowledged(app: Any) -> list[str]:
         "is given up, and never delivered again, since its message was acknowledged at its start; set acks_late=True"
         for task in tasks if not task.acks_late
     ]  # fmt: skip
-
-
-def _check_lease(app: Any, interval: float | None) -> None:
-    """Look at the broker's visibility timeout, and tell what it means for a worker that dies.
-
-    :raises SettingsError: an option of the broker is no number, or leases would be renewed too late.
-    """
-    options = app.conf.broker_transport_options or {}
-    timeout = options.get("visibility_timeout")
-    recovery = recovery_in(app)
-    if recovery is not None:
-        timeout = recovery.visibility_timeout
-        logger.info(recovery.told)
-    if interval is not None and timeout is not None and interval >= timeout:
-        raise SettingsError(
-            f"setting taskora_lease_interval={interval:g} is wrong: not below the broker's "
-            f"visibility_timeout={timeout:g}, so messages would be delivered again before they are renewed"
-        )

@@ -10,6 +10,7 @@ from celery import bootsteps
 from taskora_celery._version import __version__
 from taskora_celery.about import package_versions, recovery_in
 from taskora_celery.errors import SettingsError
+from taskora_celery.worker.watching import sends_task_events
 
 __all__ = ["StatsStep"]
 
@@ -28,17 +29,11 @@ def about(worker: Any) -> dict[str, Any]:
         recovery = recovery_in(worker.app)
     except SettingsError:
         recovery = None
+    dispatcher = getattr(worker.consumer, "event_dispatcher", None)
     return {
         "version": __version__,
         "packages": package_versions(),
         "clock": time.time(),
-        "events": _sends_events(getattr(worker.consumer, "event_dispatcher", None)),
+        "events": None if dispatcher is None else sends_task_events(dispatcher),
         "visibility_timeout": None if recovery is None else recovery.visibility_timeout,
     }
-
-
-def _sends_events(dispatcher: Any) -> bool | None:
-    """Say whether events of tasks are sent: without ``-E`` there is a dispatcher, too, for those of the worker alone."""
-    if dispatcher is None:
-        return None
-    return bool(dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))

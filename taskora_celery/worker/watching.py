@@ -10,7 +10,7 @@ from celery import bootsteps
 from taskora_celery.events import WatchFlag
 from taskora_celery.worker.revoke import mailbox_of
 
-__all__ = ["WatchStep"]
+__all__ = ["WatchStep", "sends_task_events"]
 
 #: Celery's control commands that switch task events on and off.
 COMMANDS = ("enable_events", "disable_events")
@@ -51,6 +51,10 @@ class WatchStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _look(self, consumer: Any) -> None:
         dispatcher = consumer.event_dispatcher
-        groups = () if dispatcher is None else dispatcher.groups
         assert self._flag is not None
-        self._flag.set(bool(dispatcher is not None and dispatcher.enabled and (not groups or "task" in groups)))
+        self._flag.set(dispatcher is not None and sends_task_events(dispatcher))
+
+
+def sends_task_events(dispatcher: Any) -> bool:
+    """Say whether events of tasks are sent: without ``-E`` there is a dispatcher, too, for those of the worker alone."""
+    return bool(dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))

@@ -11,6 +11,7 @@ from taskora_celery.cli.documents import AttemptDocument, DetailDocument, JobDoc
 from taskora_celery.cli.session import CANCELLED as TOO_LATE
 from taskora_celery.cli.session import DONE as OK
 from taskora_celery.cli.session import INTERRUPTED, NOT_FOUND, TIMED_OUT, USAGE
+from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 from tests.support.executions import ScriptedExecution
 from tests.support.scripted_jobs import CANCELLED, DONE, FAILED, IMPORT, MAIL, RENDER, SHOWN_MS, Shell
@@ -200,6 +201,23 @@ def test_a_list_that_is_watched(shop: Shell, store: JobStore, monkeypatch: pytes
         assert "every 1s  2 running, 1 retrying" in done.stdout
     else:
         assert ids(done) == [RENDER, MAIL, IMPORT, "new-job-1"]
+
+
+@pytest.mark.parametrize(("terminal", "flags"), [(True, ["-j"]), (False, ["-j"]), (False, [])])
+def test_a_list_that_is_watched_tells_of_an_outage_once(
+    shop: Shell, store: JobStore, monkeypatch: pytest.MonkeyPatch, terminal: bool, flags: list[str]
+) -> None:  # fmt: skip
+    """K3: also where JSON goes to a terminal, in which no picture says it."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailableError("refused")
+
+    steps = Rounds(lambda: monkeypatch.setattr(store, "listed", away), lambda: None)
+    monkeypatch.setattr("taskora_celery.cli.list.time.sleep", steps)
+    done = shop.run("list", "--watch=1s", *flags, terminal=terminal)
+    assert done.stderr.splitlines() == [
+        "The job records cannot be reached, trying again: refused", "Not watching any more; the jobs go on.",
+    ]  # fmt: skip
 
 
 # --- show --------------------------------------------------------------------------------------------------------------

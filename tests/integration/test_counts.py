@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from taskora_celery import tally
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
-from taskora_celery.store import index, memory
+from taskora_celery.store import index
 from taskora_celery.store.protocol import NO_COUNTS, Begin, Ended
 from taskora_celery.tally import Count, pack_count, unpack_count
 from tests.support.cancels import loss, request
@@ -51,7 +52,7 @@ def test_counts_add_up(store: JobStore) -> None:
 def test_what_finds_no_room_is_counted_without_its_label(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """K5, L3: the number of names is bounded, and no count is lost."""
     monkeypatch.setattr(index, "COUNTS_KEPT", 3)
-    monkeypatch.setattr(memory, "COUNTS_KEPT", 3)
+    monkeypatch.setattr(tally, "COUNTS_KEPT", 3)
     for n in range(5):
         store.note([], [], NOW_MS, {pack_count(attempts("SUCCESS", f"task-{n}")): 2})
     store.note([], [], NOW_MS, {pack_count(attempts("SUCCESS", "task-0")): 1})

@@ -183,6 +183,8 @@ def test_wrong_settings_are_told_and_not_raised(redis_url: str) -> None:
     assert "taskora_flush_interval" in lines(result)["settings"][0]["message"]
     result = run(app_on(redis_url, broker_transport_options={"visibility_timeout": "long"}), "-j")
     assert "visibility_timeout" in lines(result)["settings"][0]["message"]
+    app = app_on(redis_url, broker_transport_options={"visibility_timeout": 30}, taskora_lease_interval=60)
+    assert "taskora_lease_interval=60 is wrong" in lines(run(app, "-j"))["settings"][0]["message"]
 
 
 def test_who_listens_to_events_is_seen(redis_url: str) -> None:

@@ -52,4 +52,4 @@ def test_the_detail_of_a_job_is_one_answer(store: JobStore, reader: JobsReader) 
     assert [record.reason for record in detail.attempts] == ["refused"]
     assert reader.detail("job-1", NOW_MS, logs=0).logs == []
     with pytest.raises(JobNotFoundError):
-        reader.view("nobody", NOW_MS)
+        reader.detail("nobody", NOW_MS, logs=0)

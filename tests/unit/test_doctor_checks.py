@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from taskora_celery.doctor.checks import Level, diagnose, exit_code
+from taskora_celery.cli.doctor import exit_code
+from taskora_celery.doctor.checks import Level, diagnose
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.doctor.gather import worker_facts
 
