@@ -15,7 +15,7 @@ from celery import states
 from celery.result import AsyncResult
 
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.awaiting import is_over
+from taskora_celery.awaiting import has_ended, is_over
 from taskora_celery.clock import seconds
 from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnavailableError
 from taskora_celery.reading import JobReader
@@ -185,7 +185,7 @@ def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
     runtime = Runtime.of(app)
     reader = JobReader(runtime.readable(), job_id, runtime.settings.log_limit)
     try:
-        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: _has_ended(app, job_id), expected=False):
+        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: has_ended(app, job_id), expected=False):
             pass
         state = reader.status().state
     except (TimeoutError, JobNotFoundError):
@@ -194,17 +194,9 @@ def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
         return None
     # The record is written first: who asks the result backend next is to find the same.
     until = time.monotonic() + BACKEND_GRACE
-    while state == Outcome.REVOKED and time.monotonic() < until and not _has_ended(app, job_id, unknown=True):
+    while state == Outcome.REVOKED and time.monotonic() < until and not has_ended(app, job_id, unknown=True):
         time.sleep(0.01)
     return state
-
-
-def _has_ended(app: Any, job_id: str, *, unknown: bool = False) -> bool:
-    """Say whether the result backend shows the job's end; ``unknown`` where it cannot be asked."""
-    try:
-        return bool(app.backend.get_state(job_id) in states.READY_STATES)
-    except Exception:  # noqa: BLE001 - any backend's, or none
-        return unknown
 
 
 async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:

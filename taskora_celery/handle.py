@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.awaiting import is_over, result_of
+from taskora_celery.awaiting import has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
 from taskora_celery.reading import JobReader
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
@@ -162,10 +162,7 @@ class JobHandle(TypedResult[R_co]):
 
     def _is_over(self) -> bool:
         """Ask the result backend whether the job has ended: some ends (a killed process) are known only there."""
-        try:
-            return bool(self.backend.get_state(self.id) in self.backend.READY_STATES)
-        except Exception:  # noqa: BLE001 - no backend, one that cannot be asked (rpc), or one that is away: the record decides
-            return False
+        return has_ended(self, self.id)
 
     # --- without blocking an event loop --------------------------------------------------------------------------------
 
