@@ -92,20 +92,20 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         :raises JobNotFoundError: no handler has run, or it was not tracked.
         """
         if not self._contexts:
-            raise JobNotFoundError(self.id)
+            raise JobNotFoundError(str(self.id))
         ctx, (progress, progress_ms) = self._contexts[-1], self._progress()
         failed = isinstance(self.result, BaseException) and not self.successful()
         reason, error = reason_of(self.result if failed else None, Redactor())
         return JobStatus(
-            self.id, ctx.name, self.state, ctx.attempt, ctx.delivery, "", ctx.timestamp, int(ctx.started * 1000), self._ended_ms,
-            self._ended_ms, progress, progress_ms, reason=reason, error=error, logs=len(self.get_logs()),
+            str(self.id), ctx.name, self.state, ctx.attempt, ctx.delivery, "", ctx.timestamp, int(ctx.started * 1000),
+            self._ended_ms, self._ended_ms, progress, progress_ms, reason=reason, error=error, logs=len(self.get_logs()),
         )  # fmt: skip
 
     def cancel(
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
     ) -> CancelReceipt:
         """Change nothing, since the job has ended: ``"too_late"``. Errors are those of :meth:`JobHandle.cancel`."""
-        return receipt_behind(self.id, self.state, reason, grace=grace, wait=wait)
+        return receipt_behind(str(self.id), self.state, reason, grace=grace, wait=wait)
 
     async def acancel(
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False

@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import math
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -301,6 +302,13 @@ def test_what_ran_without_a_context_has_no_record(app: Celery) -> None:
     assert (handle.get(), list(handle.events())) == (1, [])
     with pytest.raises(JobNotFoundError):
         handle.record()
+
+
+def test_an_eager_run_may_have_any_id(work: Any) -> None:
+    """A5: a UUID is shown as text, as in production."""
+    job_id = uuid.uuid4()
+    handle = work.apply_async((5,), task_id=job_id)
+    assert (handle.record().id, handle.cancel().id) == (str(job_id), str(job_id))
 
 
 def test_retries_are_followed_at_once(app: Celery) -> None:
