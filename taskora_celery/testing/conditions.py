@@ -116,9 +116,11 @@ class Conditions:
 
         :raises ValueError: an option says how to cancel, and nobody cancels.
         """
+        if "cancel_at" in self.moments():
+            return
         for name in ("cancel_reason", "cancel_grace"):
             value = getattr(self, name)
-            if value is not None and self.cancel_at is None:
+            if value is not None:
                 raise ValueError(f"{name}={value!r}: nobody cancels the job; say when with cancel_at, or leave it out")
 
 

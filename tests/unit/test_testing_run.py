@@ -221,7 +221,7 @@ def test_wrong_options_are_refused_before_anything_runs(options: dict[str, Any],
         JobRunner(**options)
 
 
-@pytest.mark.parametrize("options", [{"cancel_reason": "wrong file"}, {"cancel_grace": 5}])
+@pytest.mark.parametrize("options", [{"cancel_reason": "wrong file"}, {"cancel_grace": 5, "cancel_at": False}])
 def test_how_to_cancel_is_refused_where_nobody_cancels(options: dict[str, Any]) -> None:
     """O1: in one run it would be ignored without a word; a runner may hold it for runs that are cancelled."""
     with pytest.raises(ValueError, match="nobody cancels the job; say when with cancel_at, or leave it out"):
