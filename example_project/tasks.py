@@ -115,7 +115,7 @@ def fetch_page(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     except urllib.error.HTTPError as exc:
         with exc:
             if exc.code == HTTPStatus.TOO_MANY_REQUESTS:
-                raise ctx.retry(delay=retry_after(exc), reason="429 Too Many Requests") from exc
+                raise ctx.retry(delay=retry_after(exc.headers.get("Retry-After")), reason="429 Too Many Requests") from exc
             if exc.code == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise ctx.retry(reason="503 Service Unavailable") from exc
         raise
@@ -123,10 +123,9 @@ def fetch_page(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
     return {"url": url, "status": status, "bytes": len(body), "attempts": ctx.attempt}
 
 
-def retry_after(error: urllib.error.HTTPError) -> float | None:
-    """Return the seconds of a ``Retry-After`` header; None (the task's own backoff) where it has none, or a date."""
-    value = error.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
+def retry_after(header: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After`` header; None (one's own backoff) where there is none, or it is a date."""
+    return float(header) if header is not None and header.isdecimal() else None
 
 
 @functools.cache
@@ -171,8 +170,8 @@ async def fetch(client: httpx.AsyncClient, url: str, ctx: Context) -> dict[str, 
 def pause_behind(response: httpx.Response, requests: int) -> float | None:
     """Return the seconds to wait before a page is asked for again; None where its answer is the last word."""
     if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-        value = response.headers.get("Retry-After", "")
-        return float(value) if value.isdecimal() else float(requests)
+        wait = retry_after(response.headers.get("Retry-After"))
+        return float(requests) if wait is None else wait
     return 0.25 * 2**requests if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE else None
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from taskora_celery.app import Celery, shared_task
     from taskora_celery.cancelling import cancel_job
     from taskora_celery.context import Context, current_context
+    from taskora_celery.eager import EagerJobHandle
     from taskora_celery.errors import (
         HandlerCancelledError,
         JobAbortedError,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         TaskoraError,
     )
-    from taskora_celery.handle import EagerJobHandle, JobHandle
+    from taskora_celery.handle import JobHandle
     from taskora_celery.local import LocalContext, local_context
     from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
     from taskora_celery.signal import Signal
@@ -39,6 +40,7 @@ _HOMES = {
     "app": ("Celery", "shared_task"),
     "cancelling": ("cancel_job",),
     "context": ("Context", "current_context"),
+    "eager": ("EagerJobHandle",),
     "errors": (
         "HandlerCancelledError",
         "JobAbortedError",
@@ -55,7 +57,7 @@ _HOMES = {
         "StoreUnavailableError",
         "TaskoraError",
     ),
-    "handle": ("EagerJobHandle", "JobHandle"),
+    "handle": ("JobHandle",),
     "local": ("LocalContext", "local_context"),
     "records": ("AttemptRecord", "CancelReceipt", "Event", "JobStatus", "LogEntry"),
     "signal": ("Signal",),

@@ -79,9 +79,7 @@ class AsyncJobReader:
             except StoreUnavailableError:
                 failures += 1
                 patience.check(self._id)
-                if patience.asks() and await ready():
-                    patience.is_over()
-                if patience.is_past_grace():
+                if await _gave_up(patience, ready):
                     return
                 await asyncio.sleep(outage_pause(failures))
                 yield []
@@ -100,9 +98,14 @@ class AsyncJobReader:
                 if events:
                     patience.renew()
                 yield events
-                if patience.asks() and await ready():
-                    patience.is_over()
-                if follower.over or patience.is_past_grace():
+                if follower.over or await _gave_up(patience, ready):
                     return
                 if not await watch.wait(patience.wait()):
                     patience.check(self._id)
+
+
+async def _gave_up(patience: Patience, ready: Ready) -> bool:
+    """Say what :meth:`Patience.gave_up` says."""
+    if patience.asks() and await ready():
+        patience.is_over()
+    return patience.is_past_grace()

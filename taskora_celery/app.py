@@ -13,31 +13,34 @@ __all__ = ["Celery", "shared_task"]
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
     from datetime import datetime, timedelta
-    from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+    from typing import Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+
+    import typing_extensions
 
     from taskora_celery.typed import FunctionTask
 
     Q = ParamSpec("Q")
     S = TypeVar("S")
     T = TypeVar("T", bound=ContextTask)
+    B = typing_extensions.TypeVar("B", Literal[True], Literal[False], default=Literal[False])
 
-    class _Decorator(Protocol):
-        """Makes a task of a function."""
-
-        @overload
-        def __call__(self, fun: Callable[Q, Coroutine[Any, Any, S]], /) -> FunctionTask[Q, S, Coroutine[Any, Any, S]]: ...
-        @overload
-        def __call__(self, fun: Callable[Q, S], /) -> FunctionTask[Q, S, S]: ...
-
-    class _BoundDecorator(Protocol):
-        """Makes a task of a function whose first parameter is the task."""
+    class _Decorator(Generic[B]):
+        """Makes a task of a function; where ``B`` is ``Literal[True]``, the function's first parameter is the task."""
 
         @overload
         def __call__(
-            self, fun: Callable[Concatenate[Any, Q], Coroutine[Any, Any, S]], /
+            self: _Decorator[Literal[True]], fun: Callable[Concatenate[Any, Q], Coroutine[Any, Any, S]], /
         ) -> FunctionTask[Q, S, Coroutine[Any, Any, S]]: ...
         @overload
-        def __call__(self, fun: Callable[Concatenate[Any, Q], S], /) -> FunctionTask[Q, S, S]: ...
+        def __call__(self: _Decorator[Literal[True]], fun: Callable[Concatenate[Any, Q], S], /) -> FunctionTask[Q, S, S]: ...
+        @overload
+        def __call__(
+            self: _Decorator[Literal[False]], fun: Callable[Q, Coroutine[Any, Any, S]], /
+        ) -> FunctionTask[Q, S, Coroutine[Any, Any, S]]: ...
+        @overload
+        def __call__(self: _Decorator[Literal[False]], fun: Callable[Q, S], /) -> FunctionTask[Q, S, S]: ...
+        def __call__(self, fun: Any, /) -> Any:
+            """Make a task."""
 
     class TaskDecorator(Protocol):
         """``app.task`` and ``shared_task``; an option that is not named here becomes an attribute of the task."""
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
         def __call__(
             self,
             *,
-            bind: Literal[True],
+            bind: B = ...,
             name: str | None = ...,
             base: type[Any] | None = ...,
             typing: bool = ...,
@@ -83,43 +86,7 @@ if TYPE_CHECKING:
             cancel_grace: float | timedelta = ...,
             on_cancel: Callable[..., object] | None = ...,
             **options: Any,
-        ) -> _BoundDecorator: ...
-        @overload
-        def __call__(
-            self,
-            *,
-            bind: Literal[False] = ...,
-            name: str | None = ...,
-            base: type[Any] | None = ...,
-            typing: bool = ...,
-            autoretry_for: Sequence[type[BaseException]] = ...,
-            dont_autoretry_for: Sequence[type[BaseException]] = ...,
-            retry_kwargs: Mapping[str, Any] = ...,
-            retry_backoff: bool | float = ...,
-            retry_backoff_max: float = ...,
-            retry_jitter: bool = ...,
-            max_retries: int | None = ...,
-            default_retry_delay: float = ...,
-            throws: Sequence[type[BaseException]] = ...,
-            acks_late: bool | None = ...,
-            acks_on_failure_or_timeout: bool | None = ...,
-            reject_on_worker_lost: bool | None = ...,
-            time_limit: float | None = ...,
-            soft_time_limit: float | None = ...,
-            rate_limit: str | float | None = ...,
-            ignore_result: bool = ...,
-            track_started: bool = ...,
-            serializer: str = ...,
-            queue: str = ...,
-            priority: int | None = ...,
-            expires: float | datetime | None = ...,
-            tracked: bool = ...,
-            heartbeat_timeout: float | timedelta | None = ...,
-            max_stalls: int | None = ...,
-            cancel_grace: float | timedelta = ...,
-            on_cancel: Callable[..., object] | None = ...,
-            **options: Any,
-        ) -> _Decorator: ...
+        ) -> _Decorator[B]: ...
 
 
 class Celery(celery.Celery):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from taskora_celery.errors import StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.runtime import Runtime, result_endpoint
 from taskora_celery.store.asyncredis import AsyncRedis
 
-__all__ = ["is_over", "result_of", "state_of"]
+__all__ = ["has_ended", "is_over", "result_of", "state_of"]
 
 #: A waiter looks again after so many seconds even if nothing was announced: an announcement can be lost.
 LOOK_EVERY = 2.0
@@ -77,6 +77,14 @@ async def state_of(handle: AsyncResult) -> str:
 async def is_over(handle: AsyncResult) -> bool:
     """Ask the result backend whether a job has ended: some ends (a killed process) are known only there. Never raises."""
     return await state_of(handle) in states.READY_STATES
+
+
+def has_ended(owner: Any, job_id: str, *, unknown: bool = False) -> bool:
+    """Ask the result backend of an app or a handle as :func:`is_over` does, blocking; ``unknown`` where it cannot be asked."""
+    try:
+        return bool(owner.backend.get_state(job_id) in states.READY_STATES)
+    except Exception:  # noqa: BLE001 - as above
+        return unknown
 
 
 async def _until_known(

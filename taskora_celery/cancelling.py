@@ -15,18 +15,19 @@ from celery import states
 from celery.result import AsyncResult
 
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.awaiting import is_over
+from taskora_celery.awaiting import has_ended, is_over
 from taskora_celery.clock import seconds
 from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnavailableError
 from taskora_celery.reading import JobReader
 from taskora_celery.records import CancelReceipt, Outcome
+from taskora_celery.redaction import Redactor
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelOutcome, CancelRequest
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["acancel_job", "cancel_job", "mend_revoked", "request_of"]
+__all__ = ["acancel_job", "cancel_job", "mend_revoked", "receipt_behind", "request_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -42,14 +43,31 @@ def request_of(
     :raises TypeError: ``reason`` is no text, or ``grace`` no duration.
     :raises ValueError: ``grace`` is negative or not finite.
     """
+    runtime = Runtime.of(app)
+    reason, wait = _checked(runtime.redactor, reason, grace)
+    return CancelRequest(
+        str(job_id), int(runtime.clock.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
+    )
+
+
+def _checked(
+    redactor: Redactor, reason: str | None, grace: float | timedelta | None
+) -> tuple[str | None, float | None]:  # fmt: skip
     if reason is not None and not isinstance(reason, str):
         raise TypeError(f"reason={reason!r} is not a text")
     if reason is not None:
-        reason = Runtime.of(app).redactor.text(reason, "reason")[:REASON_CHARS]
-    wait = None if grace is None else seconds(grace, "grace")
-    return CancelRequest(
-        str(job_id), int(Runtime.of(app).clock.time() * 1000), reason, wait, gently, by or f"{socket.gethostname()}:{os.getpid()}"
-    )
+        reason = redactor.text(reason, "reason")[:REASON_CHARS]
+    return reason, None if grace is None else seconds(grace, "grace")
+
+
+def receipt_behind(
+    job_id: str, state: str, reason: str | None, *, grace: float | timedelta | None, wait: bool | float
+) -> CancelReceipt:
+    """Return the receipt of a job that had ended in ``state`` in this very process; errors are those of :func:`cancel_job`."""
+    _patience(wait)
+    reason, _ = _checked(Redactor(), reason, grace)
+    outcome = CancelOutcome.CANCELLED if state == Outcome.REVOKED else CancelOutcome.TOO_LATE
+    return CancelReceipt(job_id, outcome.name.lower(), int(time.time() * 1000), reason)
 
 
 def cancel_job(
@@ -167,7 +185,7 @@ def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
     runtime = Runtime.of(app)
     reader = JobReader(runtime.readable(), job_id, runtime.settings.log_limit)
     try:
-        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: _has_ended(app, job_id), expected=False):
+        for _ in reader.follow(after=None, timeout=timeout, ready=lambda: has_ended(app, job_id), expected=False):
             pass
         state = reader.status().state
     except (TimeoutError, JobNotFoundError):
@@ -176,17 +194,9 @@ def _wait(app: Any, job_id: str, timeout: float | None) -> str | None:
         return None
     # The record is written first: who asks the result backend next is to find the same.
     until = time.monotonic() + BACKEND_GRACE
-    while state == Outcome.REVOKED and time.monotonic() < until and not _has_ended(app, job_id, unknown=True):
+    while state == Outcome.REVOKED and time.monotonic() < until and not has_ended(app, job_id, unknown=True):
         time.sleep(0.01)
     return state
-
-
-def _has_ended(app: Any, job_id: str, *, unknown: bool = False) -> bool:
-    """Say whether the result backend shows the job's end; ``unknown`` where it cannot be asked."""
-    try:
-        return bool(app.backend.get_state(job_id) in states.READY_STATES)
-    except Exception:  # noqa: BLE001 - any backend's, or none
-        return unknown
 
 
 async def _await_end(handle: AsyncResult, timeout: float | None) -> str | None:

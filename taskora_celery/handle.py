@@ -7,22 +7,18 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from celery.result import EagerResult
-
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.awaiting import is_over, result_of
+from taskora_celery.awaiting import has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
-from taskora_celery.local import LocalContext
-from taskora_celery.reading import JobReader, chosen
+from taskora_celery.reading import JobReader
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
-from taskora_celery.typed import R_co, TypedEagerResult, TypedResult
+from taskora_celery.typed import R_co, TypedResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["EagerJobHandle", "JobHandle"]
+__all__ = ["CallableState", "JobHandle"]
 
 
 class CallableState(str):  # noqa: SLOT000 - it carries what it is called for
@@ -166,10 +162,7 @@ class JobHandle(TypedResult[R_co]):
 
     def _is_over(self) -> bool:
         """Ask the result backend whether the job has ended: some ends (a killed process) are known only there."""
-        try:
-            return bool(self.backend.get_state(self.id) in self.backend.READY_STATES)
-        except Exception:  # noqa: BLE001 - no backend, one that cannot be asked (rpc), or one that is away: the record decides
-            return False
+        return has_ended(self, self.id)
 
     # --- without blocking an event loop --------------------------------------------------------------------------------
 
@@ -215,9 +208,7 @@ class JobHandle(TypedResult[R_co]):
 
     async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[LogEntry, None]:
         """Yield what :meth:`follow_logs` yields."""
-        expected = self.sent or timeout is not None
-        events = self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)
-        async with contextlib.aclosing(events):
+        async with contextlib.aclosing(self.aevents(after=after, timeout=timeout)) as events:
             async for event in events:
                 if event.kind == "log":
                     yield event.data
@@ -225,43 +216,3 @@ class JobHandle(TypedResult[R_co]):
     @property
     def _areader(self) -> AsyncJobReader:
         return AsyncJobReader.of(self.app, str(self.id))
-
-
-class EagerJobHandle(TypedEagerResult[R_co]):
-    """What ``task.apply()`` and ``task_always_eager`` return: the result, with what the handler reported in memory."""
-
-    _contexts: tuple[LocalContext, ...] = ()
-
-    @classmethod
-    def of(cls, result: EagerResult[R_co], contexts: list[LocalContext]) -> EagerJobHandle[R_co]:
-        """Return a handle for a result; that of a retried run has the contexts of all its attempts."""
-        if isinstance(result, cls):  # of the last attempt: it has all contexts
-            return result
-        handle = cls(result.id, result.result, result.state, traceback=result.traceback, name=result.name)
-        handle._contexts = tuple(contexts)
-        return handle
-
-    def get_progress(self) -> Any:
-        """Return the last value that the handler reported, None where there is none."""
-        for ctx in reversed(self._contexts):
-            value = ctx.get_progress()
-            if value is not None:
-                return value
-        return None
-
-    def get_logs(
-        self,
-        *,
-        level: str | None = None,
-        attempt: int | None = None,
-        after: int | None = None,
-        limit: int | None = None,
-    ) -> list[LogEntry]:
-        """Return the log entries of all attempts, in call order; the filters are those of :meth:`JobHandle.get_logs`."""
-        logs = (entry for ctx in self._contexts for entry in ctx.get_logs())
-        numbered = [msgspec.structs.replace(entry, seq=seq) for seq, entry in enumerate(logs)]
-        return chosen(numbered, level=level, attempt=attempt, after=after, limit=limit)
-
-    def history(self) -> Sequence[AttemptRecord]:
-        """Return one record for each attempt that ended in a retry, oldest first."""
-        return self._contexts[-1].retries if self._contexts else ()

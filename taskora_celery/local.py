@@ -23,12 +23,14 @@ _VALUES_KEPT = 10_000
 class LocalContext(Context):
     """A context whose reports stay in memory, and can be read from it under the names that a handle has."""
 
-    __slots__ = ("retries", "started", "values")
+    __slots__ = ("progressed", "retries", "started", "values")
 
     def __init__(self, job_id: str, name: str, attempt: int = 1, *, info: JobInfo | None = None) -> None:
         super().__init__(job_id, name, attempt, info=info)
         #: The progress values in call order, the newest 10 000.
         self.values: deque[Any] = deque(maxlen=_VALUES_KEPT)
+        #: When the last of them came, in seconds since the epoch.
+        self.progressed = 0.0
         #: The attempts that ended in a retry, this one among them once it has.
         self.retries = self.history
         self.started = time.time()
@@ -37,6 +39,7 @@ class LocalContext(Context):
         """Keep what was reported: ``dirty`` is never set here, so each report comes through this."""
         if self.said is not UNSET:
             self.values.append(progress_value(self.said, self.said_total, self.said_message))
+            self.progressed = self.time()
             self.said = UNSET
 
     def retried(self, reason: str | None, error: str | None, delay: float) -> None:

@@ -15,10 +15,11 @@ from celery.utils.functional import head_from_fun
 from taskora_celery.context import Context, current_context
 from taskora_celery.delivery import CREATED_HEADER
 from taskora_celery.django import OnCommit
+from taskora_celery.eager import EagerJobHandle
 from taskora_celery.entry import eager_contexts, execute, retrying_locally
 from taskora_celery.errors import JobStalledError
 from taskora_celery.execution import execution_of
-from taskora_celery.handle import EagerJobHandle, JobHandle
+from taskora_celery.handle import JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_names, check_options, complete_options, is_left_alone, named, unset_options

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from typing_extensions import Self, Unpack
 
-    from taskora_celery.handle import EagerJobHandle, JobHandle
+    from taskora_celery.eager import EagerJobHandle
+    from taskora_celery.handle import JobHandle
     from taskora_celery.shapes import ApplyAsync, Call, Calls, Delay, Immutable, SendOptions, Unchecked
     from taskora_celery.task import ContextTask
 

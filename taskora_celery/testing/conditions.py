@@ -66,7 +66,7 @@ class Conditions:
     cancel_at: At | None = None
     cancel_reason: str | None = None
     #: Seconds until a cancelled handler is interrupted; None: as its task says.
-    cancel_grace: float | None = None
+    cancel_grace: float | timedelta | None = None
     timeout_at: At | None = None
     shutdown_at: At | None = None
     lease_lost_at: At | None = None
@@ -101,13 +101,35 @@ class Conditions:
         :raises ValueError: a value is out of range.
         """
         self.moments()
+        if self.cancel_reason is not None and not isinstance(self.cancel_reason, str):
+            raise TypeError(f"cancel_reason={self.cancel_reason!r} is not a text")
+        if self.cancel_grace is not None:
+            seconds(self.cancel_grace, "cancel_grace")
         if not isinstance(self.store_down, bool):
-            first, last = self.store_down
-            if not 0 <= first <= last:
-                raise ValueError(f"store_down={self.store_down!r}: give the first and the last report of the outage, or True")
+            _check_outage(self.store_down)
         if self.max_deliveries < 1:
             raise ValueError(f"max_deliveries={self.max_deliveries!r}: a job is delivered at least once")
         return self
+
+    def check_run(self) -> None:
+        """Look at what one run has of them: a runner may hold some options for others that come later.
+
+        :raises ValueError: an option says how to cancel, and nobody cancels.
+        """
+        if "cancel_at" in self.moments():
+            return
+        for name in ("cancel_reason", "cancel_grace"):
+            value = getattr(self, name)
+            if value is not None:
+                raise ValueError(f"{name}={value!r}: nobody cancels the job; say when with cancel_at, or leave it out")
+
+
+def _check_outage(outage: object) -> None:
+    wanted = f"store_down={outage!r}: give the first and the last report of the outage, or True"
+    if not isinstance(outage, tuple | list) or [isinstance(step, int) for step in outage] != [True, True]:
+        raise TypeError(wanted)
+    if not 0 <= outage[0] <= outage[1]:
+        raise ValueError(wanted)
 
 
 #: The names of all options.

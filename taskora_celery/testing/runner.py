@@ -47,9 +47,11 @@ class JobRunner:
         production. Blocks while the handler runs; its delays and sleeps take no time.
 
         :raises TypeError: it is no such task, or its handler does not take the arguments.
+        :raises ValueError: an option has no meaning for this task, or without another one.
         :raises NotReachedError: something was to happen at a moment that did not come.
         :raises RuntimeError: the job was delivered ``max_deliveries`` times and has not ended.
         """
+        self._conditions.check_run()
         options: dict[str, Any] = {}
         if isinstance(task, Signature):
             args, kwargs, options = (*task.args, *args), {**task.kwargs, **kwargs}, dict(task.options)
@@ -67,7 +69,7 @@ def run_job(task: Any, /, *args: Any, **kwargs: Any) -> JobRun:
     handler's. Where the handler has a parameter of that name, use ``JobRunner(cancel_at=3).run(task, cancel_at=…)``.
 
     :raises TypeError: the handler has a parameter with the name of an option that is given; else as :meth:`JobRunner.run`.
-    :raises ValueError: an option is out of range.
+    :raises ValueError: an option is out of range, or has no meaning here.
     :raises NotReachedError: something was to happen at a moment that did not come.
     """
     options = {name: kwargs.pop(name) for name in OPTIONS & kwargs.keys()}

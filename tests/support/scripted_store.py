@@ -8,34 +8,23 @@ from typing import TYPE_CHECKING
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import NO_COUNTS
+from taskora_celery.testing.store import RemoteStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
 
-    from taskora_celery.store.protocol import (
-        Announcements,
-        Begin,
-        Begun,
-        CancelOutcome,
-        CancelRequest,
-        Loss,
-        Lost,
-        Reply,
-        Report,
-        Snapshot,
-        Watch,
-    )
+    from taskora_celery.store.protocol import Announcements, Begin, Begun, Loss, Lost, Reply, Report
 
 
-class ScriptedStore:
+class ScriptedStore(RemoteStore):
     """The in-memory store, with a switch for each way in which a store can let one down.
 
-    `away` makes every call fail. While `gate` is cleared, calls hang; `waiting` is set as soon as one does.
+    `away` makes every call fail. While `gate` is cleared, calls hang; `waiting` is set as soon as one does. The test itself, and
+    who cancels, may always look: `memory` is the store behind it.
     """
 
     def __init__(self, log_limit: int = 10_000) -> None:
-        self.memory = MemoryStore(log_limit)
+        super().__init__(MemoryStore(log_limit), is_down=lambda: False)
         self.away = False
         self.gate = threading.Event()
         self.gate.set()
@@ -49,62 +38,31 @@ class ScriptedStore:
         """As the memory store, after the script's say."""
         self._pass()
         self.begins.append(begin)
-        return self.memory.begin(begin)
+        return super().begin(begin)
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """As the memory store, after the script's say."""
         self._pass()
         self.flushes.append(list(reports))
-        return self.memory.report(reports)
+        return super().report(reports)
 
     def lose(self, loss: Loss) -> Lost:
         """As the memory store, after the script's say."""
         self._pass()
-        return self.memory.lose(loss)
-
-    def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
-        """As the memory store: it is another process that cancels."""
-        return self.memory.cancel(request, queued=queued)
-
-    def shut_down(self, worker: str) -> None:
-        """As the memory store."""
-        self.memory.shut_down(worker)
+        return super().lose(loss)
 
     def listen(self) -> Announcements:
         """As the memory store, unless it is away; it waits at no gate."""
         if self.away:
             raise StoreUnavailableError("the script says so")
-        return self.memory.listen()
-
-    def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
-        """As the memory store: the test itself may always look."""
-        return self.memory.read(job_id, skip, attempts=attempts)
+        return super().listen()
 
     def note(
         self, going: Sequence[str], ended: Sequence[str], now_ms: int, counts: Mapping[str, int] = NO_COUNTS
     ) -> None:  # fmt: skip
         """As the memory store, after the script's say."""
         self._pass()
-        self.memory.note(going, ended, now_ms, counts)
-
-    def counts(self) -> dict[str, int]:
-        """As the memory store: the test itself may always look."""
-        return self.memory.counts()
-
-    def listed(self, limit: int, *, going: bool = False) -> list[tuple[str, int]]:
-        """As the memory store."""
-        return self.memory.listed(limit, going=going)
-
-    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
-        """As the memory store."""
-        return self.memory.records(job_ids, brief=brief)
-
-    def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
-        """As the memory store."""
-        return self.memory.watch(job_ids)
-
-    def close(self) -> None:
-        """Do nothing."""
+        super().note(going, ended, now_ms, counts)
 
     def forget(self) -> None:
         """Lose all records, as FLUSHALL does."""

@@ -35,6 +35,7 @@ LAYERS = (
         "about",
         "task",
         "django",
+        "eager",
         "handle",
         "execution",
         "scheduling",

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +20,8 @@ from taskora_celery import (
     Context,
     ContextTask,
     EagerJobHandle,
+    JobHandle,
+    JobNotFoundError,
     LocalContext,
     NoActiveJobError,
     RetryError,
@@ -194,6 +199,116 @@ def test_the_logs_of_an_eager_run_are_filtered_as_those_of_a_job(work: Any) -> N
     assert handle.get_logs(attempt=2) == []
     with pytest.raises(ValueError, match="limit=-1 is negative"):
         handle.get_logs(limit=-1)
+
+
+@pytest.fixture
+def retried(app: Celery) -> EagerJobHandle[str]:
+    """The handle of a job that was tried twice."""
+
+    @app.task(name="unit.retried")
+    def work(ctx: Context) -> str:
+        ctx.log.info(f"attempt {ctx.attempt}")
+        ctx.progress(50 * ctx.attempt)
+        if ctx.attempt == 1:
+            raise ctx.retry(delay=9, reason="not yet")
+        ctx.log.warning("late")
+        return "done"
+
+    return work.delay()  # type: ignore[no-any-return]
+
+
+def test_the_handle_of_an_eager_run_has_all_that_a_job_handle_has() -> None:
+    """A5, N1: ``delay()`` is typed as a JobHandle, whose code meets this one in tests."""
+    for name, method in vars(JobHandle).items():
+        if not name.startswith("_") and callable(method):
+            assert str(inspect.signature(getattr(EagerJobHandle, name))) == str(inspect.signature(method)), name
+
+
+def test_an_eager_run_is_told_as_a_job_that_has_ended(retried: EagerJobHandle[str]) -> None:
+    """A5: where it is, its log with the retry in its place, the last progress, the outcome."""
+    events = list(retried.events(timeout=1))
+    assert [(event.kind, event.seq) for event in events] == [
+        ("state", -1), ("log", 0), ("state", 0), ("log", 1), ("log", 2), ("progress", 2), ("state", 2),
+    ]  # fmt: skip
+    started, first, retry, _, last, progress, end = [event.data for event in events]
+    assert started == {"state": "STARTED", "attempt": 2, "delivery": 1, "worker": ""}
+    assert (first, last) == (retried.get_logs()[0], retried.get_logs()[2])
+    assert (retry["state"], retry["attempt"], retry["reason"], retry["delay"]) == ("RETRY", 1, "not yet", 9)
+    assert (progress, end) == (100, {**started, "state": "SUCCESS"})
+    assert [event.seq for event in retried.events(after=1) if event.kind == "log"] == [2]
+    assert [event.seq for event in retried.events(after=9)] == [9, 9, 9]
+    assert [entry.message for entry in retried.follow_logs(after=0)] == ["attempt 2", "late"]
+
+
+def test_an_eager_run_has_a_record(retried: EagerJobHandle[str]) -> None:
+    """A5: the same by all its roads."""
+    record = retried.record()
+    assert (record.id, record.name, record.state, record.attempt, record.logs) == (retried.id, "unit.retried", "SUCCESS", 2, 3)
+    assert (record.progress, record.reason, record.error) == (100, None, None)
+    assert record.created_ms <= record.started_ms <= (record.progress_ms or 0) <= (record.ended_ms or 0)
+    assert retried.status() == record
+
+
+def test_the_record_of_an_eager_failure_says_why(app: Celery) -> None:
+    """A5, F7: redacted, as in production; and its last event says it, too."""
+
+    @app.task
+    def work(ctx: Context) -> None:
+        raise OSError("no answer, password=hunter2")
+
+    handle = work.delay()
+    record = handle.record()
+    assert (record.state, record.reason, record.error) == ("FAILURE", "no answer, password=[redacted]", "OSError")
+    *_, end = handle.events()
+    assert (end.data["state"], end.data["reason"], end.data["error"]) == ("FAILURE", record.reason, "OSError")
+
+
+def test_an_eager_run_can_be_read_without_blocking_a_loop(retried: EagerJobHandle[str]) -> None:
+    """A5, M2: what is awaited is what is returned without."""
+
+    async def read() -> list[Any]:
+        return [
+            await retried.aget(), await retried.aget_progress(), await retried.aget_logs(level="warn"), await retried.astatus(),
+            await retried.ahistory(), [event async for event in retried.aevents(after=0)],
+            [entry async for entry in retried.afollow_logs()],
+        ]  # fmt: skip
+
+    assert asyncio.run(read()) == [
+        retried.get(), retried.get_progress(), retried.get_logs(level="warn"), retried.record(), retried.history(),
+        list(retried.events(after=0)), retried.get_logs(),
+    ]  # fmt: skip
+
+
+def test_an_eager_run_is_cancelled_too_late(retried: EagerJobHandle[str]) -> None:
+    """A5, G2: it has ended; what is wrong in the request is refused as for any job."""
+    receipt = retried.cancel("password=hunter2", grace=3, wait=True)
+    assert (receipt.id, receipt.outcome, receipt.reason) == (retried.id, "too_late", "password=[redacted]")
+    assert asyncio.run(retried.acancel()).outcome == "too_late"
+    for wrong in ({"reason": 5}, {"grace": -1}, {"wait": -1}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            retried.cancel(**wrong)  # type: ignore[arg-type]
+    retried.revoke()
+    assert retried.cancel().outcome == "cancelled"
+
+
+def test_what_ran_without_a_context_has_no_record(app: Celery) -> None:
+    """A5, A7: a task that is left alone is known to nobody, here as in production."""
+
+    @app.task(tracked=False)
+    def work() -> int:
+        return 1
+
+    handle = work.delay()
+    assert (handle.get(), list(handle.events())) == (1, [])
+    with pytest.raises(JobNotFoundError):
+        handle.record()
+
+
+def test_an_eager_run_may_have_any_id(work: Any) -> None:
+    """A5: a UUID is shown as text, as in production."""
+    job_id = uuid.uuid4()
+    handle = work.apply_async((5,), task_id=job_id)
+    assert (handle.record().id, handle.cancel().id) == (str(job_id), str(job_id))
 
 
 def test_retries_are_followed_at_once(app: Celery) -> None:

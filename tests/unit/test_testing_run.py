@@ -198,21 +198,36 @@ def test_what_is_no_task_of_this_library_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("options", "error", "message"),
     [
-        ({"cancel_at": -1}, ValueError),
-        ({"timeout_at": 0}, ValueError),
-        ({"shutdown_at": -0.5}, ValueError),
-        ({"cancel_at": "3"}, TypeError),
-        ({"store_down": (4, 2)}, ValueError),
-        ({"max_deliveries": 0}, ValueError),
-        ({"cancel_on": 3}, TypeError),
+        ({"cancel_at": -1}, ValueError, "cancel_at=-1: the first report is 1"),
+        ({"timeout_at": 0}, ValueError, "timeout_at=0: the first report is 1"),
+        ({"shutdown_at": -0.5}, ValueError, "shutdown_at=-0.5 is not a duration: give 0 or more seconds"),
+        ({"cancel_at": "3"}, TypeError, "cancel_at='3' is not a duration: give seconds or a timedelta"),
+        ({"cancel_at": 1, "cancel_reason": 5}, TypeError, "cancel_reason=5 is not a text"),
+        ({"cancel_at": 1, "cancel_grace": -5}, ValueError, "cancel_grace=-5.0 is not a duration: give 0 or more seconds"),
+        ({"cancel_at": 1, "cancel_grace": "5"}, TypeError, "cancel_grace='5' is not a duration: give seconds or a timedelta"),
+        ({"store_down": (4, 2)}, ValueError, r"store_down=\(4, 2\): give the first and the last report of the outage, or True"),
+        ({"store_down": 5}, TypeError, "store_down=5: give the first and the last report of the outage, or True"),
+        ({"store_down": (1, 2, 3)}, TypeError, r"store_down=\(1, 2, 3\): give the first and the last report"),
+        ({"store_down": ("1", "2")}, TypeError, r"store_down=\('1', '2'\): give the first and the last report"),
+        ({"max_deliveries": 0}, ValueError, "max_deliveries=0: a job is delivered at least once"),
+        ({"cancel_on": 3}, TypeError, "cancel_on"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_runs(options: dict[str, Any], error: type[Exception]) -> None:
+def test_wrong_options_are_refused_before_anything_runs(options: dict[str, Any], error: type[Exception], message: str) -> None:
     """O1: a condition that cannot be met would make the test show nothing."""
-    with pytest.raises(error):
+    with pytest.raises(error, match=message):
         JobRunner(**options)
+
+
+@pytest.mark.parametrize("options", [{"cancel_reason": "wrong file"}, {"cancel_grace": 5, "cancel_at": False}])
+def test_how_to_cancel_is_refused_where_nobody_cancels(options: dict[str, Any]) -> None:
+    """O1: in one run it would be ignored without a word; a runner may hold it for runs that are cancelled."""
+    with pytest.raises(ValueError, match="nobody cancels the job; say when with cancel_at, or leave it out"):
+        run_job(jobs.greet, "Ada", **options)
+    runner = JobRunner(**options)
+    assert runner(cancel_at=0).run(jobs.greet, "Ada").state == "REVOKED"
 
 
 def test_an_app_that_is_always_eager_is_run_all_the_same() -> None:
