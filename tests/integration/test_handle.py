@@ -17,6 +17,7 @@ from taskora_celery.records import Event, LogEntry, Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import JobStore, Reply, Report
 from taskora_celery.task import ContextTask
+from tests.support.eager_apps import tasks_of_their_own
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
@@ -39,7 +40,8 @@ def make_app() -> Iterator[Callable[..., Celery]]:
         apps.append(app)
         return app
 
-    yield make
+    with tasks_of_their_own():
+        yield make
     for app in apps:
         Runtime.forget(app)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
@@ -13,6 +13,16 @@ from taskora_celery.errors import SettingsError
 from taskora_celery.runtime import endpoint_of, settings_of
 from taskora_celery.settings import PREFIX, REDIS_SCHEMES, Settings, settings_table
 from taskora_celery.worker.start import CheckSettings
+from tests.support.eager_apps import tasks_of_their_own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks() -> Iterator[None]:
+    with tasks_of_their_own():
+        yield
 
 
 def refused(**conf: Any) -> str:
