@@ -157,7 +157,9 @@ def test_reads_use_neither_the_backend_nor_its_shared_consumer(
     app: Celery, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """J3: the shared pub/sub consumer is not made for several threads."""
-    ScriptedExecution(store).logs("a")
+    execution = ScriptedExecution(store)
+    execution.logs("a")
+    execution.progress(5)
     handle = JobHandle("job-1", app=app)
 
     def refuse(*_: object, **__: object) -> None:
@@ -166,7 +168,8 @@ def test_reads_use_neither_the_backend_nor_its_shared_consumer(
     for name in ("get_task_meta", "get_state", "get_result", "wait_for_pending", "add_pending_result"):
         monkeypatch.setattr(app.backend, name, refuse)
     monkeypatch.setattr(app.backend.result_consumer, "start", refuse)
-    handle.get_progress(), handle.get_logs(), handle.history(), handle.record()
+    assert (handle.get_progress(), [entry.message for entry in handle.get_logs()]) == (5, ["a"])
+    assert ([run.outcome for run in handle.history()], handle.record().state) == ([None], "STARTED")
 
 
 def test_eight_threads_may_read_at_once(handle: JobHandle, store: JobStore) -> None:
@@ -487,10 +490,11 @@ def test_records_are_read_from_a_cluster(make_app: Callable[..., Celery], redis_
     _read_both_ways(make_app("cache+memory://", taskora_redis_url=redis_cluster.url().replace("redis://", "redis+cluster://")))
 
 
-def test_records_are_read_under_a_prefix(make_app: Callable[..., Celery], redis_url: str) -> None:
+def test_records_are_read_under_a_prefix(make_app: Callable[..., Celery], redis_url: str, redis_client: redis.Redis) -> None:
     """L3: that of the result backend's transport, and our own."""
     options = {"global_keyprefix": "tenant:"}
     _read_both_ways(make_app(redis_url, result_backend_transport_options=options, taskora_key_prefix="jobs.taskora:"))
+    assert {key.startswith(b"tenant:jobs.taskora:") for key in redis_client.keys()} == {True}
 
 
 def _read_both_ways(app: Celery) -> None:

@@ -494,8 +494,14 @@ def test_many_short_steps_are_nothing_to_report(loop: JobLoop, monkeypatch: pyte
 
 def test_nobody_looks_while_no_job_runs(loop: JobLoop) -> None:
     """P11: a process without jobs has nothing to do."""
-    loop.run(asyncio.sleep(0), Steps())
-    wait_until(lambda: loop._look() is None, "the watch's sleep")
+    looks: list[float | None] = []
+
+    async def look() -> None:
+        looks.append(loop._look())
+
+    loop.run(look(), Steps())
+    looks.append(loop._look())
+    assert looks == [module.BLOCKED_AFTER / 2, None]
 
 
 def test_whether_the_loop_answers(loop: JobLoop) -> None:
