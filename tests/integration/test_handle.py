@@ -494,7 +494,7 @@ def test_records_are_read_under_a_prefix(make_app: Callable[..., Celery], redis_
     """L3: that of the result backend's transport, and our own."""
     options = {"global_keyprefix": "tenant:"}
     _read_both_ways(make_app(redis_url, result_backend_transport_options=options, taskora_key_prefix="jobs.taskora:"))
-    assert {key.startswith(b"tenant:jobs.taskora:") for key in redis_client.keys()} == {True}
+    assert {key.startswith(b"tenant:jobs.taskora:") for key in redis_client.scan_iter()} == {True}
 
 
 def _read_both_ways(app: Celery) -> None:

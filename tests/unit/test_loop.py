@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import inspect
 import logging
 import subprocess
 import sys
@@ -446,6 +447,43 @@ def test_an_exception_in_the_waiting_thread_cancels_the_coroutine_first(loop: Jo
     assert cleaned.is_set()
 
 
+def test_an_exception_that_comes_before_the_wait_cancels_the_coroutine_too(
+    loop: JobLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M2: a time limit may land in any line, also where the coroutine runs already, and nobody waits for it yet."""
+    begun, cleaned, call = threading.Event(), threading.Event(), loop._call
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaned.set()
+
+    def call_and_raise(action: Any) -> None:
+        call(action)
+        monkeypatch.setattr(loop, "_call", call)
+        assert begun.wait(5)
+        raise InterruptedError
+
+    monkeypatch.setattr(loop, "_call", call_and_raise)
+    with pytest.raises(InterruptedError):
+        loop.run(wait(), Steps(), patience=5.0)
+    assert cleaned.is_set()
+
+
+def test_an_exception_that_comes_before_the_first_step_leaves_none_to_take(loop: JobLoop) -> None:
+    """M2: and nobody waits for what will not come."""
+    coro = asyncio.sleep(60)
+
+    def interrupt(_: LoopJob) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        loop.run(coro, scope := Steps(), begun=interrupt, patience=60.0)
+    assert (inspect.getcoroutinestate(coro), scope.taken) == (inspect.CORO_CLOSED, 0)
+
+
 def test_a_step_that_blocks_the_loop_is_reported_once(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """M3: while it still blocks, and with the stack where it does."""
     monkeypatch.setattr(module, "BLOCKED_AFTER", 0.1)
@@ -464,7 +502,7 @@ def test_a_step_that_blocks_the_loop_is_reported_once(loop: JobLoop, monkeypatch
     ((seconds, stack),) = scope.reports
     assert seconds >= 0.1
     assert "go_on.wait(10)" in stack
-    assert "in _step" not in stack, "what is ours is left out"
+    assert stack.splitlines()[0].endswith("in block"), "what is ours and asyncio's is left out"
 
 
 def test_a_step_that_nobody_could_look_at_is_reported_at_its_end(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
