@@ -232,9 +232,7 @@ def test_whoever_catches_the_cancel_is_closed(loop: JobLoop) -> None:
     with pytest.raises(asyncio.CancelledError):
         loop.run(work(), Steps(), begun=jobs.append)
     stopper.join()
-    count = len(steps)
-    loop.run(asyncio.sleep(0.05), Steps())
-    assert len(steps) == count
+    assert all(task.done() for task in jobs[0].tasks)
 
 
 def test_one_that_awaits_while_it_is_closed_is_not_asked_again(loop: JobLoop, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,7 +272,7 @@ def test_tasks_that_are_left_behind_end_with_the_job(loop: JobLoop, caplog: pyte
 
     async def work() -> int:
         asyncio.create_task(left(), name="left")  # noqa: RUF006 - that is what it is about
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # it has begun behind that
         return 3
 
     assert loop.run(work(), Steps()) == 3
@@ -353,17 +351,19 @@ def test_what_a_job_has_made_may_start_tasks_when_the_job_is_over(loop: JobLoop)
     """M1: a shared client's callbacks run in the variables of the job that made it, however that ended."""
     made: list[asyncio.Task[None]] = []
     reconnected, scope = threading.Event(), Steps()
+    callbacks: list[Callable[[], object]] = []
 
     async def reconnect() -> None:
         await asyncio.sleep(0)
         reconnected.set()
 
     async def work() -> None:
-        own = asyncio.get_running_loop()
-        own.call_later(0.05, lambda: made.append(own.create_task(reconnect())))
+        own, variables = asyncio.get_running_loop(), contextvars.copy_context()
+        callbacks.append(lambda: variables.run(lambda: made.append(own.create_task(reconnect()))))
 
     loop.run(work(), scope)
     taken = scope.taken
+    loop.soon(callbacks[0])
     assert reconnected.wait(5)
     assert scope.taken == taken
 
@@ -375,7 +375,6 @@ def test_a_job_that_is_over_waits_for_no_garbage_collector(loop: JobLoop) -> Non
     gc.disable()
     try:
         loop.run(asyncio.sleep(0), Steps(), begun=lambda job: jobs.append(weakref.ref(job)))
-        loop.run(asyncio.sleep(0.01), Steps())
         wait_until(lambda: jobs[0]() is None, "its end", timeout=5)
     finally:
         gc.enable()
@@ -385,14 +384,18 @@ def test_what_is_started_in_no_jobs_context_outlives_it(loop: JobLoop, caplog: p
     """M1: the way to keep a background task of a shared client."""
     kept: list[asyncio.Task[int]] = []
 
+    ready = asyncio.Event()
+
     async def background() -> int:
-        await asyncio.sleep(0.05)
+        await ready.wait()
         return 3
 
     async def work() -> None:
         kept.append(contextvars.Context().run(asyncio.create_task, background()))
+        await asyncio.sleep(0)
 
     async def use() -> int:
+        ready.set()
         return await kept[0]
 
     loop.run(work(), Steps())
@@ -525,8 +528,14 @@ def test_a_step_that_nobody_could_look_at_is_reported_at_its_end(loop: JobLoop, 
 def test_many_short_steps_are_nothing_to_report(loop: JobLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """M3: a handler that awaits is a good neighbour, however long it runs."""
     monkeypatch.setattr(module, "BLOCKED_AFTER", 0.1)
-    scope = Steps()
-    loop.run(asyncio.sleep(0.5), scope)
+    scope, until = Steps(), time.monotonic() + 3 * module.BLOCKED_AFTER
+
+    async def work() -> None:
+        while time.monotonic() < until:  # noqa: ASYNC110 - its steps are what this is about
+            await asyncio.sleep(0)
+
+    loop.run(work(), scope)
+    assert scope.taken > 10
     assert scope.reports == []
 
 
