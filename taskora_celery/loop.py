@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextvars import Context as Variables
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,9 @@ class JobLoop:
     ) -> Any:
         """Run a coroutine to its end, and return what it returned, or raise; see :meth:`LoopJob.result`.
 
+        Whatever is raised in the waiting thread meanwhile (a time limit, the end of the process) cancels the coroutine, which has
+        ``patience`` seconds to end before it is closed, and is raised then.
+
         It runs in a copy of this thread's context variables. ``begun`` is told of the job as soon as it can be cancelled.
         """
         if on_job_loop():  # an eager run inside a coroutine: the loop waits for it here, and could not run it
@@ -87,32 +90,34 @@ class JobLoop:
                     return apart.run(coro, scope, patience=patience, begun=begun)
                 finally:
                     apart.stop()
-        with self._begun(coro, scope, begun) as job:
-            return job.result(patience)
-
-    @contextlib.contextmanager
-    def _begun(
-        self, coro: Coroutine[Any, Any, Any], scope: Scope, begun: Callable[[LoopJob], object] | None = None
-    ) -> Iterator[LoopJob]:
         job = LoopJob(self, coro, scope)
         self._start()
-        self._jobs.add(job)
-        self._watch.start()
-        if not self._looking:
-            self._watch.wake()
         try:
+            self._watch_over(job)
             if begun is not None:
                 begun(job)  # before its first step: what comes in that is heard
             self._call(job.start)
-            yield job
+            return job.result()
+        except BaseException:  # here, and not around the wait alone: a time limit may land in any of these lines
+            job.end(patience)
+            raise
         finally:
             self._jobs.discard(job)
             job.forget()
 
-    def soon(self, action: Callable[[], object]) -> None:
-        """Call ``action`` on the loop; where that is closed nothing runs, and nothing is done."""
-        with contextlib.suppress(RuntimeError):
+    def _watch_over(self, job: LoopJob) -> None:
+        self._jobs.add(job)
+        self._watch.start()
+        if not self._looking:
+            self._watch.wake()
+
+    def soon(self, action: Callable[[], object]) -> bool:
+        """Call ``action`` on the loop; where that is closed nothing runs, and nothing is done: it says False."""
+        try:
             self._call(lambda _: action())
+        except RuntimeError:
+            return False
+        return True
 
     def answers(self) -> bool:
         """Say whether the loop is not blocked; waits for ``ANSWERS_WITHIN`` seconds at most."""

@@ -47,8 +47,8 @@ class Owner(Protocol):
     #: Whose step is being taken, since when (monotonic seconds); None between two steps.
     step: tuple[LoopJob, float] | None
 
-    def soon(self, action: Callable[[], object]) -> None:
-        """Call ``action`` on the loop."""
+    def soon(self, action: Callable[[], object]) -> bool:
+        """Call ``action`` on the loop; False where that is closed."""
 
     def late(self, job: LoopJob, seconds: float, coro: Any) -> None:
         """Take note of a step that has taken too long."""
@@ -86,22 +86,22 @@ class LoopJob:
         self.is_closed = True
         self._owner.soon(self._cancel_all)
 
-    def result(self, patience: float) -> Any:
-        """Wait for the end of the coroutine, and of all tasks that it has started; return what it returned, or raise.
-
-        Whatever is raised in the waiting thread meanwhile (a time limit, the end of the process) cancels the coroutine, which has
-        ``patience`` seconds to end before it is closed, and is raised then.
-        """
-        try:
-            self._done.wait()
-        except BaseException:
-            self.cancel()
-            if not self._done.wait(patience):
-                self.close()
-                self._done.wait(CLOSED_WITHIN)
-            raise
+    def result(self) -> Any:
+        """Wait for the end of the coroutine, and of all tasks that it has started; return what it returned, or raise."""
+        self._done.wait()
         assert self._task is not None
         return self._task.result()
+
+    def end(self, patience: float) -> None:
+        """Cancel what has not ended yet, close it after ``patience`` seconds, and wait for its end; bounded.
+
+        What has taken no step yet takes none.
+        """
+        if self.is_over or not self._owner.soon(self._end_here):
+            return
+        if not self._done.wait(patience):
+            self.close()
+            self._done.wait(CLOSED_WITHIN)
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, for so many seconds at most; say whether it has come."""
@@ -122,6 +122,8 @@ class LoopJob:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin."""
+        if self.is_over:
+            return
         assert self._variables is not None
         assert self._coro is not None
         self._task = self._variables.run(loop.create_task, self._coro)
@@ -178,6 +180,13 @@ class LoopJob:
         self._is_told = True
         if task is not None:
             task.cancel()
+
+    def _end_here(self) -> None:
+        if self._task is None and self._coro is not None:  # it was not even begun
+            self._coro.close()
+            self._end()
+        else:
+            self.cancel_here()
 
     def _cancel_all(self) -> None:
         for task in self._unfinished():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -47,9 +46,6 @@ READ = load_script("read", 3)
 
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
-#: Who waits for announcements is told to end so often at most, and so many seconds apart.
-CLOSE_TRIES = 50
-CLOSE_PAUSE = 0.02
 
 #: Redis's words for what keeps it from writing anything at all.
 _STORE_WIDE = (
@@ -299,10 +295,9 @@ class _RedisAnnouncements:
 
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
-        self._waiting = self._closed = False
+        self._closed = False
 
     def next(self) -> CancelRequest | Shutdown | None:
-        self._waiting = True  # before the look: whoever closes looks here behind having said so
         try:
             if self._closed:
                 raise StoreUnavailableError("closed")
@@ -310,19 +305,20 @@ class _RedisAnnouncements:
         except (RedisError, RedisClusterException, OSError, ValueError, AttributeError) as exc:  # closed meanwhile
             raise StoreUnavailableError(str(exc)) from exc
         finally:
-            self._waiting = False
+            if self._closed:  # redis-py connects anew where it finds its connection closed
+                self._disconnect()
         return None if message is None else unpacked(message["data"])
 
     def close(self) -> None:
+        # Once is enough. Who waits reads the end of the connection; who was just about to wait, or tries again, connects and
+        # subscribes anew, and what it reads first is that it has subscribed: it comes back from there, and sees this.
         self._closed = True
-        for _ in range(CLOSE_TRIES):
-            connection = self._pubsub.connection
-            if connection is not None:
-                connection.disconnect()
-            if not self._waiting:
-                return
-            # Whoever was just about to wait connects anew, and has to be told once more.
-            time.sleep(CLOSE_PAUSE)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection = self._pubsub.connection
+        if connection is not None:
+            connection.disconnect()
 
 
 class _RedisWatch:

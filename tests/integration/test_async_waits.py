@@ -299,6 +299,7 @@ def test_a_follower_that_breaks_off_is_released(handle: JobHandle, app: Celery, 
 
     async def run() -> None:
         async for _ in handle.aevents():
+            assert _watched(app) == 1
             break
         await turns_until(lambda: _watched(app) == 0, "the release")
 

@@ -14,6 +14,7 @@ from celery.result import AsyncResult
 from taskora_celery.results import BackendSink, RedisSink, sink_for
 from taskora_celery.task import ContextTask
 from tests.support.apps import pointed_at
+from tests.support.eager_apps import tasks_of_their_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ RACES = 1_000
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
     app = Celery("shop", set_as_current=False, task_cls=ContextTask)
-    with pointed_at(app, redis_url):
+    with tasks_of_their_own(), pointed_at(app, redis_url):
         yield app
 
 

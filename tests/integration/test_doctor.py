@@ -17,6 +17,7 @@ from taskora_celery.doctor.gather import gather
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.server import server_report
+from tests.support.eager_apps import tasks_of_their_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 #: Nobody listens there.
 NOWHERE = "redis://localhost:1/0"
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks() -> Iterator[None]:
+    with tasks_of_their_own():
+        yield
 
 
 def app_on(url: str, **conf: Any) -> Celery:

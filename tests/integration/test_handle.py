@@ -17,6 +17,7 @@ from taskora_celery.records import Event, LogEntry, Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import JobStore, Reply, Report
 from taskora_celery.task import ContextTask
+from tests.support.eager_apps import tasks_of_their_own
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
@@ -39,7 +40,8 @@ def make_app() -> Iterator[Callable[..., Celery]]:
         apps.append(app)
         return app
 
-    yield make
+    with tasks_of_their_own():
+        yield make
     for app in apps:
         Runtime.forget(app)
 
@@ -155,7 +157,9 @@ def test_reads_use_neither_the_backend_nor_its_shared_consumer(
     app: Celery, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """J3: the shared pub/sub consumer is not made for several threads."""
-    ScriptedExecution(store).logs("a")
+    execution = ScriptedExecution(store)
+    execution.logs("a")
+    execution.progress(5)
     handle = JobHandle("job-1", app=app)
 
     def refuse(*_: object, **__: object) -> None:
@@ -164,7 +168,8 @@ def test_reads_use_neither_the_backend_nor_its_shared_consumer(
     for name in ("get_task_meta", "get_state", "get_result", "wait_for_pending", "add_pending_result"):
         monkeypatch.setattr(app.backend, name, refuse)
     monkeypatch.setattr(app.backend.result_consumer, "start", refuse)
-    handle.get_progress(), handle.get_logs(), handle.history(), handle.record()
+    assert (handle.get_progress(), [entry.message for entry in handle.get_logs()]) == (5, ["a"])
+    assert ([run.outcome for run in handle.history()], handle.record().state) == ([None], "STARTED")
 
 
 def test_eight_threads_may_read_at_once(handle: JobHandle, store: JobStore) -> None:
@@ -485,10 +490,11 @@ def test_records_are_read_from_a_cluster(make_app: Callable[..., Celery], redis_
     _read_both_ways(make_app("cache+memory://", taskora_redis_url=redis_cluster.url().replace("redis://", "redis+cluster://")))
 
 
-def test_records_are_read_under_a_prefix(make_app: Callable[..., Celery], redis_url: str) -> None:
+def test_records_are_read_under_a_prefix(make_app: Callable[..., Celery], redis_url: str, redis_client: redis.Redis) -> None:
     """L3: that of the result backend's transport, and our own."""
     options = {"global_keyprefix": "tenant:"}
     _read_both_ways(make_app(redis_url, result_backend_transport_options=options, taskora_key_prefix="jobs.taskora:"))
+    assert {key.startswith(b"tenant:jobs.taskora:") for key in redis_client.scan_iter()} == {True}
 
 
 def _read_both_ways(app: Celery) -> None:

@@ -13,7 +13,7 @@ from celery.worker import state as worker_state
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.journal import decode
-from taskora_celery.worker.revoke import RevokeStep
+from taskora_celery.worker.revoke import RevokeStep, mailbox_of
 from tests.support.cancels import job_in
 from tests.support.scripted_store import ScriptedStore
 from tests.support.traced import traced_app
@@ -140,5 +140,8 @@ def test_a_store_that_is_away_leaves_celerys_revoke_as_it_is(
 
 def test_without_remote_control_there_is_nothing_to_do(app: Celery) -> None:
     """G9: a cancel by a handle needs none."""
-    consumer = SimpleNamespace(app=app, blueprint=SimpleNamespace(order=[SimpleNamespace(), SimpleNamespace(box=None)]))
+    steps = [SimpleNamespace(), SimpleNamespace(box=None), SimpleNamespace(box=SimpleNamespace())]
+    consumer = SimpleNamespace(app=app, blueprint=SimpleNamespace(order=steps))
+    assert mailbox_of(consumer) is None
     RevokeStep(consumer).start(consumer)
+    assert steps == [SimpleNamespace(), SimpleNamespace(box=None), SimpleNamespace(box=SimpleNamespace())]

@@ -1103,22 +1103,21 @@ def test_closing_ends_a_wait_in_another_thread(store: JobStore) -> None:
     assert len(raised) == 1
 
 
-def test_closing_ends_a_wait_that_is_just_beginning(any_redis: RedisStore) -> None:
-    """A worker that stops: redis-py connects anew where it finds the connection closed, and would wait for ever."""
+@pytest.mark.parametrize("connects", ["anew", "before"])
+def test_closing_ends_a_wait_that_is_just_beginning(any_redis: RedisStore, connects: str) -> None:
+    """A worker that stops: redis-py connects and subscribes anew where it finds its connection closed, and must not stay so."""
     heard = any_redis.listen()
-    pubsub, begun, go_on = heard._pubsub, threading.Event(), threading.Event()
-    raised: list[BaseException] = []
+    connection, begun, go_on = heard._pubsub.connection, threading.Event(), threading.Event()
+    connect, raised = connection.connect, list[BaseException]()
 
-    class Late:
-        """The subscription, just before it waits."""
-
-        connection = pubsub.connection
-
-        def get_message(self, timeout: float | None) -> Any:
-            begun.set()
-            assert go_on.wait(10)
-            pubsub.connection.connect()
-            return pubsub.get_message(timeout=timeout)
+    def held() -> None:
+        """What redis-py calls just before it reads, and whenever the connection is gone."""
+        if connects == "before":
+            connect()
+        begun.set()
+        assert go_on.wait(10)
+        if connects == "anew":
+            connect()
 
     def wait() -> None:
         try:
@@ -1127,17 +1126,16 @@ def test_closing_ends_a_wait_that_is_just_beginning(any_redis: RedisStore) -> No
         except StoreUnavailableError as exc:
             raised.append(exc)
 
-    heard._pubsub = Late()
+    connection.connect = held
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     assert begun.wait(10)
-    closing = threading.Thread(target=heard.close)
-    closing.start()
-    wait_until(lambda: pubsub.connection._sock is None, "the first try", interval=0.001)
+    heard.close()
     go_on.set()
-    for thread in (closing, waiting):
-        thread.join(10)
+    waiting.join(10)
     assert len(raised) == 1
+    reader = any_redis._read_client()
+    wait_until(lambda: reader.pubsub_numsub(any_redis.keys.announcements)[0][1] == 0, "the server to see nobody listen", 10)
     with pytest.raises(StoreUnavailableError):
         heard.next()
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, _state
+from celery.app import builtins
 
 from taskora_celery import ContextTask
 
@@ -24,8 +25,13 @@ def eager_app(task_cls: type[Any] | str = ContextTask, **settings: Any) -> Celer
 
 @contextmanager
 def tasks_of_their_own() -> Iterator[None]:
-    """Around a test: `@app.task` shares each task with all apps that are made later, which is not for tests."""
+    """Around a test: the apps that it makes have Celery's own tasks and theirs.
+
+    `@app.task` and `shared_task` share each task with all apps that are made later: with those of the next test, and, where a
+    module of jobs was imported, with those of this one.
+    """
     before = set(_state._on_app_finalizers)
+    _state._on_app_finalizers.intersection_update({found for found in before if found.__module__ == builtins.__name__})
     try:
         yield
     finally:

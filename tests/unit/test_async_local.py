@@ -391,11 +391,12 @@ class ManualLoop(JobLoop):
         self.held: list[Callable[[], object]] | None = None
         self.answering = answering
 
-    def soon(self, action: Callable[[], object]) -> None:
+    def soon(self, action: Callable[[], object]) -> bool:
         if self.held is None:
             action()
         else:
             self.held.append(action)
+        return True
 
     def answers(self) -> bool:
         return self.answering

@@ -13,6 +13,7 @@ httpx = pytest.importorskip("httpx")
 from example_project.flaky_server import RETRY_AFTER, FlakyServer  # noqa: E402 - behind what it needs
 from example_project.tasks import client_of, fetch_pages, pause_behind  # noqa: E402
 from taskora_celery import LocalContext, local_context  # noqa: E402
+from tests.support.loops import turns_until  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,7 @@ def test_a_cancel_ends_it_while_it_waits() -> None:
 
     async def cancelled(url: str, ctx: LocalContext) -> None:
         fetching = asyncio.ensure_future(fetch_pages({"urls": [url]}, ctx=ctx))
-        while not any(entry.message == "asking again" for entry in ctx.get_logs()):  # noqa: ASYNC110 - it is the job's own log
-            await asyncio.sleep(0.01)
+        await turns_until(lambda: any(entry.message == "asking again" for entry in ctx.get_logs()), "the answer of the server")
         fetching.cancel()
         await fetching
 

@@ -12,6 +12,7 @@ import pytest
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError
 from taskora_celery.signal import AbortReason, Signal
+from tests.support.waiting import wait_until
 
 REASONS: tuple[AbortReason, ...] = get_args(AbortReason)
 
@@ -260,6 +261,7 @@ def test_a_sleep_ends_early_by_raising() -> None:
 
     sleeping = threading.Thread(target=sleep)
     sleeping.start()
+    wait_until(lambda: ctx.signal._event is not None, "the sleep")
     ctx.signal.abort("shutdown")
     sleeping.join(10)
     assert [str(error) for error in raised] == ["shutdown"]
