@@ -15,6 +15,7 @@ from taskora_celery.context import Context, activate, current_context, deactivat
 from taskora_celery.coroutines import CoroutineInterrupt, awaited, check_result, run_coroutine
 from taskora_celery.errors import RetryError
 from taskora_celery.execution import Execution
+from taskora_celery.frames import clear_own_frames
 from taskora_celery.handler import Handler
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.redaction import Redactor
@@ -45,7 +46,11 @@ def execute(task: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str
     runtime = Runtime.of(task.app)
     if handler.parameter is None and runtime.settings.track == "context" and not handler.may_await:
         return handler.call(task, None, args, kwargs)
-    return Execution(task, request, runtime).run(handler, args, kwargs)
+    try:
+        return Execution(task, request, runtime).run(handler, args, kwargs)
+    except BaseException as exc:
+        clear_own_frames(exc)
+        raise
 
 
 def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -11,6 +11,9 @@ from taskora_celery.store.protocol import Batch, Begin, Ended, Report
 
 __all__ = ["Outbox"]
 
+#: A fence that no execution has: the store refuses what comes under it, and counts that.
+NOBODY = -1
+
 
 class Outbox:
     """One execution's unsent batches, oldest first, with the latest progress and checkpoint.
@@ -19,7 +22,7 @@ class Outbox:
     Held under the reporter's lock.
     """
 
-    __slots__ = ("alive", "batches", "begin", "checkpoint", "ended", "entries", "look", "progress")
+    __slots__ = ("alive", "batches", "begin", "checkpoint", "ended", "entries", "look", "progress", "refused")
 
     def __init__(self) -> None:
         self.batches: deque[tuple[int, Batch]] = deque()
@@ -33,9 +36,11 @@ class Outbox:
         self.progress: bytes | None = None
         self.checkpoint: bytes | None = None
         self.ended: Ended | None = None
+        #: Something was said that does not count any more. Of that the store hears that it was refused, and nothing else.
+        self.refused = False
 
     def __bool__(self) -> bool:
-        return bool(self.batches or self.progress or self.checkpoint or self.ended or self.alive or self.begin or self.look)
+        return bool(self.speaks or self.ended or self.alive or self.begin or self.look or self.refused)
 
     @property
     def speaks(self) -> bool:
@@ -74,6 +79,8 @@ class Outbox:
 
     def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
         """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""
+        if self.refused:
+            return [Report(job_id, NOBODY, 0)]
         if not (self.alive or self.begin or self.ended):
             now_ms = 0
         runs: list[tuple[int, list[Batch]]] = []
@@ -95,10 +102,16 @@ class Outbox:
             reports[0] = msgspec.structs.replace(reports[0], begin=begin)
         return reports
 
+    def refuse(self) -> None:
+        """Forget all of it, but for the fact that something was said."""
+        refused = self.refused or self.speaks or self.ended is not None
+        self.clear()
+        self.refused = refused
+
     def clear(self) -> None:
         """Forget all of it: it is stored, or refused for good."""
         self.batches.clear()
         self.entries = 0
-        self.alive = self.look = False
+        self.alive = self.look = self.refused = False
         self.begin = None
         self.progress = self.checkpoint = self.ended = None

@@ -120,13 +120,13 @@ class Reporter:
         live = self._live.get(id(report))
         if live is None:
             return Reply.ACCEPTED
+        if ended is not None:
+            live.end = ended
         if live.superseded is not None:
             return Reply.SUPERSEDED
         if ended is None and live.is_silent():
             return Reply.ACCEPTED
         live.cancelled = False
-        if ended is not None:
-            live.end = ended
         if not self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
             self._send_ending(live)
         if live.superseded is not None:
@@ -158,7 +158,7 @@ class Reporter:
         live = self._live.pop(id(report), None)
         report.on_touch = None
         # What is under way just now is sent once: nothing of it is left when the backlog's turn comes.
-        if live is not None and live.superseded is None and (live.has_news() or live.outbox):
+        if live is not None and (live.has_news() or live.outbox):
             self._backlog.append(live)
             if not self._wake.is_set():
                 self._wake.set()
@@ -261,7 +261,7 @@ class Reporter:
             if live.has_news():
                 self._take(live)
             if live.superseded is not None and not live.fenced:
-                live.outbox.clear()  # the store does not know yet that this execution counts no more
+                live.outbox.refuse()  # the store does not know yet that this execution counts no more
         waiting = [live for live in jobs if live.outbox]
         if waiting and not self._send(waiting):
             self._bound(waiting)
@@ -343,7 +343,9 @@ class Reporter:
     def _settle(self, replies: list[tuple[LiveJob, Reply]]) -> None:
         unknown = {id(live) for live, reply in replies if reply is Reply.UNKNOWN}
         for live, reply in replies:
-            if id(live) not in unknown:
+            if live.outbox.refused:
+                live.outbox.clear()
+            elif id(live) not in unknown:
                 live.outbox.clear()
                 live.stopping |= reply in {Reply.STOPPING, Reply.CANCELLED}
                 live.cancelled |= reply is Reply.CANCELLED

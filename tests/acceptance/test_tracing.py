@@ -25,7 +25,8 @@ def test_each_attempt_s_span_says_how_it_ended(start_worker: StartWorker, redis_
     from tests.support import traced_jobs
 
     path = tmp_path / "spans"
-    start_worker("tests.support.traced_jobs:app", pool, env={"SPANS": str(path)})
+    # One place: the instrumentation keeps a span by the job's id, so attempts of one job must not overlap in a process.
+    start_worker("tests.support.traced_jobs:app", pool, concurrency=1, env={"SPANS": str(path)})
 
     def runs() -> list[dict[str, Any]]:
         spans = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -17,6 +17,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from taskora_celery import Context, ContextTask
+from taskora_celery.execution import Execution
 from taskora_celery.reading import logs_of, status_of
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
@@ -271,3 +272,23 @@ def test_nothing_of_a_job_outlives_its_request_where_a_retry_never_comes_to_ours
     gc.collect()
     assert not Runtime.of(app).reporter._live
     wait_until(lambda: not Runtime.of(app).reporter._backlog, "the last entries to be written")
+
+
+def test_the_outcome_of_a_job_keeps_no_execution_alive(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """A4: a pool's process has the last outcome until its next job has ended; the causes of an error count, too."""
+    caplog.set_level(logging.CRITICAL, "celery.app.trace")
+    places: list[str] = []
+
+    @app.task(max_retries=0)
+    def work(ctx: Context) -> None:
+        places.append("of the handler's own")
+        raise ctx.retry(reason="no answer", exc=OSError("no answer"))
+
+    state, error = traced(work, task_id="job-1")
+    gc.collect()
+    assert (state, type(error.__cause__)) == ("FAILURE", OSError)
+    assert not [each for each in gc.get_objects() if isinstance(each, Execution) and each.ctx.id == "job-1"]
+    raised = error.__context__.__traceback__
+    while raised.tb_next is not None:
+        raised = raised.tb_next
+    assert raised.tb_frame.f_locals["places"] is places, "a handler's variables stay, for reports of errors"

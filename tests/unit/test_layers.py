@@ -44,6 +44,7 @@ LAYERS = (
         "delivery",
         "entry",
         "handler",
+        "frames",
         "interrupts",
         "outcomes",
         "stopping",

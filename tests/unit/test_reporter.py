@@ -127,6 +127,9 @@ class Rig:
         found = self.store.read(job_id)
         return None if found is None else found.fields["s"]
 
+    def refused(self, job_id: str = "job-1") -> int:
+        return status_of(job_id, self.store.read(job_id), 100_000).refused
+
     def dropped(self, job_id: str = "job-1") -> int:
         return status_of(job_id, self.store.read(job_id), 100_000).dropped_logs
 
@@ -713,9 +716,30 @@ def test_a_message_that_was_delivered_again_ends_its_execution(rig: Rig) -> None
     assert ctx.signal.wait(10)
     assert (ctx.signal.reason, ctx.signal.message) == ("superseded", "its message was delivered again")
     ctx.progress(1)
-    wait_until(lambda: not ctx.dirty, "a turn of the reporter")
+    wait_until(lambda: rig.refused() == 1, "the refusal of the progress to be counted")
     assert rig.progress() is None
     assert not rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 1))
+    rig.reporter.release(ctx)
+    wait_until(lambda: rig.refused() == 2, "the refusal of the outcome to be counted")
+    assert (rig.progress(), rig.state()) == (None, "STARTED")
+
+
+def test_what_a_stalled_job_says_is_counted_as_refused_once_for_each_time(rig: Rig) -> None:
+    """D4, D7: its fence still holds in the store, which is asked to take nothing under it; an unknown record is no news."""
+    ctx = rig.begin(tag="tag-1", timeout=10.0)
+    rig.pass_time(10.1)
+    assert ctx.signal.wait(10)
+    ctx.heartbeat()
+    for n in range(1, 4):
+        ctx.log.info("too late")
+        wait_until(lambda n=n: rig.refused() == n, "the refusal to be counted")  # type: ignore[misc]
+    rig.store.forget()
+    calls = len(rig.store.flushes)
+    ctx.progress(1)
+    wait_until(lambda: len(rig.store.flushes) > calls, "the refusal to be told")
+    wait_until(lambda: not rig.reporter._live[id(ctx)].outbox, "its answer")
+    rig.reporter.release(ctx)
+    assert rig.store.read("job-1") is None, "nothing of a job that counts no more is registered anew"
 
 
 def test_the_outcome_of_a_silent_job_is_refused_too_once_its_message_was_delivered_again(make_rig: Callable[..., Rig]) -> None:

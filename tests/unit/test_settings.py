@@ -81,7 +81,7 @@ def test_settings_of_others_are_ignored() -> None:
 def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
     """L4: the message names the setting and shows the value."""
     message = refused(**{name: value})
-    assert f"taskora_{name}={'inf' if value == 10**400 else repr(value)} " in message
+    assert f"taskora_{name}={value!r} " in message
 
 
 @pytest.mark.parametrize(
