@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cancelling, hot_path, recovery, throughput
+from benchmarks import cancelling, hot_path, imports, reading, recovery, throughput
 from benchmarks.harness import Figure, markdown
 
 ROWS = {
@@ -17,6 +17,9 @@ ROWS = {
     "P3": hot_path.p3,
     "P6": throughput.p6,
     "P7": cancelling.p7,
+    "P8": reading.p8,
+    "P9": reading.p9,
+    "P10": imports.p10,
     "P11": recovery.p11,
     "P14": recovery.p14,
     "P15": recovery.p15,

@@ -40,6 +40,24 @@ def used(x: int, ctx: Context) -> int:
     return x
 
 
+@app.task(base=ContextTask, name="speaks")
+def speaks(count: int, pause: float, ctx: Context) -> None:
+    """Say ``count`` times when it is said: to the log, and half a pause later to whoever listens to a channel."""
+    client = redis.Redis.from_url(URL)
+    for _ in range(count):
+        ctx.log.info("now", at=time.perf_counter())
+        time.sleep(pause / 2)
+        client.publish("raw", repr(time.perf_counter()))
+        time.sleep(pause / 2)
+
+
+@app.task(base=ContextTask, name="fills")
+def fills(count: int, ctx: Context) -> None:
+    """Write a long log."""
+    for number in range(count):
+        ctx.log.info("row stored", {"row": number, "source": "orders.csv"})
+
+
 @app.task(base=ContextTask, name="silent", heartbeat_timeout=2)
 def silent(ctx: Context) -> int:
     """Show life until the worker is killed; the next delivery says when it began."""

@@ -41,7 +41,8 @@ class Outcome:
     FINAL = frozenset({SUCCESS, FAILURE, REVOKED, IGNORED})
 
 
-class LogEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+# Plain data, which refers to nothing that could refer to it: the garbage collector need not look at the entries of a long log.
+class LogEntry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One entry of a job's log.
 
     ``level`` is ``"debug"``, ``"info"``, ``"warn"`` or ``"error"``; ``timestamp`` is in milliseconds since the epoch; ``seq``

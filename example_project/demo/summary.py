@@ -12,7 +12,7 @@ from example_project.demo.panel import number
 from example_project.demo.terminal import clean, pad, width
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from example_project.demo.jobs import JobView
     from example_project.demo.redis_server import RedisServer
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["attempts_table", "deliveries_table", "further", "pages_table", "report_table", "rows_table", "words_table"]
 
 LABEL = 18
+#: So many characters of a job's id name it, in a list as short as this one.
+SHORT_ID = 8
 
 
 def report_table(screen: Screen, report: Mapping[str, Any], seconds: float) -> list[str]:
@@ -89,36 +91,50 @@ def words_table(screen: Screen, words: Mapping[str, Any]) -> list[str]:
 
 
 def further(screen: Screen, server: RedisServer, view: JobView, *, running: bool) -> list[str]:
-    """Return how to look further; ``running`` says that worker and Redis are still up."""
-    kept = running or not server.own
+    """Return how to look further; ``running`` says that worker and Redis are still up.
+
+    Each line is to be typed as it stands: where Redis ends with the demo, the only one is that which leaves it running.
+    """
+    if server.own and not running:
+        commands = [*_activation(), "python -m example_project.demo --stay"]
+        return [_title(screen, "Look further"), *_where(server, running=running), *_typed(screen, commands)]
+    jobs, job = "celery -A example_project jobs", view.handle.id[:SHORT_ID]
+    commands = [
+        *_activation(),
+        *([f"export REDIS_URL={server.url}"] if server.own else []),
+        f"{jobs} list",
+        f"{jobs} show {job}",
+        f"{jobs} logs {job} --level info",
+        *([f"{jobs} doctor"] if running else []),
+        "python",
+    ]
     code = [
         "from example_project import app",
         "from taskora_celery import JobHandle",
-        f'handle = JobHandle("{view.handle.id if kept else "ID"}", app=app)',
+        f'handle = JobHandle("{view.handle.id}", app=app)',
         "handle.status(), handle.get_progress(), handle.history()",
         'for entry in handle.get_logs(level="warn"): print(entry.message, entry.meta)',
     ]
-    commands = [
-        *_activation(),
-        *([f"export REDIS_URL={server.url}"] if running and server.own else []),
-        *([] if running else ["celery -A example_project worker -l INFO"]),
-        "celery -A example_project status",
-        f"celery -A example_project result {view.handle.id if kept else 'ID'}",
-        "python",
-    ]
-    typed = [*(f"  $ {command}" for command in commands), *(f"  >>> {line}" for line in code)]
-    lines = [screen.style(line, "cyan") for line in typed]
+    lines = [*_typed(screen, commands), *_typed(screen, code, ">>>")]
     return [_title(screen, "Look further"), *_where(server, running=running), *lines]
+
+
+def _typed(screen: Screen, lines: Sequence[str], prompt: str = "$") -> list[str]:
+    return [screen.style(f"  {prompt} {line}", "cyan") for line in lines]
 
 
 def _where(server: RedisServer, *, running: bool) -> list[str]:
     if running:
-        return [f"  Worker and Redis ({server.address}) run on until Ctrl-C. In another terminal, in this directory:"]
+        if server.own:
+            return ["  Worker and Redis run on until Ctrl-C. In another terminal, in this directory:"]
+        return [
+            f"  The worker runs on until Ctrl-C, on your Redis ({server.address}).",
+            "  In another terminal, in this directory and with the same REDIS_URL:",
+        ]
     if server.own:
         return [
-            "  The demo's own Redis ends with it. `python -m example_project.demo --stay` leaves it and the",
-            "  worker running until Ctrl-C; in a Redis that REDIS_URL names, records stay for a day.",
-            "  There, in this directory:",
+            "  The demo's own Redis ends with it. Leave it and the worker running, and see the jobs from another",
+            "  terminal, by commands that the demo names then:",
         ]
     return [f"  The records stay in your Redis ({server.address}) for a day. In this directory:"]
 

@@ -27,6 +27,9 @@ BATCH_ENTRIES = 500
 #: What a batch of another version, or a damaged one, may raise while it is taken apart.
 _UNREADABLE = (ValueError, TypeError, LookupError)
 
+#: Where a log entry has what it need not have.
+_META, _LOGGER = 3, 4
+
 #: ``(code, instant in ms, message or data, meta, logger)``, as the reporter hands them over; data for a code >= STATE.
 Entry = tuple[int, int, Any, Any, str | None]
 
@@ -109,9 +112,11 @@ def _head(raw: bytes) -> tuple[int, int, bytes]:
 
 
 def _log(attempt: int, base: int, seq: int, item: Sequence[Any]) -> LogEntry:
-    code, after_ms, message, *rest = item
-    meta, logger = (*rest, None, None)[:2]
-    return LogEntry(level_name(code), message, base + after_ms, attempt, seq, meta, logger)
+    # By position, and no more than is there: a reader of a long log spends its time here.
+    given = len(item)
+    meta = item[_META] if given > _META else None
+    logger = item[_LOGGER] if given > _LOGGER else None
+    return LogEntry(level_name(item[0]), item[2], base + item[1], attempt, seq, meta, logger)
 
 
 def _event(attempt: int, base: int, seq: int, item: Sequence[Any]) -> Event:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shlex
 import signal
+import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol, cast
 
 import pytest
 
+from example_project.demo.redis_server import RedisServer
+from example_project.demo.summary import further
+from example_project.demo.terminal import Screen
+from tests.support.commands import Commands
 from tests.support.processes import ManagedProcess
 from tests.support.worker import REPO_ROOT, worker_env
 
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+
+    from example_project.demo.jobs import JobView
 
 KILLED = r"KILL   (w[12]@demo), which runs it, is killed .* at (\d+\.\d) % .* last checkpoint (\d+\.\d) % .*, (\S+\.py)$"
 GOES_ON = (
@@ -60,6 +70,13 @@ def _clients(client: redis.Redis) -> set[str]:
     return {entry["id"] for entry in cast("list[dict[str, str]]", client.client_list()) if entry["db"] == mine}
 
 
+@pytest.fixture
+def commands_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "commands"
+    directory.mkdir()
+    return directory
+
+
 def test_the_demo_runs_four_jobs_and_tells_of_them(start_demo: StartDemo) -> None:
     """E1, F5, I1, M1: progress, logs and retries of a real worker, a coroutine among its jobs, and how to look further."""
     demo = start_demo("--root", str(REPO_ROOT / "example_project"))
@@ -100,6 +117,45 @@ def test_the_job_of_a_killed_worker_goes_on_elsewhere_from_its_checkpoint(start_
     assert re.search(rf"^  1 +{first} +LOST +\d+\.\d s +\S", output, re.MULTILINE), output
     assert re.search(rf"^  2 +{second} +SUCCESS +\d+\.\d s$", output, re.MULTILINE), output
     assert "Traceback" not in output
+
+
+def test_what_the_demo_names_to_look_further_works(start_demo: StartDemo, redis_url: str, commands_dir: Path) -> None:
+    """K1, K7: each command as it is printed, while the demo stays; and the lines for Python."""
+    demo = start_demo("--stay", "--root", str(REPO_ROOT / "example_project"))
+    demo.wait_for_log(r">>> for entry in .*\n", 60)
+    output = demo.logs()
+    commands = re.findall(r"^  \$ (celery -A example_project jobs .*)$", output, re.MULTILINE)
+    assert [command.split()[4] for command in commands] == ["list", "show", "logs", "doctor"], output
+    env = {**Commands(redis_url, commands_dir).env, "REDIS_URL": redis_url}
+
+    def printed(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=env, cwd=REPO_ROOT, check=True, capture_output=True, text=True).stdout
+
+    said = {command.split()[4]: printed("-m", *shlex.split(command)) for command in commands}
+    assert "index_sources" in said["list"]
+    assert "index_sources" in said["show"]
+    assert "indexed" in said["logs"]
+    code = "\n".join(re.findall(r"^  >>> (.*)$", output, re.MULTILINE))
+    shown = re.sub(r"^(handle\..*)$", r"print(\1)", code, flags=re.MULTILINE)
+    assert "AttemptRecord(number=1" in printed("-c", shown)
+    demo.signal(signal.SIGINT)
+    assert demo.wait(30) == 128 + signal.SIGINT
+
+
+def test_a_demo_whose_redis_ends_names_what_leaves_it_running() -> None:
+    """What is printed is what can be typed: nothing that asks a Redis which is gone."""
+    found: list[list[str]] = []
+    screen = Screen(io.StringIO())
+    for own, running in ((True, False), (True, True), (False, False)):
+        server = RedisServer("redis://:secret@127.0.0.1:7/0", "7.0", cast("subprocess.Popen[bytes]", object()) if own else None)
+        view = cast("JobView", SimpleNamespace(handle=SimpleNamespace(id="0123456789")))
+        text = "\n".join(further(screen, server, view, running=running))
+        found.append(re.findall(r"\$ (?:celery -A example_project jobs )?(\S+)", text))
+        assert ("secret" in text) == (own and running), "a password of the user's is not shown"
+    assert [[word for word in words if word != "source"] for words in found] == [
+        ["python"], ["export", "list", "show", "logs", "doctor", "python"], ["list", "show", "logs", "python"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
