@@ -161,7 +161,8 @@ class JobsReader:
             for going in (True, False):
                 known.update(job_id for job_id, _ in self.store.listed(ALL, going=going) if job_id.startswith(text))
         # One whose record has expired is still listed for a moment.
-        found = [job_id for job_id, record in zip(sorted(known), self.store.records(sorted(known)), strict=True) if record]
+        ids = sorted(known)
+        found = [job_id for job_id, record in zip(ids, self.store.records(ids, brief=True), strict=True) if record]
         if not found:
             raise JobNotFoundError(text)
         if len(found) > 1:

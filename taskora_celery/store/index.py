@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskora_celery.store.keys import BRIEF_FIELDS, RECORD_FIELDS, JobKeys
+from taskora_celery.store.keys import BRIEF_FIELDS, CHECKPOINT, LISTED_FIELDS, JobKeys
 from taskora_celery.store.protocol import NO_COUNTS, Snapshot
 from taskora_celery.store.snapshots import read_snapshot
 from taskora_celery.store.wire import Call, load_script
@@ -65,7 +65,7 @@ class RedisIndex:
 
     def records(self, client: Any, job_ids: Sequence[str], *, brief: bool) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where it has expired; ``brief``: only how it stands."""
-        fields = BRIEF_FIELDS if brief else RECORD_FIELDS
+        fields = BRIEF_FIELDS if brief else LISTED_FIELDS
         found: list[Snapshot | None] = []
         for at in range(0, len(job_ids), RECORDS_AT_ONCE):
             pipeline = client.pipeline(transaction=False)
@@ -73,9 +73,15 @@ class RedisIndex:
                 record, _, attempts = self._keys.of(job_id)
                 pipeline.hmget(record, fields)
                 if not brief:
+                    pipeline.hexists(record, CHECKPOINT)
                     pipeline.lrange(attempts, -1, -1)
             answers = iter(pipeline.execute())
-            found += [read_snapshot((values, 0, (), () if brief else next(answers)), fields) for values in answers]
+            for values in answers:
+                if brief:
+                    found.append(read_snapshot((values, 0, (), ()), fields))
+                else:
+                    checkpoint = b"" if next(answers) else None
+                    found.append(read_snapshot(([*values, checkpoint], 0, (), next(answers)), (*fields, CHECKPOINT)))
         return found
 
     def forget(self, client: Any, job_ids: Sequence[str]) -> None:

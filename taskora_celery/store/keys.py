@@ -46,7 +46,7 @@ x      deliveries that were lost or stalled                   y      reports of 
 
 from __future__ import annotations
 
-__all__ = ["BRIEF_FIELDS", "RECORD_FIELDS", "JobKeys"]
+__all__ = ["BRIEF_FIELDS", "CHECKPOINT", "LISTED_FIELDS", "RECORD_FIELDS", "JobKeys"]
 
 #: The order in which ``read.lua`` returns the record.
 RECORD_FIELDS = (
@@ -75,6 +75,10 @@ RECORD_FIELDS = (
     "j",
     "T",
 )
+
+#: A checkpoint may be a megabyte, and who lists jobs asks only whether there is one.
+CHECKPOINT = "k"
+LISTED_FIELDS = tuple(name for name in RECORD_FIELDS if name != CHECKPOINT)
 
 #: How a job stands, whatever it has to say.
 BRIEF_FIELDS = ("s", "n", "h")

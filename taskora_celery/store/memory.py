@@ -15,7 +15,7 @@ from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
-from taskora_celery.store.keys import BRIEF_FIELDS
+from taskora_celery.store.keys import BRIEF_FIELDS, CHECKPOINT
 from taskora_celery.store.memory_job import (
     MemoryJob,
     created_ms,
@@ -165,7 +165,7 @@ class MemoryStore:
         found = [self.read(job_id, attempts=not brief) for job_id in job_ids]
         if brief:
             return [None if record is None else _brief(record) for record in found]
-        return [record and msgspec.structs.replace(record, attempts=record.attempts[-1:], removed=0) for record in found]
+        return [None if record is None else _listed(record) for record in found]
 
     @contextmanager
     def watch(self, job_ids: Sequence[str]) -> Iterator[_MemoryWatch]:
@@ -346,6 +346,11 @@ class MemoryStore:
     def _announce(self, job_id: str) -> None:
         self._changes[job_id] = self._changes.get(job_id, 0) + 1
         self._changed.notify_all()
+
+
+def _listed(record: Snapshot) -> Snapshot:
+    fields = {**record.fields, CHECKPOINT: b""} if CHECKPOINT in record.fields else record.fields
+    return Snapshot(fields, 0, (), record.attempts[-1:])
 
 
 def _brief(record: Snapshot) -> Snapshot:

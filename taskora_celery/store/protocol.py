@@ -306,6 +306,7 @@ class JobStore(Protocol):
     def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt and without its journal, None where there is none.
 
+        Where there is a checkpoint, an empty one stands for it.
         ``brief``: only how it stands (state, name, last sign of life), which is small whatever the job has to say.
         """
 

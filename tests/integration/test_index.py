@@ -74,6 +74,16 @@ def test_how_jobs_stand_is_read_without_what_they_say(store: JobStore) -> None:
     assert found.attempts == ()
 
 
+def test_a_list_reads_no_checkpoints(store: JobStore) -> None:
+    """K3: only whether there is one, by which a job's speed is judged."""
+    without = ScriptedExecution(store, "job-0", tag="tag-0", token=1)
+    without.progress(1)
+    first = ScriptedExecution(store, tag="tag-1", token=1)
+    first.checkpoint("x" * 10_000)
+    found = store.records(["job-0", "job-1"])
+    assert [record and record.fields.get("k") for record in found] == [None, b""]
+
+
 def test_many_records_are_read(store: JobStore) -> None:
     """K3: in several pipelines, all of them."""
     store.note([f"job-{n}" for n in range(1_200)], [], NOW_MS)
