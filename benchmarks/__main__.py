@@ -8,19 +8,23 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cancelling, hot_path, imports, reading, recovery, throughput
+from benchmarks import cancelling, footprint, hot_path, imports, reading, recovery, throughput, volume
 from benchmarks.harness import Figure, markdown
 
 ROWS = {
     "P1": hot_path.p1,
     "P2": hot_path.p2,
     "P3": hot_path.p3,
+    "P4": volume.p4,
+    "P5": volume.p5,
     "P6": throughput.p6,
     "P7": cancelling.p7,
     "P8": reading.p8,
     "P9": reading.p9,
     "P10": imports.p10,
     "P11": recovery.p11,
+    "P12": footprint.p12,
+    "P13": volume.p13,
     "P14": recovery.p14,
     "P15": recovery.p15,
 }

@@ -1,0 +1,50 @@
+"""P12: the memory of a pool process after many jobs, against plain Celery's."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+
+from benchmarks.harness import Figure
+from benchmarks.servers import redis_server, worker
+
+__all__ = ["p12"]
+
+JOBS, EARLY = 10_000, 2_000
+
+
+def p12() -> list[Figure]:
+    """Run ten thousand jobs in one process of a pool, plain ones and such as report, each in a worker of its own."""
+    plain, ours = (_resident(name) for name in ("plain", "used"))
+    return [
+        Figure("P12", "a process above plain after 10 000 jobs, as MB", f"{ours[1]:.1f} MB", f"plain {plain[1]:.1f} MB",
+               [ours[1] - plain[1]], "<= 3"),
+        Figure("P12", f"growth from job {EARLY} to job {JOBS}, as MB", f"{ours[1] - ours[0]:.2f} MB",
+               f"plain {plain[1] - plain[0]:.2f} MB", [ours[1] - ours[0]], "<= 0.5"),
+    ]  # fmt: skip
+
+
+def _resident(name: str) -> tuple[float, float]:
+    """Return the MB of the process after its first jobs, and after all."""
+    with redis_server() as url, worker(url, "prefork", 1) as pid:
+        app, client = Celery("publisher", broker=url, backend=url), redis.Redis.from_url(url)
+        child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        found = []
+        for jobs in (EARLY, JOBS - EARLY):
+            _run(app, client, name, jobs)
+            status = Path(f"/proc/{child}/status").read_text()
+            found.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+        return found[0], found[1]
+
+
+def _run(app: Any, client: Any, name: str, jobs: int) -> None:
+    with app.producer_pool.acquire(block=True) as producer:
+        for n in range(jobs):
+            app.send_task(name, (n,), producer=producer, ignore_result=True)
+    while client.llen("celery") or client.hlen("unacked"):
+        time.sleep(0.05)
+    time.sleep(0.5)
