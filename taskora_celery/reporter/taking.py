@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from taskora_celery.encoding import CUT, pack, to_plain
+from taskora_celery.encoding import CUT, pack, to_flat, to_plain
 from taskora_celery.progress import progress_value
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.report import LogTuple
@@ -35,8 +35,12 @@ def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, i
     if not message.isascii():
         message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     if meta:
-        plain = to_plain(meta, redactor, max(limit - len(message), 64)).value
-        meta = plain if isinstance(plain, dict) else {"value": plain}
+        room = max(limit - len(message), 64)
+        flat = to_flat(meta, redactor, room) if type(meta) is dict else None
+        if flat is None:
+            plain = to_plain(meta, redactor, room).value
+            flat = plain if isinstance(plain, dict) else {"value": plain}
+        meta = flat
     return code, int(at * 1000), message, meta, logger
 
 

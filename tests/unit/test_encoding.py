@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskora_celery.encoding import CUT, pack, to_plain, unpack, unpack_all
-from taskora_celery.redaction import Redactor
+from taskora_celery.encoding import CUT, pack, to_flat, to_plain, unpack, unpack_all
+from taskora_celery.redaction import REDACTED, Redactor
 
 REDACTOR = Redactor()
 LIMIT = 65_536
@@ -376,3 +376,37 @@ def test_packing_a_circle_or_a_giant_is_a_value_error() -> None:
     for value in (circle, 2**64):
         with pytest.raises(ValueError, match="cannot be serialised"):
             pack(value)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8) | st.integers() | st.sampled_from(["password", "row"]), json_like | st.integers(), max_size=6
+    ),
+    st.integers(64, 500),
+)
+def test_the_short_way_for_a_flat_mapping_ends_where_the_long_one_does(value: Any, limit: int) -> None:
+    """F2, F7: or it says that it does not know the way."""
+    flat = to_flat(value, REDACTOR, limit)
+    if flat is not None:
+        long = to_plain(value, REDACTOR, limit)
+        assert long.mark is None
+        assert pack(flat) == pack(long.value)
+        assert list(flat) == list(long.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": {}}, {"a": "\u00e4"}, {"\u00e4": 1}, {1: 1}, {"a": 2**64}, {"a": -(2**63) - 1}, {"a": b"x"}, {"a": Colour.RED},
+        {"a": "x" * 200}, {"x" * 200: 1}, {str(n): n for n in range(20)},
+    ],
+)  # fmt: skip
+def test_the_short_way_is_for_short_texts_and_numbers(value: Any) -> None:
+    """F2: all else takes the long one."""
+    assert to_flat(value, REDACTOR, 200) is None
+
+
+def test_the_short_way_hides_what_must_not_be_seen() -> None:
+    """F7: by the names of keys; a rule of the user's is for the long way."""
+    assert to_flat({"token": "x", "row": 1}, REDACTOR, 200) == {"token": REDACTED, "row": 1}
+    assert to_flat({"row": 1}, Redactor(hook=lambda _, value: value), 200) is None
