@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from taskora_celery.backoff import outage_pause
 
-__all__ = ["LeaseTurn", "Outage", "Throttle", "lease_interval"]
+__all__ = ["LeaseTurn", "Outage", "Throttle", "lease_interval", "linger"]
 
 #: A lease is renewed at least so often, in seconds, however long the visibility timeout is.
 LEASE_INTERVAL_MAX = 60.0
@@ -21,6 +21,23 @@ def lease_interval(configured: float | None, visibility_timeout: float | None, h
     if configured is not None:
         interval = configured
     return interval if heartbeat_timeout is None else min(interval, heartbeat_timeout / 4)
+
+
+#: The moment that the first report of a young job waits for more, in seconds: it halves the round trips of jobs that are shorter.
+LINGER = 0.001
+#: A job that has run for so long, in seconds, is none that ends in the moment after its first word.
+YOUNG = 0.02
+
+
+def linger(since_begin: float, flush_interval: float, *, urgent: bool) -> float:
+    """Return the seconds between the wake-up and the flush; ``since_begin``: since the newest job of the process began.
+
+    Where there are only the beginnings and ends of silent jobs to tell, more of them may gather. A report goes out at once, but
+    for the moment in which a short job may end and take it along.
+    """
+    if not urgent:
+        return flush_interval
+    return LINGER if since_begin < YOUNG else 0.0
 
 
 @dataclass(slots=True)

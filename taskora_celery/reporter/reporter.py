@@ -13,7 +13,7 @@ from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.changes import Changes
-from taskora_celery.reporter.decisions import Outage
+from taskora_celery.reporter.decisions import Outage, linger
 from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.reporter.report import JobReport
@@ -30,8 +30,6 @@ logger = logging.getLogger("taskora_celery.reporter")
 BACKLOG_JOBS = 1_000
 #: Log entries of one process that wait for a store that is away, in bytes, over all jobs.
 BUFFER_BYTES = 32 * 1024 * 1024
-#: The moment that a first report waits for more, in seconds: it halves the round trips of jobs that are shorter.
-LINGER = 0.001
 #: How long :meth:`Reporter.close` waits for its thread, in seconds.
 JOIN_TIMEOUT = 5.0
 
@@ -80,6 +78,8 @@ class Reporter:
         #: What the store is told of all jobs together.
         self.changes = Changes()
         self._urgent = False
+        #: When the newest job began, in monotonic seconds.
+        self._begun_at = 0.0
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
         self._given_up = 0
         self._outage = Outage()
@@ -94,7 +94,8 @@ class Reporter:
         begun = self._begin(begin)
         if begun is not None and begun.fence <= 0:
             return begun
-        live = LiveJob(report, begin, self._settings, self._redactor, self._clock.monotonic())
+        self._begun_at = self._clock.monotonic()
+        live = LiveJob(report, begin, self._settings, self._redactor, self._begun_at)
         if begun is None:
             live.unregistered()
         else:
@@ -214,9 +215,8 @@ class Reporter:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(self._pause())
-            # A report goes out at once, but for a moment in which a short job may end and take it along; where there are only
-            # the beginnings and ends of silent jobs to tell, more of them may gather.
-            self._stop.wait(LINGER if self._urgent else self._settings.flush_interval)
+            age = self._clock.monotonic() - self._begun_at
+            self._stop.wait(linger(age, self._settings.flush_interval, urgent=self._urgent))
             self._wake.clear()
             self._urgent = False
             self._turn()

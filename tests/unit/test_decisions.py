@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.reporter.decisions import LeaseTurn, Outage, Throttle, lease_interval
+from taskora_celery.reporter.decisions import LINGER, YOUNG, LeaseTurn, Outage, Throttle, lease_interval, linger
 from taskora_celery.reporter.outbox import Outbox
 from taskora_celery.store.protocol import Batch, Ended
 
@@ -155,3 +155,12 @@ def test_an_outbox_drops_its_oldest_batches_and_says_how_many_entries() -> None:
     assert (outbox.entries, [first for first, _ in outbox.batches]) == (8, [4, 8])
     assert outbox.add(12, (batch(50),), 10) == 8
     assert [first for first, _ in outbox.batches] == [12]
+
+
+@pytest.mark.parametrize(
+    ("since_begin", "urgent", "expected"),
+    [(0.0, True, LINGER), (YOUNG, True, 0.0), (60.0, True, 0.0), (0.0, False, 0.1), (60.0, False, 0.1)],
+)
+def test_a_first_report_waits_only_for_a_job_that_may_end_at_once(since_begin: float, urgent: bool, expected: float) -> None:
+    """E1: what a job says that has run for a while goes out at once; what is only begun and ended is gathered."""
+    assert linger(since_begin, 0.1, urgent=urgent) == expected
