@@ -44,7 +44,7 @@ def test_an_untracked_task_is_left_wholly_alone(
     """
     settings = {"taskora_redis_url": records.url(), "taskora_track": "context"}
     start_worker("tests.support.calling_jobs:app", pool, 1, env={"CALLING_CONF": json.dumps(settings)})
-    wait_until(lambda: {"subscribe", "zrange"} <= commands(records), "the worker to listen")
+    wait_until(lambda: "subscribe" in commands(records), "the worker to listen")
     before = commands(records)
     with pointed_at(jobs.app, redis_url, **settings):
         for task in [jobs.untracked, jobs.without_parameter] * 3:
