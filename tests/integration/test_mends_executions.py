@@ -287,7 +287,7 @@ def test_the_outcome_of_a_job_keeps_no_execution_alive(app: Celery, caplog: pyte
     state, error = traced(work, task_id="job-1")
     gc.collect()
     assert (state, type(error.__cause__)) == ("FAILURE", OSError)
-    assert not [each for each in gc.get_objects() if isinstance(each, Execution) and each.ctx.id == "job-1"]
+    assert not [each for each in gc.get_objects() if type(each) is Execution and each.ctx.id == "job-1"]
     raised = error.__context__.__traceback__
     while raised.tb_next is not None:
         raised = raised.tb_next
