@@ -31,7 +31,7 @@ myst_enable_extensions = ["colon_fence"]
 html_theme = "furo"
 html_title = "taskora-celery"
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 templates_path = ["_templates"]
 html_additional_pages = {"index": "redirect.html"}  # hosts look for one at the top
 

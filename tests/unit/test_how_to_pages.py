@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from taskora_celery.lease.rabbitmq import unrenewable_warning
 from taskora_celery.runtime import Runtime
 from taskora_celery.testing import run_job
 from tests.support.eager_apps import tasks_of_their_own
-from tests.support.pages import code_of
+from tests.support.pages import blocks_of, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -208,3 +209,28 @@ def test_both_ways_to_retry_are_recorded(page: Callable[[str], Page], monkeypatc
     assert type(run.exception) is {"send_before": ConnectionError, "send_after": MaxRetriesExceededError}[name]
     with pytest.raises(ConnectionError if name == "send_before" else RetryError):
         migrating[name](7)
+
+
+def test_the_front_page_of_the_documentation(page: Callable[[str], Page]) -> None:
+    """A1, E7, F1."""
+    run = run_job(page("README.md")["import_rows"], {"rows": 2})
+    assert (run.result, len(run.logs), run.progress[-1]["percent"]) == (2, 2, 100.0)
+
+
+def test_the_code_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """A1, E7, E8, F5, I1, O1: the task, the handle and the test, with something to read and to store."""
+    task, observer, test = blocks_of("../README.md")
+    waits = iter([None, 7, None, None])
+    names: Page = {"__name__": "shop", "read": lambda _: ["a", "b", "c"], "store": lambda _: next(waits)}
+    with tasks_of_their_own():
+        exec(task, names)
+        run = run_job(names["import_rows"], {"source": "orders.csv"})
+        assert (run.state, run.result, run.attempts, run.delays) == ("SUCCESS", 3, 2, (7.0,))
+        assert run.history[0].reason == "rate limited"
+
+        exec(observer, {"import_rows": SimpleNamespace(delay=lambda _: run.handle)})
+        assert capsys.readouterr().out == "info starting {'source': 'orders.csv'}\n" * 2
+
+        names["store"] = lambda _: None
+        exec(test, names)
+        Runtime.forget(names["app"])
