@@ -26,7 +26,6 @@ include_patterns = [
 exclude_patterns = ["docs/README.md", ".*", "build", "dist"]
 
 myst_heading_anchors = 4  # GitHub gives each heading an anchor
-myst_enable_extensions = ["colon_fence"]
 
 html_theme = "furo"
 html_title = "taskora-celery"

@@ -1,4 +1,4 @@
-"""example_project/docker-compose.yml, as far as it can be tried without Docker: its commands run here, on a Redis with its options."""
+"""example_project/docker-compose.yml, as far as it can be tried without Docker: its commands run, on a Redis with its options."""
 
 from __future__ import annotations
 
