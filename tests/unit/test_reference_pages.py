@@ -10,6 +10,7 @@ import pytest
 
 from taskora_celery import ContextTask
 from taskora_celery.options import BY_SETTING
+from taskora_celery.views import STATES
 from tests.support.pages import DOCS
 from tests.support.reference import MODULES, PAGE, modules_in, with_tables
 
@@ -62,3 +63,12 @@ def test_the_task_options_are_listed_with_their_defaults() -> None:
         value = getattr(ContextTask, name)
         shown = f"{value:g}" if isinstance(value, float) else repr(value)
         assert default == (f"taskora_{name}" if value is BY_SETTING else shown)
+
+
+def test_the_states_are_those_that_there_are() -> None:
+    """K3: each state of a record, and the commands' word for it."""
+    page = (DOCS / "concepts.md").read_text("utf-8")
+    table = page.split("| record | commands | meaning |\n|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines()]
+    told = {state: word for states, words in rows for state, word in zip(states.split(", "), words.split(", "), strict=True)}
+    assert {"PENDING": "queued", **told} == STATES, "a job that waits in its queue has no record"
