@@ -28,7 +28,7 @@ _BLOCK = re.compile(r"^```(python|pycon|console)\n(.*?)^```", re.MULTILINE | re.
 _FILE = re.compile(r"# (\w+\.py)\n")
 _JOB = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{8}\b")
 _HOST = re.compile(r"\S+@\S+")
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_NUMBER = re.compile(r"\d+(\.\d+)?([smhd]\b)?")
 _COLUMNS = 120
 
 
@@ -144,7 +144,7 @@ class PageSession:
     def _stop_worker(self, shown: str) -> None:
         assert self._worker is not None
         before = self._worker.log_size()
-        self._worker.signal(signal.SIGINT)
+        self._worker.signal_all(signal.SIGINT)  # as a terminal does
         for line in filter(None, shown.splitlines()):
             self._worker.wait_for_log(re.escape(line), after=before)
         self._worker.wait()
