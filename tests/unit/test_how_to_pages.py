@@ -1,4 +1,4 @@
-"""The examples of the how-to pages run: retrying.md, logging.md, brokers.md, migrating.md."""
+"""The examples of README.md and of the how-to pages run: retrying.md, logging.md, brokers.md, migrating.md."""
 
 from __future__ import annotations
 
