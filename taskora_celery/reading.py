@@ -25,6 +25,10 @@ LOOK_EVERY = 2.0
 END_GRACE = 0.5
 
 
+#: The mark of a progress that cannot be read.
+UNREADABLE = "unreadable"
+
+
 def progress_of(snapshot: Snapshot | None) -> tuple[Any, int | None, str | None]:
     """Return a job's progress: the value, its instant, its mark; ``(None, None, None)`` where there is none."""
     packed = None if snapshot is None else snapshot.fields.get("p")
@@ -32,8 +36,10 @@ def progress_of(snapshot: Snapshot | None) -> tuple[Any, int | None, str | None]
         return None, None, None
     try:
         value, at_ms, mark = unpack(packed)
-    except (ValueError, TypeError):  # another version's, or damaged: not to be shown as something it is not
-        return None, None, "unreadable"
+    except (ValueError, TypeError):
+        at_ms = mark = UNREADABLE
+    if type(at_ms) is not int or not (mark is None or type(mark) is str):
+        return None, None, UNREADABLE  # another version's, or damaged: not to be shown as something it is not
     return value, at_ms, mark
 
 
