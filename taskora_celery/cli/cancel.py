@@ -13,7 +13,7 @@ import click
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.cli.documents import encoded, receipt_document
 from taskora_celery.cli.drawing import short_ids, state_text
-from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, typed_ids
+from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, text, typed_ids
 from taskora_celery.cli.session import CANCELLED, DONE, FAILED, NOT_FOUND, USAGE, Failure, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following
@@ -30,7 +30,7 @@ _WORDS = {"too_late": "too late", "unknown": "not found", "would_cancel": "would
 
 @click.command(cls=JobsCommand, name="cancel", short_help="Stop jobs.")
 @some_ids
-@click.option("--reason", help="Why; it is stored and shown.")
+@click.option("--reason", callback=text, help="Why; it is stored and shown.")
 @click.option("--grace", callback=duration, help="How long a handler may take to stop by itself: 90s, 10m. Default: its task's.")
 @click.option("--all", "everything", is_flag=True, help="All jobs that have not ended.")
 @click.option("--task", metavar="GLOB", help="All jobs of tasks with such a name.")
@@ -89,7 +89,7 @@ def _ask(session: Session, views: Sequence[JobView]) -> None:
     :raises Failure: nobody is there to answer, or the answer is no.
     """
     jobs = f"{len(views)} job" + ("s" if len(views) > 1 else "")
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise Failure(f"this would cancel {jobs}; nobody can be asked here: say -y", USAGE)
     session.on_interrupt = "Nothing was cancelled."
     for task, count in Counter(view.status.name for view in views).most_common():

@@ -243,7 +243,7 @@ def test_a_beginning_of_several_names_them(shop: Shell, store: JobStore) -> None
 
 
 @pytest.mark.parametrize("command", ["show", "logs", "watch", "cancel"])
-@pytest.mark.parametrize("job_id", ["unknown-job", "ab", "\x1b[2J"])
+@pytest.mark.parametrize("job_id", ["unknown-job", "ab", "\x1b[2J", "not-text-\udcff"])
 def test_an_unknown_id_answers_at_once(shop: Shell, command: str, job_id: str) -> None:
     """K3, J4: exit code 4, one line, nothing on the standard output."""
     done = shop.run(command, job_id, *(["-f"] if command == "logs" else []))
@@ -257,6 +257,19 @@ def test_an_id_is_wanted(shop: Shell, command: str) -> None:
     """K3: exit code 2; nothing on the standard input is nothing found."""
     assert shop.run(command).exit_code == USAGE
     assert shop.run(command, "-", stdin="\n").exit_code == NOT_FOUND
+
+
+def test_input_that_is_no_text_is_no_id(shop: Shell) -> None:
+    """K3: it is not found, and no traceback."""
+    done = shop.run("show", "-", stdin=b"\xff\xfeabcdefgh\n")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (NOT_FOUND, 1)
+    assert "xfeabcdefgh" in done.stderr
+
+
+def test_a_reason_that_is_no_text_is_written_out(shop: Shell) -> None:
+    """K3, G1: a command line holds bytes; the request is sent all the same."""
+    done = shop.run("cancel", "-j", MAIL, "--reason", "line 7: \udcff")
+    assert (done.exit_code, lines(done)[0]["reason"]) == (OK, r"line 7: \udcff")
 
 
 @pytest.mark.parametrize(
