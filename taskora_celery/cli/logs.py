@@ -74,12 +74,22 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
         raise click.BadParameter(f"{value!r} is no regular expression: {exc}", ctx, param) from exc
 
 
+def _level(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        level_code(value.lower())
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no level: one of {', '.join(LEVELS)}", ctx, param) from None
+    return value.lower()
+
+
 @click.command(cls=JobsCommand, name="logs", short_help="Print the log entries of jobs.")
 @some_ids
 @click.option("-f", "--follow", is_flag=True, help="Go on with new entries, over retries, until the job ends.")
 @click.option("--since", callback=duration, help="Only entries of this time: 90s, 10m, 2h, 1d.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only so many of the past entries of each job, the newest.")
-@click.option("--level", type=click.Choice(list(LEVELS)), default="debug", help="Only entries of this level or above.")
+@click.option(
+    "--level", callback=_level, default="debug", metavar=f"[{'|'.join(LEVELS)}]", help="Only entries of this level or above."
+)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only entries of this attempt.")
 @click.option("--grep", "pattern", callback=_pattern, metavar="REGEX", help="Only entries in which this is found.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each entry with its time, in UTC.")

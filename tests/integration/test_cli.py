@@ -333,6 +333,7 @@ def test_hints_are_for_people(shop: Shell) -> None:
     ("flags", "expected"),
     [
         (["--level", "warn"], ["the printer does not answer"] * 2),
+        (["--level", "WARNING"], ["the printer does not answer"] * 2),
         (["--attempt", "3"], ["rendering 25 pages", "page 12: a picture is missing"]),
         (["--grep", "^page|source="], ["rendering 25 pages", "rendering 25 pages", "page 12: a picture is missing"]),
         (["--since", "70s", "--level", "warn"], ["the printer does not answer"]),
@@ -386,10 +387,12 @@ def test_following_a_job_that_has_ended_ends(shop: Shell) -> None:
     assert done.stderr == f"{FAILED} failed: ValueError: line 7: no such column: price\n"
 
 
-def test_a_wrong_pattern_is_told(shop: Shell) -> None:
+def test_a_wrong_pattern_or_level_is_told(shop: Shell) -> None:
     """K3: exit code 2."""
     done = shop.run("logs", "--grep", "(", RENDER)
     assert (done.exit_code, "'(' is no regular expression" in done.stderr) == (USAGE, True)
+    done = shop.run("logs", "--level", "loud", RENDER)
+    assert (done.exit_code, "'loud' is no level: one of debug, info, warn, error" in done.stderr) == (USAGE, True)
 
 
 # --- watch -------------------------------------------------------------------------------------------------------------
