@@ -18,7 +18,7 @@ from taskora_celery.store.journal import decode_logs
 from taskora_celery.store.protocol import JobStore, Snapshot
 from taskora_celery.views import ENDED, GOING, JobFilter, JobView, Paces, TaskFacts, view_of
 
-__all__ = ["ALL", "AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
+__all__ = ["ALL", "PREFIX_CHARS", "AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
 
 logger = logging.getLogger("taskora_celery")
 

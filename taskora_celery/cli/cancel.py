@@ -20,7 +20,7 @@ from taskora_celery.cli.waiting import end_of, following
 from taskora_celery.listing import ALL
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import CancelReceipt
-from taskora_celery.views import ENDED, GOING, JobFilter, JobView
+from taskora_celery.views import ENDED, GOING, QUEUED, JobFilter, JobView
 
 __all__ = ["command"]
 
@@ -61,8 +61,12 @@ def command(
     bulk = everything or task is not None or bool(wanted_states)
     if bulk and ids:
         raise click.UsageError("either ids, or --all, --task, --state: not both.")
+    if QUEUED in wanted_states or (bulk and queued):
+        raise click.UsageError("jobs that wait in a queue are in no list: give their whole ids, with --queued.")
     if wanted_states & ENDED:
-        raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING))}.")
+        raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING - {QUEUED}))}.")
+    if bulk and not session.reader.indexed:
+        raise Failure("this app keeps no list of its jobs (taskora_index_limit is 0): give ids", USAGE)
     if bulk:
         views = session.reader.views(JobFilter(wanted_states or GOING, task), ALL, session.now_ms())
         job_ids = [view.id for view in views]

@@ -19,7 +19,7 @@ from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit
 from taskora_celery.cli.words import clock
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.views import JobFilter, JobView
+from taskora_celery.views import QUEUED, JobFilter, JobView
 
 __all__ = ["command", "lines", "show"]
 
@@ -64,10 +64,12 @@ def command(
 
 
 def _nothing(session: Session, wanted: JobFilter) -> str:
-    if wanted != JobFilter():
-        return "No job is like that."
     if not session.reader.indexed:
         return "This app keeps no list of its jobs: taskora_index_limit is 0."
+    if wanted.states == {QUEUED}:
+        return "Jobs that wait in a queue are not listed: a job has a record from the moment that a worker begins it."
+    if wanted != JobFilter():
+        return "No job is like that."
     return "No jobs yet. They are listed from the moment that a worker begins them, until their records expire."
 
 

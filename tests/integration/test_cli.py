@@ -135,13 +135,27 @@ def test_an_empty_list_says_why(shop: Shell, store: JobStore, redis_url: str) ->
     """K3: on the standard error; it is no failure."""
     done = shop.run("list", "--task", "nobody")
     assert (done.stdout, done.stderr, done.exit_code) == ("", "No job is like that.\n", OK)
+    assert shop.run("list", "--state", "queued").stderr.startswith("Jobs that wait in a queue are not listed: ")
     store.note([], [], 0)
     shop.app.conf.taskora_key_prefix = "elsewhere:"
     Runtime.forget(shop.app)
     assert shop.run("list", terminal=True).stderr.startswith("No jobs yet.")
     shop.app.conf.taskora_index_limit = 0
     Runtime.forget(shop.app)
-    assert shop.run("list").stderr == "This app keeps no list of its jobs: taskora_index_limit is 0.\n"
+    for flags in ([], ["--task", "nobody"], ["--state", "queued"]):
+        assert shop.run("list", *flags).stderr == "This app keeps no list of its jobs: taskora_index_limit is 0.\n"
+
+
+def test_without_a_list_only_whole_ids_are_found(shop: Shell) -> None:
+    """K3: "none is like that" would be a lie: nobody knows."""
+    shop.app.conf.update(taskora_index_limit=0, taskora_key_prefix="unlisted:")
+    Runtime.forget(shop.app)
+    ScriptedExecution(Runtime.of(shop.app).readable(), RENDER)
+    assert shop.run("show", RENDER).exit_code == OK
+    done = shop.run("show", RENDER[:8])
+    assert (done.exit_code, "ids are to be whole" in done.stderr) == (NOT_FOUND, True)
+    done = shop.run("cancel", "--all", "-y")
+    assert (done.exit_code, "keeps no list of its jobs" in done.stderr) == (USAGE, True)
 
 
 def test_wrong_settings_are_told(shop: Shell) -> None:
@@ -250,6 +264,7 @@ def test_an_unknown_id_answers_at_once(shop: Shell, command: str, job_id: str) -
     assert (done.exit_code, done.stdout) == (NOT_FOUND, "")
     assert len(done.stderr.splitlines()) == 1
     assert "\x1b" not in done.stderr
+    assert ("a beginning of an id has 6 characters or more" in done.stderr) == (len(job_id) < 6)
 
 
 @pytest.mark.parametrize("command", ["show", "logs", "watch", "cancel"])
@@ -470,8 +485,13 @@ def test_many_are_cancelled_without_a_question_where_that_is_said(shop: Shell) -
 
 
 @pytest.mark.parametrize(
-    "flags", [["--all", RENDER], ["--state", "done"], ["--state", "running,failed"], ["--grace", "x", RENDER]]
-)
+    "flags",
+    [
+        ["--all", RENDER], ["--state", "done"], ["--state", "running,failed"], ["--grace", "x", RENDER],
+        # Who wants to stop what waits must not stop what runs, nor be told that nothing waits.
+        ["--all", "--queued"], ["--task", "*", "--queued"], ["--state", "queued"], ["--state", "queued,running"],
+    ],
+)  # fmt: skip
 def test_what_makes_no_sense_is_refused(shop: Shell, flags: Sequence[str]) -> None:
     """K3: exit code 2, and nothing is cancelled."""
     done = shop.run("cancel", *flags, "-y")
