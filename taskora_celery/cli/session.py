@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from taskora_celery.about import checked_settings
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import one_line
 from taskora_celery.errors import JobNotFoundError, SettingsError, StoreNotConfiguredError, StoreUnavailableError
@@ -56,8 +57,10 @@ class Session:
         """The reader of the app's jobs.
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+        :raises SettingsError: a setting, or an option of that Redis, is wrong.
         """
         if self._reader is None:
+            checked_settings(self.app)
             self._reader = JobsReader.of(self.app)
         return self._reader
 

@@ -167,6 +167,15 @@ def test_wrong_settings_are_told(shop: Shell) -> None:
     assert "did you mean 'taskora_log_limit'?" in done.stderr
 
 
+def test_a_wrong_option_of_the_redis_for_job_records_is_told(shop: Shell) -> None:
+    """K3, L4: as at a worker's start; redis-py would raise a TypeError."""
+    shop.app.conf.result_backend += "?sockettimeout=1"
+    Runtime.forget(shop.app)
+    done = shop.run("list")
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert "argument 'sockettimeout'" in done.stderr
+
+
 def test_an_app_without_redis_is_told_what_to_set(shop: Shell) -> None:
     """K3, L2: it has no job records."""
     shop.app.conf.result_backend = "cache+memory://"
