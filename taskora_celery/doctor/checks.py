@@ -177,7 +177,12 @@ def check_memory(facts: Facts) -> Iterator[Finding]:
 
 
 def check_tasks(facts: Facts) -> Iterator[Finding]:
-    """Look for long tasks whose message is gone when their worker dies."""
+    """Look whether tasks can be imported, and for long ones whose message is gone when their worker dies."""
+    if facts.tasks_error is not None:
+        yield Finding(
+            "tasks", Level.WRONG, f"the app's modules cannot be imported: {facts.tasks_error}",
+            "correct that, or the app's imports and include: no worker starts with it",
+        )  # fmt: skip
     if not facts.tasks:
         return
     lost = [task.name for task in facts.tasks if task.early and task.limit is not None and task.limit > LONG]
