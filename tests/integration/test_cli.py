@@ -190,6 +190,17 @@ def test_records_that_have_expired_are_not_listed(shop: Shell, store: JobStore) 
     assert "gone-long-ago" not in shop.run("list").stdout
 
 
+def test_jobs_that_have_ended_meanwhile_push_out_none_that_runs(shop: Shell, store: JobStore) -> None:
+    """K3: those that go on come first, however many the index still takes for such."""
+    late = [f"late-{n}" for n in range(60)]
+    for job_id in late:
+        ScriptedExecution(store, job_id, now_ms=SHOWN_MS - 60_000).end()
+    store.note(late, [], SHOWN_MS)
+    first, *_ = ids(shop.run("list", "--limit", "1"))
+    assert first == RENDER
+    assert len(ids(shop.run("list", "--limit", "1000"))) == 66, "each once"
+
+
 def test_all_of_many_jobs_are_looked_at(shop: Shell, store: JobStore) -> None:
     """K3: a filter looks on until it has enough."""
     for n in range(120):

@@ -224,6 +224,16 @@ def test_a_store_that_is_away_is_said_to_be_and_nothing_else(caplog: pytest.LogC
     assert value(collector.samples(), "taskora_up") == 1
 
 
+def test_what_has_ended_is_not_read_again() -> None:
+    """K5: a job that was noted to go on behind its end would cost each scrape a read, until its record expires."""
+    store = MemoryStore()
+    ScriptedExecution(store, "ended").end()
+    ScriptedExecution(store, "running")
+    store.note(["ended", "running"], [], NOW_MS)
+    Collector(store).samples()
+    assert [job_id for job_id, _ in store.listed(10, going=True)] == ["running"]
+
+
 def test_where_too_many_jobs_go_on_the_oldest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """K5: a scrape is bounded, and a hung job is among those that it looks at; the others are counted."""
     monkeypatch.setattr(collect, "JOBS_READ", 2)
