@@ -85,6 +85,16 @@ def test_counts_are_what_they_were(openmetrics: bool) -> None:
     assert found["taskora_store_errors_total", frozenset()] == 4
 
 
+def test_what_could_happen_and_never_has_is_0() -> None:
+    """K5: to Prometheus, from nothing to 1 is no increase: the alert would not see the first stall."""
+    found = values(count_samples(packed((Count("attempts", ("SUCCESS",), ("shop.add",)), 1))))
+    for action in ("redelivered", "failed"):
+        assert found["taskora_job_stalled_total", frozenset({("name", "shop.add"), ("action", action)})] == 0
+    for kind in ("log", "report"):
+        assert found["taskora_dropped_records_total", frozenset({("kind", kind)})] == 0
+    assert not {name for name, _ in values(count_samples({}))} & {"taskora_job_stalled_total", "taskora_job_attempts_total"}
+
+
 def test_a_histogram_s_buckets_are_cumulative() -> None:
     """K5: as Prometheus has them; sum and count go with them."""
     counts = Tally()
