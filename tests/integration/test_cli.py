@@ -11,6 +11,7 @@ from taskora_celery.cli.documents import AttemptDocument, DetailDocument, JobDoc
 from taskora_celery.cli.session import CANCELLED as TOO_LATE
 from taskora_celery.cli.session import DONE as OK
 from taskora_celery.cli.session import INTERRUPTED, NOT_FOUND, TIMED_OUT, USAGE
+from taskora_celery.cli.text import rows_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 from tests.support.executions import ScriptedExecution
@@ -235,6 +236,16 @@ def test_a_list_that_is_watched(shop: Shell, store: JobStore, monkeypatch: pytes
         assert "every 1s  2 running, 1 retrying" in done.stdout
     else:
         assert ids(done) == [RENDER, MAIL, IMPORT, "new-job-1"]
+
+
+@pytest.mark.parametrize("columns", [20, 30, 40, 80])
+def test_a_list_that_is_watched_fits_the_terminal(shop: Shell, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """K3: what has scrolled away cannot be redrawn in place, also where no line of the table fits."""
+    monkeypatch.setattr("taskora_celery.cli.list.time.sleep", Rounds())
+    done = shop.run("list", "--watch=1s", terminal=True, columns=columns, LINES="12")
+    assert done.stdout.startswith("2026-09-21")
+    assert sum(rows_of(line, columns) for line in done.stdout.splitlines()) < 12
+    assert "7ee1047d" in done.stdout
 
 
 @pytest.mark.parametrize(("terminal", "flags"), [(True, ["-j"]), (False, ["-j"]), (False, [])])
