@@ -147,24 +147,36 @@ def _cancel(
     queued: bool,
     wait: bool,
 ) -> None:
-    """Send all requests; then wait for the ends of the jobs that run, where that is wanted."""
+    """Send all requests; then wait for the ends of the jobs that run, where that is wanted.
+
+    Whatever ends it, each request that was sent is told.
+    """
     running: dict[str, CancelReceipt] = {}
     by = _who()
-    for job_id in job_ids:
-        receipt = cancel_job(session.app, job_id, reason, grace=grace, queued=queued, by=by)
-        if wait and receipt.outcome == "requested":
-            running[job_id] = receipt
-        else:
+    try:
+        for job_id in job_ids:
+            receipt = cancel_job(session.app, job_id, reason, grace=grace, queued=queued, by=by)
+            if wait and receipt.outcome == "requested":
+                running[job_id] = receipt
+            else:
+                teller.tell(receipt)
+        if running:
+            session.on_interrupt = "Not waiting any more; the requests stand."
+            _wait(session, teller, running)
+    finally:
+        for receipt in running.values():
             teller.tell(receipt)
-    if not running:
-        return
-    session.on_interrupt = "Not waiting any more; the requests stand."
+
+
+def _wait(session: Session, teller: _Teller, running: dict[str, CancelReceipt]) -> None:
+    """Wait until these have ended; what has is told, and taken out."""
     for changes in following(session, list(running)).rounds(LOOK_EVERY):
         for change in changes:
             end = end_of(session, change)
             if end is not None:
+                receipt = running.pop(change.id)
                 outcome = "cancelled" if end[0] == "cancelled" else "too_late"
-                teller.tell(CancelReceipt(change.id, outcome, running[change.id].requested_ms, running[change.id].reason))
+                teller.tell(CancelReceipt(receipt.id, outcome, receipt.requested_ms, receipt.reason))
 
 
 def _who() -> str:

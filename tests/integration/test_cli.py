@@ -550,7 +550,7 @@ def test_a_wait_ends_with_the_job(shop: Shell, store: JobStore, monkeypatch: pyt
 
 
 def test_ctrl_c_while_waiting_leaves_the_request(shop: Shell, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K3: 130, and it says so."""
+    """K3: 130, and it says so; what was requested is told, whatever becomes of it."""
 
     def interrupted(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
@@ -558,4 +558,5 @@ def test_ctrl_c_while_waiting_leaves_the_request(shop: Shell, store: JobStore, m
     monkeypatch.setattr(store, "watch", interrupted)
     done = shop.run("cancel", "--wait", RENDER)
     assert (done.exit_code, done.stderr) == (INTERRUPTED, "Not waiting any more; the requests stand.\n")
+    assert done.stdout == f"{RENDER}\trequested\n"
     assert shop.run("cancel", RENDER).stdout == f"{RENDER}\trequested\n"
