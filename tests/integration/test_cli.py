@@ -433,6 +433,25 @@ def test_following_a_job_that_has_ended_ends(shop: Shell) -> None:
     assert done.stderr == f"{FAILED} failed: ValueError: line 7: no such column: price\n"
 
 
+@pytest.mark.parametrize("command", [["logs", "-f"], ["watch"]])
+def test_a_record_that_expires_meanwhile_is_not_found(
+    shop: Shell, store: JobStore, monkeypatch: pytest.MonkeyPatch, command: Sequence[str]
+) -> None:
+    """K3: exit code 4: its end, and some of its entries, nobody has seen."""
+    ScriptedExecution(store, "expiring-1").logs("one")
+    read, reads = store.read, []
+
+    def expiring(*args: Any, **options: Any) -> Any:
+        reads.append(args)
+        return read(*args, **options) if len(reads) < 3 else None
+
+    for name, seconds in (("following.GONE_AFTER", 0.05), ("cli.logs.LOOK_EVERY", 0.1), ("cli.watch.TICK", 0.1)):
+        monkeypatch.setattr(f"taskora_celery.{name}", seconds)
+    monkeypatch.setattr(store, "read", expiring)
+    done = shop.run(*command, "expiring-1")
+    assert (done.exit_code, "one" in done.stdout or command == ["watch"]) == (NOT_FOUND, True)
+
+
 def test_a_wrong_pattern_or_level_is_told(shop: Shell) -> None:
     """K3: exit code 2."""
     done = shop.run("logs", "--grep", "(", RENDER)
