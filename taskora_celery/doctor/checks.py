@@ -202,8 +202,8 @@ def check_events(facts: Facts) -> Iterator[Finding]:
     if silent:
         yield Finding(
             "events", Level.WRONG if facts.monitored else Level.WARNING,
-            f"sent by none of: {_names(silent)}" + ("; a monitor that listens sees nothing of them" if facts.monitored else ""),
-            "start workers with -E, or set worker_send_task_events=True",
+            f"not sent by {_names(silent)}" + ("; a monitor that listens sees nothing of them" if facts.monitored else ""),
+            "start workers with -E, or set worker_send_task_events=True (a Flower that runs asks them for it)",
         )  # fmt: skip
     elif any(worker.events for worker in _ours(facts)):
         yield Finding("events", Level.OK, "all workers send them")
