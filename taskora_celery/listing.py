@@ -18,7 +18,7 @@ from taskora_celery.store.journal import decode_logs
 from taskora_celery.store.protocol import JobStore, Snapshot
 from taskora_celery.views import ENDED, GOING, JobFilter, JobView, Paces, TaskFacts, view_of
 
-__all__ = ["ALL", "AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
+__all__ = ["ALL", "PREFIX_CHARS", "AmbiguousIdError", "JobDetail", "JobsReader", "TaskBook", "final_state"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -109,29 +109,32 @@ class JobsReader:
         Two round trips, and one more for each 500 jobs that are looked at. A job that waits in its queue has no record yet.
         """
         found: list[JobView] = []
-        for chunk in self._chunks(wanted, min(max(limit, _CHUNK_LEAST), _CHUNK_MOST)):
-            for job_id, snapshot in zip(chunk, self.store.records(chunk), strict=True):
+        read = set[str]()
+        for going, chunk in self._chunks(wanted, read, min(max(limit, _CHUNK_LEAST), _CHUNK_MOST)):
+            for job_id, snapshot in zip(chunk, self.store.records(chunk, going=going), strict=True):
                 if snapshot is None:
                     continue
                 view = self.seen(job_id, snapshot, now_ms)
-                if wanted.takes(view):
+                if going and view.over:  # it comes with the others: here it would push out one that goes on
+                    read.discard(job_id)
+                elif wanted.takes(view):
                     found.append(view)
             if len(found) >= limit:
                 break
         found.sort(key=lambda view: view.over)  # the index is a moment behind the records
         return found[: max(limit, 0)]
 
-    def _chunks(self, wanted: JobFilter, size: int) -> Iterator[list[str]]:
-        seen = set[str]()
+    def _chunks(self, wanted: JobFilter, read: set[str], size: int) -> Iterator[tuple[bool, list[str]]]:
+        """Yield jobs that may be wanted and are not in ``read``, to which they are added; and whether they are said to go on."""
         kinds: tuple[bool, ...] = (True, False)
         if wanted.states:
             kinds = (True,) if wanted.states <= GOING else (False,) if wanted.states <= ENDED else kinds
         for going in kinds:
             listed = self.store.listed(ALL, going=going)
-            job_ids = [job_id for job_id, changed_ms in listed if changed_ms >= wanted.since_ms and job_id not in seen]
-            seen.update(job_ids)
+            job_ids = [job_id for job_id, changed_ms in listed if changed_ms >= wanted.since_ms and job_id not in read]
+            read.update(job_ids)
             for at in range(0, len(job_ids), size):
-                yield job_ids[at : at + size]
+                yield going, job_ids[at : at + size]
 
     def seen(self, job_id: str, snapshot: Snapshot, now_ms: int) -> JobView:
         """Return a job whose record was read already, with its last attempt, as it is seen now."""

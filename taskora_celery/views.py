@@ -17,13 +17,15 @@ from taskora_celery.store.protocol import CancelRequest, Shutdown, Snapshot
 from taskora_celery.texts import cut_line
 
 __all__ = [
-    "ENDED", "GOING", "LINE_CHARS", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text", "message_of", "named",
-    "percent_of", "progress_line", "state_named", "time_left", "view_of",
+    "ENDED", "GOING", "LINE_CHARS", "QUEUED", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text",
+    "message_of", "named", "percent_of", "progress_line", "state_named", "time_left", "view_of",
 ]  # fmt: skip
 
+#: The word for what no record shows: who sends a job writes none.
+QUEUED = "queued"
 #: The state's word for each of Celery's states, and of this library's.
 STATES = {
-    "PENDING": "queued",
+    "PENDING": QUEUED,
     "STARTED": "running",
     Outcome.RETRY: "retrying",
     Outcome.LOST: "stalled",

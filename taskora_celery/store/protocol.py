@@ -303,11 +303,13 @@ class JobStore(Protocol):
         ``going``: only those that have not ended. The index is a moment behind the records.
         """
 
-    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False, going: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt and without its journal, None where there is none.
 
         Where there is a checkpoint, an empty one stands for it.
         ``brief``: only how it stands (state, name, last sign of life), which is small whatever the job has to say.
+        ``going``: the jobs are of the list of those that have not ended; those that have are taken off it. Where the next attempt
+        ends before the process of the one before has noted that the job goes on, nobody else would.
         """
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
