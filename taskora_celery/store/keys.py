@@ -76,8 +76,8 @@ RECORD_FIELDS = (
     "T",
 )
 
-#: How a job stands, whatever it has to say.
-BRIEF_FIELDS = ("s", "n", "h")
+#: How a job stands, whatever it has to say: a few hundred bytes at most, since a reason is cut when it is written.
+BRIEF_FIELDS = ("s", "n", "h", "w", "e", "r", "z")
 
 
 class JobKeys:

@@ -306,7 +306,7 @@ class JobStore(Protocol):
     def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt and without its journal, None where there is none.
 
-        ``brief``: only how it stands (state, name, last sign of life), which is small whatever the job has to say.
+        ``brief``: only how it stands (state, name, worker, last sign of life, end and reason): small, whatever it has to say.
         """
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:

@@ -68,6 +68,8 @@ LAYERS = (
         "views",
         "listing",
         "following",
+        "looks",
+        "failures",
     ),
     ("worker",),
     ("doctor", "metrics", "testing", "cli", "flower"),
