@@ -18,7 +18,7 @@ from taskora_celery.store.journal import decode_logs
 from taskora_celery.store.protocol import JobStore, Snapshot
 from taskora_celery.views import ENDED, GOING, JobFilter, JobView, Paces, TaskFacts, view_of
 
-__all__ = ["ALL", "AmbiguousIdError", "Glance", "JobDetail", "JobsReader", "TaskBook", "final_state"]
+__all__ = ["ALL", "AmbiguousIdError", "Glance", "JobDetail", "JobsReader", "TaskBook", "final_state", "load_tasks"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -71,14 +71,19 @@ class TaskBook:
         """Return the facts of a task; of one that is not registered here nothing is known."""
         if not self._loaded:
             self._loaded = True
-            try:
-                self._app.loader.import_default_modules()
-            except Exception as exc:  # noqa: BLE001 - users' modules; their jobs are listed all the same
-                logger.warning("the app's tasks cannot be imported, so their limits are not known: %s", exc)
+            load_tasks(self._app)
         task = self._app.tasks.get(name)
         if task is None:
             return TaskFacts()
         return TaskFacts(max_attempts(task), getattr(task, "heartbeat_timeout", None))
+
+
+def load_tasks(app: Any) -> None:
+    """Import an app's task modules, as a worker does; where that fails the log says so."""
+    try:
+        app.loader.import_default_modules()
+    except Exception as exc:  # noqa: BLE001 - users' modules; their jobs are shown all the same
+        logger.warning("the app's tasks cannot be imported, so what they define is not known: %s", exc)
 
 
 def final_state(app: Any, job_id: str) -> str | None:
