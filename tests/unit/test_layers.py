@@ -68,9 +68,11 @@ LAYERS = (
         "views",
         "listing",
         "following",
+        "census",
+        "extended",
     ),
     ("worker",),
-    ("doctor", "metrics", "testing", "cli", "flower"),
+    ("doctor", "metrics", "testing", "cli", "flower", "board"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
