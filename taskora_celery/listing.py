@@ -106,7 +106,7 @@ class JobsReader:
         self.store = store
         self.keep = keep
         self.indexed = indexed
-        self._facts = facts
+        self.facts = facts
         self._paces = Paces()
 
     @classmethod
@@ -167,7 +167,7 @@ class JobsReader:
 
     def seen(self, job_id: str, snapshot: Snapshot, now_ms: int) -> JobView:
         """Return a job whose record was read already, with its last attempt, as it is seen now."""
-        return view_of(job_id, snapshot, self.keep, self._facts(snapshot.fields.get("n", "")), now_ms, self._paces)
+        return view_of(job_id, snapshot, self.keep, self.facts(snapshot.fields.get("n", "")), now_ms, self._paces)
 
     def detail(self, job_id: str, now_ms: int, *, logs: int) -> JobDetail:
         """Return one job with its attempts and its newest ``logs`` log entries, from one round trip.
