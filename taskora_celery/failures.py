@@ -40,7 +40,7 @@ _VARIABLES = (
     ("number", r"\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?"),
 )
 _VARIABLE = re.compile("|".join(f"(?P<{name}{place}>{pattern})" for place, (name, pattern) in enumerate(_VARIABLES)))
-_PLACEHOLDER = re.compile("<(?:" + "|".join(dict.fromkeys(name for name, _ in _VARIABLES)) + ")>|…")
+_PLACEHOLDER = re.compile("<(?:" + "|".join(dict.fromkeys(name for name, _ in _VARIABLES)) + ')>|[…"]')
 
 
 class FailureGroup(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ def _placeholder(found: re.Match[str]) -> str:
 def literal_of(group: FailureGroup) -> str:
     """Return the longest text that all messages of a group have in common, to find its jobs by; empty where there is none.
 
-    Less than three characters would find half of all jobs, and are none.
+    It has no quotes, so that it can be put into them. Less than three characters would find half of all jobs, and are none.
     """
     parts = (part.strip(" .,:;") for part in _PLACEHOLDER.split(group.pattern))
     # In a pattern lines are joined and control characters written out; in the message they may not be.

@@ -92,6 +92,7 @@ def _seen(name: str, known: Waiting, takers: Iterable[str], *, complete: bool) -
     return QueueView(name, known.depth, known.oldest_ms, consumers, names)
 
 
-def worker_command(app_name: str, queue: str) -> str:
-    """Return the command that starts a worker for a queue, as it is typed into a shell."""
-    return f"celery -A {shlex.quote(app_name)} worker -Q {shlex.quote(queue)}"
+def worker_command(app_name: str, queue: str | None = None) -> str:
+    """Return the command that starts a worker, for a queue or for those of the app's configuration, as a shell takes it."""
+    command = f"celery -A {shlex.quote(app_name)} worker"
+    return command if queue is None else f"{command} -Q {shlex.quote(queue)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -91,6 +92,8 @@ class Board:
     def _page(self, page: Page) -> Handler:
         async def shown(request: Request) -> Response:
             root, filters = root_of(request), dict(request.query_params)
+            if page.ready is not None:
+                await asyncio.to_thread(page.ready, self.hub.app)
             context = await self.hub.asked(page.context, filters)
             events = f"{root}/{page.name}/events" + (f"?{request.url.query}" if request.url.query else "")
             html = self._renderer.render(

@@ -74,6 +74,7 @@ def test_those_that_need_somebody_come_first() -> None:
 def test_the_command_to_type_is_exact(queue: str) -> None:
     """K4: a shell reads what is meant, whatever the queue is called."""
     assert worker_command("shop", "reports") == "celery -A shop worker -Q reports"
+    assert worker_command("shop") == "celery -A shop worker"
     assert shlex.split(worker_command("shop.app:app", queue)) == ["celery", "-A", "shop.app:app", "worker", "-Q", queue]
 
 

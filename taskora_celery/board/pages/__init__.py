@@ -52,6 +52,9 @@ class Page(msgspec.Struct, frozen=True):
     template: str = "page.html"
     #: Seconds between two looks.
     every: float = 2.0
+    #: Called with the app in a thread of its own, before somebody is shown the whole page: it may wait for a second or two for
+    #: what the context will find at hand, and nobody else waits for it.
+    ready: Callable[[Any], object] | None = None
 
 
 def pages() -> dict[str, Page]:
