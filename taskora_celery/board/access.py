@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol
@@ -32,6 +33,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+#: A name or an address, and perhaps a port.
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?", re.ASCII)
 _COOKIE = "taskora_board_"
 
 
@@ -45,12 +48,10 @@ def is_known_host(host: str | None, names: Collection[str]) -> bool:
 
     A page of somebody else's, under a name that was made to lead here, is asked under that name.
     """
-    if not host:
+    found = _HOST.fullmatch(host or "")
+    if found is None:
         return False
-    try:
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return False
+    name = found["name"].strip("[]").rstrip(".").lower()
     return is_loopback(name) or name in {known.lower() for known in names}
 
 

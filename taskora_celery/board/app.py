@@ -36,9 +36,11 @@ def board_app(
 ) -> Board:
     """Return an app's board, for another ASGI application to mount.
 
-    As in ``site.mount("/jobs", board_app(celery_app, auth=…))``. ``auth`` is called with each request (a :class:`starlette.requests.Request`), and may be a coroutine function. It returns the
-    name of who asks, which is written into the log of a job that they stop; True lets in somebody without a name, and what is
-    false nobody. None lets in everybody, but then the board is read-only, and answers under this machine's own names and
+    As in ``site.mount("/jobs", board_app(celery_app, auth=…))``.
+
+    ``auth`` is called with each request (a :class:`starlette.requests.Request`), and may be a coroutine function. It returns
+    the name of who asks, which is written into the log of a job that they stop; True lets in somebody without a name, and what
+    is false nobody. None lets in everybody, but then the board is read-only, and answers under this machine's own names and
     ``allow_hosts`` alone. With ``auth`` any host is answered unless ``allow_hosts`` names some.
 
     :raises StoreNotConfiguredError: no Redis is known to keep job records in.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskora_celery.backoff import outage_pause
 from taskora_celery.board.outbox import FRAME_SECONDS, Outbox, frame
-from taskora_celery.board.pages import Page
+from taskora_celery.board.pages import FilterError, Page
 from taskora_celery.board.rows import lines_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.following import Change
@@ -114,6 +114,8 @@ class _Polled(Feed):
                 self.outage(exc)
                 await asyncio.sleep(outage_pause(failures))
                 continue
+            except FilterError:  # its page says so, and has no stream
+                return
             failures = 0
             self.outage(None)
             await asyncio.sleep(max(began + self.every - time.monotonic(), 0.05))
@@ -162,9 +164,7 @@ class RowFeed(Feed):
         html = ""
         async with aclosing(self.hub.reader_of(self._id).changes(logs=False, least=FRAME_SECONDS)) as changes:
             async for change in changes:
-                if change.snapshot is None:
-                    continue
-                new = self.hub.row_html(self.hub.seen(change), self._root)
+                new = html if change.snapshot is None else self.hub.row_html(self.hub.seen(change), self._root)
                 if new != html or change.over:
                     html = new
                     for listener in list(self.listeners):
@@ -194,15 +194,17 @@ class ListFeed(_Polled):
         self._rows: dict[str, str] = {}
         self._watched: dict[str, RowFeed] = {}
         self._ids: list[str] = []
-        self._chips = ""
+        self._chips = b""
 
     async def look(self) -> None:
         """See which jobs there are now."""
         listing = await self.hub.listing(self._search, self._limit)
-        chips = self.hub.renderer.render("chips.html", self._root, **self.hub.chips(listing, self._search))
+        context = self.hub.chips(listing, self._search)
+        html = self.hub.renderer.render("chips.html", self._root, **context)
+        chips = frame("chips", {"html": html, "title": context["title"]})
         if chips != self._chips:
             self._chips = chips
-            self.tell("chips", frame("chips", {"html": chips}))
+            self.tell("chips", chips)
         ids = [view.id for view in listing.views]
         if ids != self._ids:
             self._ids = ids
@@ -223,7 +225,7 @@ class ListFeed(_Polled):
             del self._rows[job_id]
 
     def _told(self, job_id: str, html: str, over: bool) -> None:
-        if self._rows.get(job_id) != html:
+        if html and self._rows.get(job_id) != html:
             self._rows[job_id] = html
             self.tell(("row", job_id), frame("row", {"id": job_id, "html": html}), at_once=over)
         if over and job_id in self._watched:
@@ -232,7 +234,7 @@ class ListFeed(_Polled):
     def greet(self, outbox: Outbox) -> None:
         """Tell all: the page may be older than what was told last."""
         if self._chips:
-            outbox.latest("chips", frame("chips", {"html": self._chips}))
+            outbox.latest("chips", self._chips)
             outbox.latest("list", frame("list", {"ids": self._ids}))
         for job_id, html in self._rows.items():
             outbox.latest(("row", job_id), frame("row", {"id": job_id, "html": html}))
@@ -265,7 +267,8 @@ class JobFeed(Feed):
                 if change.snapshot is not None:
                     self._told_parts(change)
                 elif change.over:
-                    self.tell("gone", frame("gone", {}), at_once=True)
+                    self._frames["gone"] = frame("gone", {})
+                    self.tell("gone", self._frames["gone"], at_once=True)
 
     def _told_lines(self, change: Change) -> None:
         for line in lines_of(change.events):

@@ -149,7 +149,15 @@ class Hub:
             )
             for word in words
         ]
-        return {"chips": chips, "unread": listing.counts.unread, "chosen": chosen, "everything": with_states(search, frozenset())}
+        loud = [f"{counts[word]} {word}" for word in ("running", "stalled") if counts.get(word)]
+        title = ", ".join(loud) + " · Jobs" if loud else "Jobs"
+        return {
+            "title": title,
+            "chips": chips,
+            "unread": listing.counts.unread,
+            "chosen": chosen,
+            "everything": with_states(search, frozenset()),
+        }
 
     def job_parts(self, change: Change, root: str) -> Iterator[tuple[str, str, str]]:
         """Yield the parts of a job's page that change: their name, HTML, and the page's title."""

@@ -86,7 +86,7 @@ class JobPage:
                 raise failure
         assert isinstance(found, Snapshot)
         context = self._hub.job_context(Change(job_id, found, []))
-        lines = [line for line in lines_of(decode(found.journal)) if wanted.takes(line)]
+        lines = await asyncio.to_thread(_lines, found, wanted)  # ten thousand take a moment that others would feel
         position = found.fields.get("q", 0) - 1
         status = context["row"].view.status
         context.update(
@@ -135,6 +135,10 @@ class JobPage:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", job_id)[:100] or "job"
         headers = {"Content-Disposition": f'attachment; filename="{name}.ndjson"'}
         return StreamingResponse(_documents(job_id, found, wanted), media_type="application/x-ndjson", headers=headers)
+
+
+def _lines(snapshot: Snapshot, wanted: LogFilter) -> list[Line]:
+    return [line for line in lines_of(decode(snapshot.journal)) if wanted.takes(line)]
 
 
 async def _documents(job_id: str, snapshot: Snapshot, wanted: LogFilter) -> AsyncGenerator[str, None]:

@@ -58,14 +58,14 @@
     const fresh = ids.filter((id) => !shown.has(id)).length;
     const news = $("news");
     if (!news) return;
-    if (fresh && !rows && !window.scrollY) { location.reload(); return; }
+    if (fresh && !rows && document.activeElement !== $("q")) { location.reload(); return; }
     say(news, fresh + " new");
     news.hidden = !fresh;
   };
 
   // --- the log -------------------------------------------------------------------------------------------------------
   const log = $("log"), form = $("log-filter"), order = ["debug", "info", "warn", "error"];
-  let following = true, unseen = 0, moving = false;
+  let following = true, unseen = 0;
   const passes = (line) => {
     const level = order.indexOf(line.dataset.level);
     if (form.level.value && level >= 0 && level < order.indexOf(form.level.value)) return false;
@@ -74,7 +74,7 @@
     return !text || line.querySelector(".tx").textContent.toLowerCase().includes(text);
   };
   const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
-  const toEnd = () => { moving = true; log.scrollTop = log.scrollHeight; };
+  const toEnd = () => { log.scrollTop = log.scrollHeight; };
   const follow = (on) => {
     following = on;
     $("follow").setAttribute("aria-pressed", on);
@@ -119,10 +119,7 @@
       event.currentTarget.setAttribute("aria-pressed", on);
       if (following) toEnd();
     };
-    log.onscroll = () => {
-      if (moving) { moving = false; return; }
-      if (atEnd() !== following) follow(atEnd());
-    };
+    log.onscroll = () => { if (atEnd() !== following) follow(atEnd()); };
     const filter = () => {
       if (log.dataset.whole !== "yes") { form.submit(); return; }
       for (const line of all(".line", log)) line.hidden = !passes(line);
@@ -152,7 +149,7 @@
   };
   const handlers = {
     row: onRow, list: onList, line: onLine, gap: onGap, head: part("head"), attempts: part("attempts"),
-    chips: ({ html }) => replace($("chips"), html),
+    chips: ({ html, title }) => { replace($("chips"), html); document.title = title + suffix; },
     fragment: ({ html }) => replace($("live"), html),
     outage: ({ text }) => { $("outage").hidden = !text; say($("outage"), text || ""); if (source) state(text ? "away" : "live", text ? "waiting for Redis" : "live"); },
     gone: () => { ended = true; close(); $("outage").hidden = false; say($("outage"), "The record of this job has expired."); state("none", ""); },
