@@ -8,20 +8,31 @@ import celery
 import pytest
 
 from taskora_celery import __version__
+from taskora_celery.board.access import SecretAuth
+from taskora_celery.board.app import Board
 from taskora_celery.inspecting import Round
 from taskora_celery.listing import JobsReader
 from taskora_celery.queues import QueueView, queues_seen
 from taskora_celery.rounds import Inspector
 from taskora_celery.workers import JOBS_LOOKED_AT, OFFLINE_AFTER, WorkerState, WorkerView, standing_text, workers_seen
 from tests.support import gates, jobs, plain_jobs
+from tests.support.boards import SECRET, Client, client_of, running
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery import Celery
 
     from tests.support.worker_fixtures import StartWorker
+
+
+@pytest.fixture
+def client(jobs_app: Celery) -> Iterator[Client]:
+    """Somebody who is let in to the board of the app's jobs."""
+    board = Board(jobs_app, SecretAuth(SECRET), (), read_only=False)
+    with running(board) as url, client_of(url) as client:
+        yield client
 
 
 class Fleet:
@@ -142,3 +153,31 @@ def test_only_a_queue_with_messages_and_without_a_consumer_is_warned_of(
     found = fleet.inspector.look()
     late = queues_seen(found, workers_seen(found, (), found.asked_ms + int(OFFLINE_AFTER * 1000) + 1))
     assert {view.name for view in late if view.unserved} >= {"mail", "reports"}
+
+
+def test_the_board_shows_workers_and_queues_as_they_come_and_go(
+    start_worker: StartWorker, jobs_app: Celery, client: Client
+) -> None:  # fmt: skip
+    """K4: a queue's warning goes when a worker comes; one that dies with a job is offline with it, and its queue is warned of."""
+    for _ in range(8):
+        jobs.add.apply_async((1, 2), queue="mail")
+    command = "celery -A jobs worker -Q mail"
+    with client.watching("/queues/events") as queues:
+        queues.until("fragment", command)
+        held = jobs.save_and_stop.apply_async(queue="mail", priority=0)
+        worker = start_worker(pool="solo", hostname="doomed@test", queues="mail")
+        gates.wait_at(held.id)
+        with client.watching("/workers/events") as workers:
+            workers.until("fragment", "doomed@test")
+            worker.kill()
+            workers.until("fragment", "offline</span> with 1 running job")
+    assert "doomed@test" in client.get("/workers").text
+    for _ in range(2):
+        jobs.add.apply_async((1, 2), queue="mail")
+    with client.watching("/queues/events") as queues:
+        queues.until("fragment", command)
+        start_worker(pool="solo", hostname="heir@test", queues="mail")
+        while command in queues.until("fragment").data["html"]:
+            pass
+    with client.watching("/workers/events") as workers:
+        assert "heir@test" in workers.until("fragment", "heir@test").data["html"]
