@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cancelling, hot_path, recovery, throughput
+from benchmarks import board, cancelling, hot_path, recovery, throughput
 from benchmarks.harness import Figure, markdown
 
 ROWS = {
@@ -20,6 +20,7 @@ ROWS = {
     "P11": recovery.p11,
     "P14": recovery.p14,
     "P15": recovery.p15,
+    "K4": board.k4,
 }
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
 

@@ -193,7 +193,8 @@ class ListFeed(_Polled):
         self._root = root
         self._rows: dict[str, str] = {}
         self._watched: dict[str, RowFeed] = {}
-        self._ids: list[str] = []
+        #: None until it was looked.
+        self._ids: list[str] | None = None
         self._chips = b""
 
     async def look(self) -> None:
@@ -233,7 +234,7 @@ class ListFeed(_Polled):
 
     def greet(self, outbox: Outbox) -> None:
         """Tell all: the page may be older than what was told last."""
-        if self._chips:
+        if self._ids is not None:
             outbox.latest("chips", self._chips)
             outbox.latest("list", frame("list", {"ids": self._ids}))
         for job_id, html in self._rows.items():

@@ -96,7 +96,7 @@ class Client(httpx.Client):
     def watching(self, path: str, last_id: str | None = None) -> Iterator[Stream]:
         """Open a stream."""
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
-        with self.stream("GET", path, headers=headers, timeout=20) as response:
+        with self.stream("GET", path, headers=headers, timeout=10) as response:
             assert response.status_code == 200, response.read()
             yield Stream(response)
 
