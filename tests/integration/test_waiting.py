@@ -7,11 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu import Connection
+from kombu import Connection, Queue
 
 from taskora_celery.lease.resolve import connected
 from taskora_celery.lease.waiting import NOT_KNOWN, Waiting, waiting_in
+from taskora_celery.rounds import Inspector
 from tests.support.brokers import app_at, queued
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     import redis
@@ -109,3 +111,22 @@ def test_a_broker_that_would_make_a_queue_is_not_asked(tmp_path: Any) -> None:
     with Connection("filesystem://", transport_options=options) as connection:
         assert waiting_in(connection, ["reports"]) == {"reports": NOT_KNOWN}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.rabbitmq
+def test_rabbitmq_counts_messages_and_consumers(rabbitmq_url: str) -> None:
+    """K4: it counts consumers itself; a queue that is not there is empty, and one that may not be looked at is not known."""
+    with app_at(rabbitmq_url) as app:
+        app.tasks["shop.work"].apply_async()
+        app.tasks["shop.work"].apply_async()
+        wait_until(lambda: looked(app, "celery")[0].depth == 2, "both messages")
+        with app.connection_for_read() as connection:
+            mine = connection.channel()
+            mine.queue_declare("mine", exclusive=True)
+            with connection.Consumer(Queue("celery"), auto_declare=False, prefetch_count=1):
+                wait_until(lambda: looked(app, "celery")[0].consumers == 1, "a consumer")
+                assert looked(app, "nobody-made-it", "mine") == [Waiting(0, None, 0), NOT_KNOWN]
+        assert looked(app, "nobody-made-it") == [Waiting(0, None, 0)]
+        found = Inspector(app, timeout=0.2).look()
+        assert (found.workers_error, found.present) == (None, frozenset())
+        assert found.waiting["celery"].consumers == 0
