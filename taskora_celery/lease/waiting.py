@@ -39,6 +39,8 @@ def waiting_in(connection: Any, queues: Sequence[str]) -> dict[str, Waiting]:
     channel = connection.default_channel
     if hasattr(channel, "priority_steps") and hasattr(channel, "pool"):
         return _in_redis(channel, queues)
+    if connection.transport.driver_type == "sqs":
+        return _in_sqs(channel, queues)
     if isinstance(channel, virtual.Channel):
         # Most of these transports would make a queue that they are asked for; those that can say whether one is there do not.
         asks = type(channel)._has_queue is not virtual.Channel._has_queue  # noqa: SLF001 - kombu's hook for its transports
@@ -67,6 +69,14 @@ def _summed(found: Sequence[Any]) -> Waiting:
     if all(length < 0 for length in lengths):  # the name of the queue is that of something else
         return NOT_KNOWN
     return Waiting(sum(max(length, 0) for length in lengths), min(stamps, default=None))
+
+
+def _in_sqs(channel: Any, queues: Sequence[str]) -> dict[str, Waiting]:
+    from taskora_celery.lease.sqs_queues import SqsQueues  # it needs botocore
+
+    asked = SqsQueues(channel)
+    urls = {queue: asked.url(queue) for queue in queues}
+    return {queue: NOT_KNOWN if url is None else Waiting(asked.depth(url)) for queue, url in urls.items()}
 
 
 def _in_virtual(connection: Any, queue: str) -> Waiting:

@@ -11,8 +11,9 @@ from kombu import Connection, Queue
 
 from taskora_celery.lease.resolve import connected
 from taskora_celery.lease.waiting import NOT_KNOWN, Waiting, waiting_in
-from taskora_celery.rounds import Inspector
+from taskora_celery.rounds import NO_BROADCASTS, Inspector
 from tests.support.brokers import app_at, queued
+from tests.support.sqs import KEYS, REGION, SqsServer, transport_options
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -93,6 +94,23 @@ def test_sentinel_and_tls_are_asked_as_well(redis_sentinel: RedisSentinel, tls_r
         with app_at(url, broker_transport_options=options) as app:
             app.tasks["shop.work"].apply_async()
             assert looked(app, "celery")[0].depth == 1
+
+
+@pytest.mark.parametrize("predefined", [False, True])
+def test_sqs_says_about_how_much_waits(sqs_server: SqsServer, sqs_client: Any, predefined: bool) -> None:
+    """K4, D10: it knows neither time nor consumers; no queue is made by looking, and workers cannot be asked."""
+    url = sqs_client.create_queue(QueueName="celery")["QueueUrl"]
+    for _ in range(3):
+        sqs_client.send_message(QueueUrl=url, MessageBody="x")
+    options = transport_options()
+    if predefined:
+        keys = dict(zip(("access_key_id", "secret_access_key"), KEYS, strict=True))
+        options["predefined_queues"] = {"celery": {"url": url, "region": REGION, **keys}}
+    with app_at(sqs_server.url, visibility=None, broker_transport_options=options) as app:
+        assert looked(app, "celery", "nobody-made-it") == [Waiting(3), NOT_KNOWN]
+        found = Inspector(app, timeout=0.2).look()
+        assert (found.workers_error, found.waiting["celery"].depth) == (NO_BROADCASTS, 3)
+    assert sqs_client.list_queues()["QueueUrls"] == [url]
 
 
 def test_a_broker_in_memory_counts_and_makes_no_queue() -> None:
