@@ -31,15 +31,20 @@
     tick(holder.content);
     return holder.content;
   };
-  // Puts new content in place of the old, and the keyboard's focus back where it was.
-  const replace = (element, html) => {
-    const links = () => all("a[href], summary, button, input", element);
-    const focused = links().indexOf(document.activeElement);
-    const open = all("details[open][id]", element).map((e) => e.id);
-    element.replaceChildren(fragment(html));
-    for (const id of open) if ($(id)) $(id).open = true;
-    if (focused >= 0 && links()[focused]) links()[focused].focus({ preventScroll: true });
+  // Makes an element like a fresh one, and touches only what differs: focus, selection and a click that is under way stay.
+  const morph = (old, fresh) => {
+    if (old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return; }
+    if (old.nodeType !== Node.ELEMENT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+    for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+    for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    children(old, fresh);
   };
+  const children = (old, fresh) => {
+    const before = [...old.childNodes], after = [...fresh.childNodes];
+    after.forEach((child, at) => { if (before[at]) morph(before[at], child); else old.append(child); });
+    for (const child of before.slice(after.length)) child.remove();
+  };
+  const replace = (element, html) => children(element, fragment(html));
   const plural = (count, word) => count + " " + word + (count === 1 ? "" : "s");
 
   // --- the list ------------------------------------------------------------------------------------------------------
@@ -47,11 +52,7 @@
   const rowOf = (id) => rows && all("tr.row", rows).find((row) => JSON.parse(row.dataset.id) === id);
   const onRow = ({ id, html }) => {
     const row = rowOf(id);
-    if (!row) return;
-    const focused = row.contains(document.activeElement);
-    const fresh = fragment(html).firstElementChild;
-    row.replaceWith(fresh);
-    if (focused) fresh.querySelector("a.open").focus({ preventScroll: true });
+    if (row) morph(row, fragment(html).firstElementChild);
   };
   const onList = ({ ids }) => {
     const shown = new Set(rows ? all("tr.row", rows).map((row) => JSON.parse(row.dataset.id)) : []);
