@@ -18,7 +18,7 @@ from taskora_celery.board import actions, jobpage, listpage
 from taskora_celery.board.access import Auth, SecretAuth, open_auth, own_auth
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
-from taskora_celery.board.pages import FilterError, Page, pages
+from taskora_celery.board.pages import FilterError, Page, pages, titled
 from taskora_celery.board.rendering import Renderer
 from taskora_celery.board.stream import VIEWERS, Join, stream
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
@@ -100,7 +100,7 @@ class Board:
             events = f"{root}/{page.name}/events" + (f"?{request.url.query}" if request.url.query else "")
             html = self._renderer.render(
                 page.template, root, here=page.name, title=page.title, fragment=page.fragment, stream=events, outage=None,
-                **{"now_ms": self.hub.now_ms(), **context},
+                **{"now_ms": self.hub.now_ms(), "full_title": titled(page, context), **context},
             )  # fmt: skip
             return HTMLResponse(html)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskora_celery.backoff import outage_pause
 from taskora_celery.board.outbox import FRAME_SECONDS, Outbox, frame
-from taskora_celery.board.pages import FilterError, Page
+from taskora_celery.board.pages import FilterError, Page, titled
 from taskora_celery.board.rows import lines_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.following import Change
@@ -134,7 +134,7 @@ class PageFeed(_Polled):
         self._page = page
         self._filters = filters
         self._root = root
-        self._html = ""
+        self._html = self._title = ""
 
     async def look(self) -> None:
         """Render the live part; tell it where it is another one."""
@@ -142,12 +142,13 @@ class PageFeed(_Polled):
         html = self.hub.renderer.render(self._page.fragment, self._root, **context)
         if html != self._html:
             self._html = html
-            self.tell("fragment", frame("fragment", {"html": html}))
+            self._title = titled(self._page, context)
+            self.tell("fragment", frame("fragment", {"html": html, "title": self._title}))
 
     def greet(self, outbox: Outbox) -> None:
         """Tell the live part: the page may be older."""
         if self._html:
-            outbox.latest("fragment", frame("fragment", {"html": self._html}))
+            outbox.latest("fragment", frame("fragment", {"html": self._html, "title": self._title}))
 
 
 class RowFeed(Feed):

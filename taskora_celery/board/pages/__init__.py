@@ -16,7 +16,7 @@ import msgspec
 
 from taskora_celery.listing import JobsReader
 
-__all__ = ["TABLE", "Ask", "FilterError", "Page", "pages"]
+__all__ = ["TABLE", "Ask", "FilterError", "Page", "pages", "titled"]
 
 #: The pages behind the list of jobs, in the order in which they are linked; each is the ``PAGE`` of the module of its name.
 TABLE = ("failures", "workers", "queues")
@@ -46,7 +46,8 @@ class Page(msgspec.Struct, frozen=True):
     #: The template of the live part: an HTML fragment, in which the context's names are known.
     fragment: str
     #: Returns the context. It may block (it runs in a thread, one page at a time), and may raise
-    #: :class:`~taskora_celery.StoreUnavailableError` (the page says so, and tries again) and :class:`FilterError`.
+    #: :class:`~taskora_celery.StoreUnavailableError` (the page says so, and tries again) and :class:`FilterError`. Its ``news``,
+    #: a few words, goes before the title of the browser's tab, where there is any.
     context: Callable[[Ask], Mapping[str, Any]]
     #: The template of the whole page; it extends ``base.html``. The default puts the live part under the title.
     template: str = "page.html"
@@ -55,6 +56,11 @@ class Page(msgspec.Struct, frozen=True):
     #: Called with the app in a thread of its own, before somebody is shown the whole page: it may wait for a second or two for
     #: what the context will find at hand, and nobody else waits for it.
     ready: Callable[[Any], object] | None = None
+
+
+def titled(page: Page, context: Mapping[str, Any]) -> str:
+    """Return the title of the browser's tab: what there is to know at a glance, and the page's title."""
+    return " · ".join(part for part in (context.get("news"), page.title) if part)
 
 
 def pages() -> dict[str, Page]:

@@ -25,9 +25,13 @@ def _context(ask: Ask) -> Mapping[str, Any]:
     since_ms = 0 if seconds is None else max(ask.now_ms - int(min(seconds, 1e12) * 1000), 0)
     found = failures_in(ask.reader, since_ms=since_ms)
     return {
-        "found": found, "rows": [(group, search_of(group)) for group in found.groups], "since": since, "times": TIMES,
+        "news": f"{found.failed} failed" if found.failed else "",
+        "found": found,
+        "rows": [(group, search_of(group)) for group in found.groups],
+        "since": since,
+        "times": TIMES,
         "indexed": ask.reader.indexed,
-    }  # fmt: skip
+    }
 
 
 def search_of(group: FailureGroup) -> str:

@@ -20,9 +20,12 @@ def _context(ask: Ask) -> Mapping[str, Any]:
     views = [] if found is None else queues_seen(found, workers)
     unserved = [(view, worker_command(app_name(ask.app), view.name)) for view in views if view.unserved]
     return {
-        "round": found, "rows": views, "warnings": unserved[:WARNED_OF], "warnings_left": max(len(unserved) - WARNED_OF, 0),
-        "dated": any(view.oldest_ms is not None for view in views),
-    }  # fmt: skip
+        "news": f"{len(unserved)} without a worker" if unserved else "",
+        "round": found,
+        "rows": views,
+        "warnings": unserved[:WARNED_OF],
+        "warnings_left": max(len(unserved) - WARNED_OF, 0),
+    }
 
 
 PAGE = Page("queues", "Queues", "queues.html", _context, every=3.0, ready=await_round)

@@ -24,10 +24,16 @@ def _context(ask: Ask) -> Mapping[str, Any]:
     found, views, left = seen_now(ask.app, ask.reader, ask.now_ms)
     queue = ask.filters.get("queue", "")
     shown = [view for view in views if not queue or queue in (view.queues or ())]
+    lost = sum(view.lost for view in views)
     return {
-        "round": found, "rows": [(view, jobs_of(view)) for view in shown], "queue": queue, "left": left,
-        "offline_after": OFFLINE_AFTER, "command": worker_command(app_name(ask.app), queue or None),
-    }  # fmt: skip
+        "news": f"{lost} offline with jobs" if lost else "",
+        "round": found,
+        "rows": [(view, jobs_of(view)) for view in shown],
+        "queue": queue,
+        "left": left,
+        "offline_after": OFFLINE_AFTER,
+        "command": worker_command(app_name(ask.app), queue or None),
+    }
 
 
 def seen_now(app: Any, reader: JobsReader, now_ms: int) -> tuple[Round | None, list[WorkerView], int]:

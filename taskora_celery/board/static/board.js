@@ -151,7 +151,7 @@
   const handlers = {
     row: onRow, list: onList, line: onLine, gap: onGap, head: part("head"), attempts: part("attempts"),
     chips: ({ html, title }) => { replace($("chips"), html); document.title = title + suffix; },
-    fragment: ({ html }) => replace($("live"), html),
+    fragment: ({ html, title }) => { replace($("live"), html); document.title = title + suffix; },
     outage: ({ text }) => { $("outage").hidden = !text; say($("outage"), text || ""); if (source) state(text ? "away" : "live", text ? "waiting for Redis" : "live"); },
     gone: () => { ended = true; close(); $("outage").hidden = false; say($("outage"), "The record of this job has expired."); state("none", ""); },
   };
