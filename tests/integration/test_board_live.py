@@ -152,7 +152,7 @@ def test_all_viewers_share_one_reader(shop_board: Shop, redis_client: Any) -> No
             stream.next()
         wait_until(lambda: redis_client.pubsub_numsub(*_channels(redis_client)), "the subscriptions")
         others = [one for one in redis_client.client_list() if one["id"] not in ours]
-        assert len(others) <= 4, [(one["cmd"], one["name"]) for one in others]
+        assert len(others) <= 3, [(one["cmd"], one["name"]) for one in others]
         for one in opened:
             one.__exit__(None, None, None)
     wait_until(lambda: not _channels(redis_client), "the subscriptions to be taken back")
