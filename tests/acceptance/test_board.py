@@ -151,9 +151,10 @@ def test_each_kind_of_job_is_told_by_word_and_shape(pages: Pages, shop_board: Sh
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
     )
     pages.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 1100, "height": 480, "deviceScaleFactor": 1, "mobile": False}
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 500, "deviceScaleFactor": 1, "mobile": False}
     )
     pages.open()
+    pages.wait_for("#chips", "stalled 1")
     pages.picture("board.png")
     states = pages.run(
         "return [...document.querySelectorAll('.state')].map(e => [e.textContent, e.querySelector('use').href.baseVal])"
@@ -164,7 +165,7 @@ def test_each_kind_of_job_is_told_by_word_and_shape(pages: Pages, shop_board: Sh
     pages.open(f"/job?id={scripted_jobs.RENDER}")
     assert pages.one("#log").get_attribute("role") == "log"
     pages.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 1100, "height": 880, "deviceScaleFactor": 1, "mobile": False}
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
     pages.picture("board-job.png")
     pages.is_well()
