@@ -75,14 +75,17 @@ def _json(value: Any, redactor: Redactor) -> str | None:
 
 
 def _ids(children: Any, room: int) -> list[str]:
-    """Return the ids of the jobs that a job has sent; of a group those of its members."""
+    """Return the ids of the jobs that a job has sent; of a group those of its members.
+
+    Celery keeps each as ``((id, parent), members)``; what is of another form tells nothing.
+    """
     found: list[str] = []
-    for child in children or ():
-        if room <= len(found):
-            break
-        members = getattr(child, "results", None)  # a group's; a job's own children are not asked for: that is I/O
+    for child in children if isinstance(children, (list, tuple)) else ():
+        if len(found) >= room or not isinstance(child, (list, tuple)) or len(child) != 2:  # noqa: PLR2004 - see above
+            continue
+        head, members = child
         if members:
             found += _ids(members, room - len(found))
-        elif getattr(child, "id", None):
-            found.append(str(child.id))
+        elif isinstance(head, (list, tuple)) and head and head[0]:
+            found.append(str(head[0]))
     return found

@@ -30,7 +30,7 @@ __all__ = ["CHIPS", "Hub", "Listing"]
 #: The states that are always shown as chips; others only where there is one.
 CHIPS = ("running", "retrying", "stalled", "queued", "failed", "cancelled", "done")
 #: Counts are so old at most, in seconds.
-COUNTS_FRESH = 2.0
+COUNTS_FRESH = 1.0
 T = TypeVar("T")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
-from tests.support import reporting_jobs
+from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
 from tests.support.waiting import wait_until
 
@@ -140,6 +140,34 @@ def test_the_first_job_appears_and_a_row_lives(pages: Pages, shop_board: Shop) -
     pages.wait_for("#rows", "mail.send")
     shop_board.end(job, "FAILURE", "no such column", "KeyError")
     pages.wait_for("#rows", "KeyError: no such column")
+    pages.is_well()
+
+
+def test_each_kind_of_job_is_told_by_word_and_shape(pages: Pages, shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: no state is told by its colour alone; also the pictures of the docs."""
+    monkeypatch.setattr(scripted_jobs, "SHOWN_MS", int(time.time() * 1000))
+    scripted_jobs.write_jobs(shop_board.store)
+    pages.browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
+    )
+    pages.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 500, "deviceScaleFactor": 1, "mobile": False}
+    )
+    pages.open()
+    pages.wait_for("#chips", "stalled 1")
+    pages.picture("board.png")
+    states = pages.run(
+        "return [...document.querySelectorAll('.state')].map(e => [e.textContent, e.querySelector('use').href.baseVal])"
+    )
+    words = ["running", "retrying", "stalled", "failed", "done", "cancelled"]
+    assert states == [[word, f"#shape-{word}"] for word in words]
+    assert pages.run("return [...document.querySelectorAll('progress')].map(e => e.ariaLabel)")[0] == "progress of reports.render"
+    pages.open(f"/job?id={scripted_jobs.RENDER}")
+    assert pages.one("#log").get_attribute("role") == "log"
+    pages.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    pages.picture("board-job.png")
     pages.is_well()
 
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection
 
 from taskora_celery import JobHandle
 from taskora_celery.board import board_app
@@ -18,6 +21,7 @@ from taskora_celery.cancelling import cancel_job
 from taskora_celery.runtime import Runtime
 from tests.support.boards import FROM_HERE, SECRET, client_of, running
 from tests.support.browser import served
+from tests.support.pages import code_of
 from tests.support.scripted_jobs import shop_app
 from tests.support.waiting import wait_until
 
@@ -242,6 +246,26 @@ def test_a_mounted_board_without_auth_only_shows_and_only_here(app: Celery) -> N
         assert "read-only" in httpx.get(f"{url}/jobs/").text
         assert httpx.get(f"{url}/jobs/", headers={"Host": "evil.example"}).status_code == 421
         assert httpx.post(f"{url}/jobs/cancel", headers=FROM_HERE).status_code == 403
+
+
+class _Users(AuthenticationBackend):
+    """Knows its users by a header: enough for a test."""
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        user = conn.headers.get("x-user")
+        return (AuthCredentials(["staff"] if user == "alice" else []), SimpleUser(user)) if user else None
+
+
+def test_the_example_of_the_docs_works(redis_url: str) -> None:
+    """K4: as it stands there, in an application that knows its users."""
+    examples: dict[str, Any] = {}
+    exec(code_of("board.md").replace('"redis://"', repr(redis_url)), examples)
+    examples["site"].add_middleware(AuthenticationMiddleware, backend=_Users())
+    with served(examples["site"]) as url:
+        assert httpx.get(f"{url}/jobs/", headers={"X-User": "alice"}).status_code == 200
+        assert httpx.get(f"{url}/jobs/", headers={"X-User": "bob"}).status_code == 403
+        assert httpx.get(f"{url}/jobs/").status_code == 403
+    Runtime.forget(examples["celery_app"])
 
 
 def test_who_cancels_stands_in_the_log_of_the_job(shop_board: Shop, app: Celery) -> None:
