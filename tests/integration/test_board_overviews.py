@@ -172,6 +172,7 @@ def test_failures_come_by_themselves(shop: Shop, client: Client) -> None:
         fresh = stream.until("fragment", "no such column").data["html"]
     assert rows_of(fresh)[0].startswith("1 ValueError no such column import.csv")
     assert "data-ago=" in fresh, "how long ago is the script's to say"
+    assert stream.told[-1].data["title"] == "1 failed · Failures"
 
 
 GROUP = FailureGroup("import.csv", "ValueError", "line <number>: no such column", 1, 0, 0, "job-1", "line 7: no such column")
@@ -248,6 +249,12 @@ def test_an_answer_is_shown_with_all_that_it_says(shop: Shop, client: Client, mo
     assert [row.split()[0] for row in rows_of(page(client, "/workers?queue=mail"))] == ["w1@shop"]
 
 
+@pytest.mark.parametrize(("path", "part"), [("/workers", "No worker answered"), ("/queues", "celery 0 - 0 mail 0 - 0")])
+def test_who_opens_a_page_first_is_shown_the_first_round(shop: Shop, client: Client, path: str, part: str) -> None:
+    """K4: the first paint shows what there is, without a script; nobody else waits for that."""
+    assert part in text_of(page(client, path))
+
+
 def test_who_opens_the_page_first_is_not_kept_waiting(shop: Shop, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """K4: before the first round is over the pages say that it is under way, and nobody is offline."""
     monkeypatch.setattr(Inspector, "seen", lambda *_: None)
@@ -282,6 +289,7 @@ def test_messages_that_nobody_takes_are_warned_of_with_the_command(shop: Shop, c
     assert "1 message waits in mail , and no worker takes it. Start one: celery -A shop worker -Q mail" in text_of(source)
     assert rows_of(source) == ["mail 1 10m none", "celery 0 - 0"]
     assert source.count("Start one") == 1
+    assert "<title>1 without a worker · Queues · shop</title>" in source
     assert links_of(source)[0] == "/workers?queue=mail"
 
 
