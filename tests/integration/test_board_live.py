@@ -141,6 +141,34 @@ def test_an_expired_job_says_so(shop_board: Shop, monkeypatch: pytest.MonkeyPatc
         assert stream.until("gone").data == {}
 
 
+def test_a_viewer_that_does_not_read_is_told_what_was_left_out(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: all lines come, or are counted in a gap; what waits for it is bounded, and the others are told at their speed."""
+    monkeypatch.setattr("taskora_celery.board.outbox.LINES_WAITING", 100)
+    job, path = shop_board.begin("job-1"), "/job/events?id=job-1&after=-1"
+    with shop_board.client() as client, client.watching(path) as slow, client.watching(path) as quick:
+        slow.until("head")
+        for at in range(0, 6_000, 50):
+            job.logs(*(f"{n} " + "x" * 2_000 for n in range(at, at + 50)))
+            quick.until("line", f">{at + 49} ")
+        job.logs("the last")
+        slow.until("line", ">the last<")
+    assert len([event for event in quick.told if event.name == "line"]) >= 6_000
+    left_out = sum(event.data["count"] for event in slow.told if event.name == "gap")
+    assert left_out > 0
+    assert left_out + len([event for event in slow.told if event.name == "line"]) == 6_001
+
+
+def test_streams_end_in_good_order_with_their_board(redis_url: str) -> None:
+    """K4: the last piece is whole, so a browser takes it for an end and not for a failure."""
+    app = shop_app(redis_url)
+    with contextlib.ExitStack() as stack:
+        with running(Board(app, SecretAuth(SECRET), (), read_only=False)) as url:
+            stream = stack.enter_context(stack.enter_context(client_of(url)).watching("/events"))
+            stream.until("list")
+        assert all(line.startswith(("event:", "data:", ":")) or not line for line in stream._lines)
+    Runtime.forget(app)
+
+
 def test_all_viewers_share_one_reader(shop_board: Shop, redis_client: Any) -> None:
     """K4: thirty viewers of lists and jobs, and three connections to Redis: commands, subscriptions, pages."""
     for number in range(5):

@@ -33,9 +33,9 @@ FROM_HERE = {"Sec-Fetch-Site": "same-origin"}
 
 
 @contextlib.contextmanager
-def running(board: Board) -> Iterator[str]:
+def running(board: Board, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve a board in a thread, on a free port; yield its address, without a slash at its end."""
-    listener = bound("127.0.0.1", 0)
+    listener = bound(host, 0)
     server = BoardServer(board)
     thread = threading.Thread(target=server.serve_on, args=(listener,), daemon=True)
     thread.start()

@@ -185,6 +185,25 @@
   window.addEventListener("pagehide", close);
   window.addEventListener("pageshow", (event) => { if (event.persisted) open(); });
 
+  // --- forms ---------------------------------------------------------------------------------------------------------
+  // Sent by script, since only then a browser says where they come from on an address that is neither TLS nor loopback.
+  document.addEventListener("submit", async (event) => {
+    const sent = event.target;
+    if (sent.method !== "post") return;
+    event.preventDefault();
+    for (const button of all("button", sent)) button.disabled = true;
+    try {
+      const answer = await fetch(sent.action, { method: "POST", body: new URLSearchParams(new FormData(sent)) });
+      if (answer.redirected) { location.assign(answer.url); return; }
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      $("main").replaceChildren(...page.querySelector("main").childNodes);
+    } catch {
+      for (const button of all("button", sent)) button.disabled = false;
+      $("outage").hidden = false;
+      say($("outage"), "The board does not answer, so it is not known whether that was done. Look again before you repeat it.");
+    }
+  });
+
   // --- the keyboard --------------------------------------------------------------------------------------------------
   const move = (by) => {
     const links = all("main a.open");
