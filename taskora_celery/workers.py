@@ -9,7 +9,6 @@ import msgspec
 
 from taskora_celery.inspecting import Answer, Round
 from taskora_celery.reading import JobBrief
-from taskora_celery.texts import duration_text
 
 __all__ = ["JOBS_LOOKED_AT", "OFFLINE_AFTER", "WorkerState", "WorkerView", "standing_text", "workers_seen"]
 
@@ -99,10 +98,8 @@ def _is_forgotten(view: WorkerView, now_ms: int) -> bool:
     return not view.live and not view.jobs and now_ms - (view.heard_ms or 0) > OFFLINE_SHOWN_FOR * 1000
 
 
-def standing_text(view: WorkerView, now_ms: int) -> str:
-    """Return how a worker stands, in words: ``online``, ``offline with 2 running jobs``, ``no answer, but heard of 3 s ago``."""
-    if view.state is WorkerState.SILENT:
-        return f"no answer, but heard of {duration_text((now_ms - (view.heard_ms or now_ms)) / 1000)} ago"
+def standing_text(view: WorkerView) -> str:
+    """Return how a worker stands, in words: ``online``, ``no answer``, ``offline with 2 running jobs``, ``not known``."""
     if view.lost:
         return f"offline with {view.jobs} running {'job' if view.jobs == 1 else 'jobs'}"
-    return "not known" if view.state is WorkerState.UNKNOWN else view.state.value
+    return {WorkerState.SILENT: "no answer", WorkerState.UNKNOWN: "not known"}.get(view.state, view.state.value)

@@ -45,8 +45,8 @@ class Fleet:
     def workers(self, later: float = 0.0) -> dict[str, WorkerView]:
         """Go round; return the workers as they would be seen ``later`` seconds from then."""
         found, running = self.inspector.look(), self.reader.glance("STARTED", JOBS_LOOKED_AT, going=True)
-        self.now_ms = found.asked_ms + int(later * 1000)
-        return {view.name: view for view in workers_seen(found, running.jobs, self.now_ms)}
+        now_ms = found.asked_ms + int(later * 1000)
+        return {view.name: view for view in workers_seen(found, running.jobs, now_ms)}
 
     def wait_for(self, name: str, found: Callable[[WorkerView], bool]) -> WorkerView:
         """Go round until a worker is seen as it should be."""
@@ -85,7 +85,7 @@ def test_a_worker_that_is_killed_is_offline_with_its_running_job(start_worker: S
     doomed.kill()
     assert fleet.workers()["doomed@test"].state is WorkerState.SILENT, "one answer may be late"
     seen = fleet.workers(later=OFFLINE_AFTER + 1)
-    assert standing_text(seen["doomed@test"], fleet.now_ms) == "offline with 1 running job"
+    assert standing_text(seen["doomed@test"]) == "offline with 1 running job"
     assert seen["doomed@test"].queues == ("doomed",), "what it was is still known"
     assert list(seen) == ["doomed@test", "other@test"]
     assert seen["other@test"].state is WorkerState.ONLINE
@@ -111,7 +111,7 @@ def test_a_solo_worker_is_silent_while_its_job_shows_life(start_worker: StartWor
     wait_until(lambda: gates.counted(handle.id, "starts"), "the job's start")
     view = fleet.wait_for("alone@test", lambda view: view.jobs == 1)
     assert view.state is WorkerState.SILENT
-    assert standing_text(view, fleet.now_ms).startswith("no answer, but heard of")
+    assert standing_text(view) == "no answer"
     gates.open_gate(handle.id)
     assert handle.get(timeout=30) == 1
     fleet.wait_for("alone@test", lambda view: view.state is WorkerState.ONLINE)
@@ -170,7 +170,7 @@ def test_the_board_shows_workers_and_queues_as_they_come_and_go(
         with client.watching("/workers/events") as workers:
             workers.until("fragment", "doomed@test")
             worker.kill()
-            workers.until("fragment", "offline</span> with 1 running job")
+            workers.until("fragment", "offline with 1 running job")
     assert "doomed@test" in client.get("/workers").text
     for _ in range(2):
         jobs.add.apply_async((1, 2), queue="mail")

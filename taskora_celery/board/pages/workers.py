@@ -12,7 +12,7 @@ from taskora_celery.listing import JobsReader
 from taskora_celery.queues import worker_command
 from taskora_celery.rounds import Inspector
 from taskora_celery.views import GOING
-from taskora_celery.workers import JOBS_LOOKED_AT, OFFLINE_AFTER, WorkerView, workers_seen
+from taskora_celery.workers import JOBS_LOOKED_AT, OFFLINE_AFTER, WorkerView, standing_text, workers_seen
 
 __all__ = ["FIRST_WAIT", "PAGE", "app_name", "await_round", "jobs_of", "seen_now"]
 
@@ -28,7 +28,7 @@ def _context(ask: Ask) -> Mapping[str, Any]:
     return {
         "news": f"{lost} offline with jobs" if lost else "",
         "round": found,
-        "rows": [(view, jobs_of(view)) for view in shown],
+        "rows": [(view, standing_text(view), jobs_of(view)) for view in shown],
         "queue": queue,
         "left": left,
         "offline_after": OFFLINE_AFTER,
