@@ -157,7 +157,7 @@ class Follower:
         if snapshot is None:
             return []
         fields, events = snapshot.fields, []
-        if fields.get("q", 0) <= self._last and self.skip > snapshot.removed + len(snapshot.journal):
+        if fields.get("q", 0) <= self._last and self.skip > snapshot.removed:
             self._last, self.skip = -1, 0  # the same id was sent anew: its journal begins again
             return []
         journal = decode(snapshot.journal, self._last)
@@ -173,7 +173,8 @@ class Follower:
         events += journal
         if journal:
             self._last = journal[-1].seq
-        self.skip = snapshot.removed + len(snapshot.journal)
+        # What was read begins behind what was skipped, or where the journal does by now.
+        self.skip = max(self.skip, snapshot.removed) + len(snapshot.journal)
         packed = fields.get("p")
         if packed != self._progress:
             self._progress = packed

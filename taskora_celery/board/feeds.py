@@ -262,6 +262,7 @@ class JobFeed(Feed):
 
     async def run(self) -> None:
         """Tell what is new, until the job is over."""
+        await self.hub.prepared()
         reader = self.hub.reader_of(self._id)
         async with aclosing(reader.changes(after=self._position, least=FRAME_SECONDS / 2, on_outage=self.outage)) as changes:
             async for change in changes:

@@ -58,7 +58,8 @@ class Hub:
         self._reader = JobsReader.of(app)
         self.indexed = self._reader.indexed
         #: For the loop: from records that were read already.
-        self._seer = JobsReader.of(app)
+        self._seer = JobsReader(self._reader.store, self._reader.keep, self._reader.facts, indexed=self.indexed)
+        self._prepared = False
         self._census = Census(self._reader.store, self._reader.facts)
         self._counts: tuple[float, StateCounts] = float("-inf"), StateCounts({})
         self._asking = asyncio.Lock()
@@ -125,6 +126,12 @@ class Hub:
         assert change.snapshot is not None
         last = change.snapshot.attempts[-1:]
         return self._seer.seen(change.id, msgspec.structs.replace(change.snapshot, attempts=last), self.now_ms())
+
+    async def prepared(self) -> None:
+        """Let what the app's tasks say be known: they are imported at the first question, which must not hold up the loop."""
+        if not self._prepared:
+            await self.asked(lambda ask: ask.reader.facts(""), {})
+            self._prepared = True
 
     # --- what is rendered more than once ----------------------------------------------------------------------------------
 

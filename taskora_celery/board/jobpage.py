@@ -85,6 +85,7 @@ class JobPage:
             if isinstance(failure, BaseException):
                 raise failure
         assert isinstance(found, Snapshot)
+        await self._hub.prepared()
         context = self._hub.job_context(Change(job_id, found, []))
         lines = await asyncio.to_thread(_lines, found, wanted)  # ten thousand take a moment that others would feel
         position = found.fields.get("q", 0) - 1

@@ -225,7 +225,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """A job as it was at one moment. ``fields`` has the keys that :mod:`taskora_celery.store.keys` lists."""
 
     fields: dict[str, Any]
-    #: Batches that were removed from the journal's head; ``removed + len(journal)`` is where the next read goes on.
+    #: Batches that were removed from the journal's head. What was read begins behind these, or behind what was skipped, whichever
+    #: is more; ``max(removed, skip) + len(journal)`` is where the next read goes on.
     removed: int
     journal: tuple[bytes, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()

@@ -47,11 +47,9 @@ def test_the_list_says_which_jobs_there_are_and_tells_each_row(shop_board: Shop)
         job.progress({"percent": 40, "message": "reading"})
         assert "reading" in stream.until("row", "40%").data["html"]
         shop_board.begin("job-2", name="mail.send")
-        assert stream.until("list", "job-2").data == {"ids": ["job-2", "job-1"]}
-        assert "running <b>2</b>" in stream.until("chips", "<b>2</b>").data["html"]
+        stream.until_all(("list", '["job-2", "job-1"]'), ("chips", "running <b>2</b>"))
         shop_board.end(job, "FAILURE", "no such column", "KeyError")
-        assert stream.until("row", "KeyError: no such column").data["id"] == "job-1"
-        assert "failed <b>1</b>" in stream.until("chips", "failed <b>1").data["html"]
+        stream.until_all(("row", "KeyError: no such column"), ("chips", "failed <b>1</b>"))
 
 
 def test_a_search_is_told_its_own_jobs(shop_board: Shop) -> None:

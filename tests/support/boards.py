@@ -57,6 +57,10 @@ class Event:
     data: Any
     id: str = ""
 
+    def holds(self, name: str, part: str) -> bool:
+        """Whether it is called so, and has this text."""
+        return self.name == name and part in json.dumps(self.data, ensure_ascii=False)
+
 
 @dataclass
 class Stream:
@@ -85,8 +89,13 @@ class Stream:
         """The next event of this name that holds this text."""
         while True:
             event = self.next()
-            if event.name == name and part in json.dumps(event.data, ensure_ascii=False):
+            if event.holds(name, part):
                 return event
+
+    def until_all(self, *wanted: tuple[str, str]) -> None:
+        """Read on until each of these, a name and a text, has been told, in any order."""
+        while not all(any(event.holds(name, part) for event in self.told) for name, part in wanted):
+            self.next()
 
 
 class Client(httpx.Client):
