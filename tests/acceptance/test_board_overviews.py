@@ -118,7 +118,6 @@ def test_they_fit_any_screen_with_whatever_people_call_things(
         display = pages.run("return getComputedStyle(document.querySelector('tr.row')).display")
         assert display == ("flex" if width < 640 else "table-row")
         pages.is_well()
-        pages.picture(f"board-{path[1:]}-{width}-{scheme}.png")
 
 
 def test_they_say_the_same_without_scripts(pages: Pages, shop_board: Shop) -> None:  # noqa: F811
