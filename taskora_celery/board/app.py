@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskora_celery.board import actions, jobpage, listpage
 from taskora_celery.board.access import Auth, SecretAuth, open_auth, own_auth
@@ -70,7 +70,7 @@ class Board:
         """End all streams; call it when the server begins to stop, in its event loop."""
         self.hub.close()
 
-    def _routed(self) -> Starlette:
+    def _routed(self) -> ASGIApp:
         lists, job = listpage.ListPage(self.hub), jobpage.JobPage(self.hub)
         acts = actions.Actions(self.hub)
         routes: list[Any] = [
@@ -87,7 +87,8 @@ class Board:
             HTTPException: self._refused, StoreUnavailableError: self._away, FilterError: self._unread,
             JobNotFoundError: self._gone,
         }  # fmt: skip
-        return Starlette(routes=routes, exception_handlers=handlers)
+        # Not `Starlette`: what fails unforeseen is the guard's, whose answer has our headers and tells nothing.
+        return ExceptionMiddleware(Router(routes), handlers)
 
     # --- pages of the table -----------------------------------------------------------------------------------------------
 

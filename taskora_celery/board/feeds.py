@@ -29,6 +29,8 @@ logger = logging.getLogger("taskora_celery.board")
 
 #: Seconds between two looks at which jobs there are.
 LIST_SECONDS = 1.0
+#: A feed that is asked again and again rests so many times as long as a look has taken, at least.
+IDLE_SHARE = 3
 #: Seconds behind the failure of a feed.
 FAILED_SECONDS = 5.0
 
@@ -98,6 +100,11 @@ class Feed(ABC):
         """Look, and tell, until there is nothing more to tell."""
 
 
+def _pause(took: float, every: float) -> float:
+    """Return the seconds to the next look: a search that has to read thousands of records is not to be all that a board does."""
+    return max(every - took, IDLE_SHARE * took)
+
+
 class _Polled(Feed):
     """One that is asked again and again."""
 
@@ -118,7 +125,7 @@ class _Polled(Feed):
                 return
             failures = 0
             self.outage(None)
-            await asyncio.sleep(max(began + self.every - time.monotonic(), 0.05))
+            await asyncio.sleep(_pause(time.monotonic() - began, self.every))
 
     @abstractmethod
     async def look(self) -> None:

@@ -64,11 +64,11 @@ class Guard:
             refusal = await self._refusal(request)
             await (refusal or self._app)(scope, receive, sent)
         except Exception:
-            if begun:
-                raise
+            # The board's outer edge. Where an answer has begun, its server sees that it is not whole, and cuts it.
             logger.exception("the board failed at %s", request.url.path)
-            failed = self._error(request, 500, "Something went wrong", "The board's own log says what. The jobs go on.")
-            await failed(scope, receive, sent)
+            if not begun:
+                failed = self._error(request, 500, "Something went wrong", "The board's own log says what. The jobs go on.")
+                await failed(scope, receive, sent)
 
     async def _refusal(self, request: Request) -> Response | None:
         """Return the answer to a request that goes no further; None for one that may pass."""

@@ -157,6 +157,22 @@ def test_many_are_cancelled_by_their_number(client: Client, shop_board: Shop) ->
     assert "too late" in done.text
 
 
+def test_a_failure_of_the_board_tells_nothing_of_itself(
+    client: Client, shop_board: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """K4: to who looks; its own log has it, and the headers are those of every answer."""
+
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("a secret of the inside")
+
+    monkeypatch.setattr(shop_board.board.hub, "listing", fail)
+    answer = client.get("/")
+    assert (answer.status_code, answer.headers["cache-control"]) == (500, "no-store")
+    assert "Something went wrong" in answer.text
+    assert "secret" not in answer.text
+    assert "a secret of the inside" in caplog.text
+
+
 def test_an_app_without_a_list_says_so(redis_url: str) -> None:
     """K4: an empty page that would never fill is explained."""
     app = shop_app(redis_url)

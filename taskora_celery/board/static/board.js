@@ -8,6 +8,8 @@
   const now = () => Date.now() + offset;
   const LINES = 5000;
 
+  for (const element of all(".script")) element.hidden = false;
+
   // --- time ----------------------------------------------------------------------------------------------------------
   const STEPS = [[120, 1, "s"], [7200, 60, "m"], [172800, 3600, "h"]];
   const age = (seconds) => {
@@ -111,7 +113,6 @@
     if (!drawn) drawn = setTimeout(draw, 30);
   };
   if (log) {
-    for (const button of all(".script")) button.hidden = false;
     for (const button of all(".noscript")) button.hidden = true;
     $("follow").onclick = () => follow(!following);
     $("waiting").onclick = () => follow(true);
