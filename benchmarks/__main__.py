@@ -8,7 +8,20 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cancelling, footprint, growth, hot_path, imports, peers, reading, recovery, scale, throughput, volume
+from benchmarks import (
+    board,
+    cancelling,
+    footprint,
+    growth,
+    hot_path,
+    imports,
+    peers,
+    reading,
+    recovery,
+    scale,
+    throughput,
+    volume,
+)
 from benchmarks.harness import Figure, markdown
 
 ROWS = {
@@ -27,6 +40,7 @@ ROWS = {
     "P13": volume.p13,
     "P14": recovery.p14,
     "P15": recovery.p15,
+    "K4": board.k4,
 }
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
 

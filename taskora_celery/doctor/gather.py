@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +12,7 @@ from kombu.utils.url import maybe_sanitize_url
 from taskora_celery.about import checked_recovery, checked_settings, package_versions, version_of
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.errors import SettingsError, StoreUnavailableError
+from taskora_celery.inspecting import replies
 from taskora_celery.runtime import broker_endpoint_of
 from taskora_celery.settings import Settings
 from taskora_celery.store.connect import Endpoint
@@ -146,17 +146,10 @@ def _failure_of(connection: Any) -> str | None:
 
 def _workers(app: Any, connection: Any, timeout: float) -> tuple[WorkerFacts, ...] | None:
     """Ask all workers on this broker; None where it has no broadcasts."""
-    found: dict[str, WorkerFacts] = {}
-    sent = time.time()
-
-    def answered(reply: Mapping[str, Any]) -> None:
-        received = time.time()
-        for name, stats in reply.items():
-            found[name] = worker_facts(name, stats, sent, received)
-
-    if not getattr(connection.default_channel, "supports_fanout", True):
+    replied = replies(app, connection, "stats", timeout)
+    if replied is None:
         return None
-    app.control.broadcast("stats", reply=True, timeout=timeout, connection=connection, callback=answered)
+    found = {reply.worker: worker_facts(reply.worker, reply.answer, reply.sent, reply.received) for reply in replied}
     return tuple(found[name] for name in sorted(found))
 
 

@@ -72,7 +72,10 @@ def test_how_jobs_stand_is_read_without_what_they_say(store: JobStore) -> None:
     nobody, found = store.records(["nobody", "job-1"], brief=True)
     assert nobody is None
     assert found is not None
-    assert found.fields == {"s": Outcome.RETRY, "n": "shop.work", "h": NOW_MS + 2_000}
+    assert found.fields == {
+        "s": Outcome.RETRY, "n": "shop.work", "h": NOW_MS + 2_000, "w": "w1@host", "e": NOW_MS + 2_000, "r": "later",
+        "z": "OSError",
+    }  # fmt: skip
     assert found.attempts == ()
 
 
