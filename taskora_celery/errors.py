@@ -149,7 +149,7 @@ class StoreUnavailableError(TaskoraError, ConnectionError):
 
 
 class SettingsError(TaskoraError, ValueError):
-    """A ``taskora_*`` setting or a task option is unknown or has a wrong value; the worker does not start with it."""
+    """A ``taskora_*`` setting, or an option of the broker or of the Redis for job records, is wrong; no worker starts with it."""
 
 
 class JobAbortedError(TaskoraError):

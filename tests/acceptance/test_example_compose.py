@@ -1,0 +1,78 @@
+"""example_project/docker-compose.yml, as far as it can be tried without Docker: its commands run, on a Redis with its options."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from example_project.celery import app
+from example_project.tasks import word_count
+from tests.support.apps import pointed_at
+from tests.support.processes import ManagedProcess
+from tests.support.redis_server import RedisServer, find_binary
+from tests.support.worker import REPO_ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIRECTORY = REPO_ROOT / "example_project"
+COMPOSE: dict[str, Any] = yaml.safe_load((DIRECTORY / "docker-compose.yml").read_text("utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (DIRECTORY / "Dockerfile").read_text("utf-8")
+
+
+def test_it_has_a_redis_workers_and_flower() -> None:
+    """What is built is built from this repository, and nothing listens beyond this machine."""
+    assert set(SERVICES) == {"redis", "worker", "flower"}
+    for name in ("worker", "flower"):
+        build = SERVICES[name]["build"]
+        assert (DIRECTORY / build["context"]).resolve() == REPO_ROOT
+        assert (REPO_ROOT / build["dockerfile"]).is_file()
+        assert SERVICES[name]["environment"] == {"REDIS_URL": "redis://redis:6379/0"}
+        assert set(SERVICES[name]["depends_on"]) <= set(SERVICES)
+    assert all(port.startswith("127.0.0.1:") for service in SERVICES.values() for port in service.get("ports", []))
+    assert re.fullmatch(r"redis:\d+-alpine", SERVICES["redis"]["image"])
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    """Each path that is copied exists, and its Python is one that is tested."""
+    copied = [path for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE) for path in line.split()[:-1]]
+    assert "taskora_celery" in copied
+    assert not [path for path in copied if not (REPO_ROOT / path).exists()]
+    (version,) = re.findall(r"^FROM python:(3\.\d+)-slim", DOCKERFILE, re.MULTILINE)
+    assert f"Python :: {version}" in (REPO_ROOT / "pyproject.toml").read_text("utf-8")
+
+
+def test_its_redis_and_its_worker_run_a_job(tmp_path: Path) -> None:
+    """With the very options of the file; only the addresses are others."""
+    program, *options = SERVICES["redis"]["command"]
+    assert program == "redis-server"
+    lines = [f"{name.removeprefix('--')} {value}" for name, value in zip(options[::2], options[1::2], strict=True)]
+    with RedisServer(*lines, binary=find_binary()) as server:
+        url = server.url(0)
+        command = [sys.executable, "-m", *SERVICES["worker"]["command"]]
+        env = {"REDIS_URL": url, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPO_ROOT)}
+        with ManagedProcess("worker", command, tmp_path / "worker.log", env=env, cwd=REPO_ROOT) as worker:
+            worker.wait_for_log(r" ready\.$", 60)
+            with pointed_at(app, url):
+                assert word_count.delay("a b a").get(timeout=30)["words"] == 3
+            assert worker.stop() == 0
+
+
+def test_flower_knows_its_options_and_its_configuration() -> None:
+    """K2: where Flower is installed."""
+    pytest.importorskip("flower")
+    from flower.options import default_options
+    from tornado.options import options
+
+    _, _, _, command, *arguments = SERVICES["flower"]["command"]
+    given = dict(argument.removeprefix("--").split("=") for argument in arguments)
+    assert command == "flower"
+    assert set(given) <= set(options.as_dict()) | set(default_options)
+    names: dict[str, Any] = {}
+    exec((REPO_ROOT / given["conf"]).read_text("utf-8"), names)
+    assert names["tasks_columns"].startswith("name,")

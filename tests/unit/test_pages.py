@@ -1,0 +1,51 @@
+"""The Markdown pages: what they link to is there, and the commands that they name exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from taskora_celery.cli import jobs
+from tests.support.pages import DOCS
+
+ROOT = DOCS.parent
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("benchmarks/*.md")])
+
+_CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_COMMAND = re.compile(r"celery -A \S+ jobs ([a-z]+)([^`\n|#]*)")
+_OPTION = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub, and MyST, give the headings of a page."""
+    headings = _HEADING.findall(_CODE.sub("", page.read_text("utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Also to the headings of other pages; addresses of other sites are not looked at."""
+    for link in _LINK.findall(_CODE.sub("", page.read_text("utf-8"))):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.is_file(), f"{link}: no such file (a link to a directory is none on the built site)"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+@each_page
+def test_the_commands_that_pages_name_exist(page: Path) -> None:
+    """K3: the command, and each of its options."""
+    for name, options in _COMMAND.findall(page.read_text("utf-8")):
+        command = jobs.get_command(click.Context(jobs), name)
+        assert command is not None, f"there is no command {name!r}"
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert set(_OPTION.findall(options)) <= {*known, "--help"}, f"jobs {name}"
