@@ -8,13 +8,26 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import cancelling, footprint, hot_path, imports, reading, recovery, throughput, volume
+from benchmarks import (
+    board,
+    cancelling,
+    footprint,
+    growth,
+    hot_path,
+    imports,
+    peers,
+    reading,
+    recovery,
+    scale,
+    throughput,
+    volume,
+)
 from benchmarks.harness import Figure, markdown
 
 ROWS = {
-    "P1": hot_path.p1,
-    "P2": hot_path.p2,
-    "P3": hot_path.p3,
+    "P1": lambda: [*hot_path.p1(), *peers.progress_peers()],
+    "P2": lambda: [*hot_path.p2(), *peers.heartbeat_peers()],
+    "P3": lambda: [*hot_path.p3(), *peers.log_peers()],
     "P4": volume.p4,
     "P5": volume.p5,
     "P6": throughput.p6,
@@ -27,6 +40,7 @@ ROWS = {
     "P13": volume.p13,
     "P14": recovery.p14,
     "P15": recovery.p15,
+    "K4": board.k4,
 }
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
 
@@ -39,7 +53,15 @@ def _version(package: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the rows that are named, all by default."""
+    """Run the rows that are named, all by default; ``growth`` draws the curves of docs/performance.md, ``scale`` counts."""
+    if arguments == ["growth"]:
+        found = growth.curves()
+        print(growth.table(found))
+        growth.draw(found)
+        return 0
+    if arguments == ["scale"]:
+        print(scale.measure())
+        return 0
     wanted = [row.upper() for row in arguments] or list(ROWS)
     unknown = [row for row in wanted if row not in ROWS]
     if unknown:

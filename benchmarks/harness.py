@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["REPEATS", "Figure", "interleaved", "markdown", "ratio"]
+__all__ = ["REPEATS", "Figure", "interleaved", "markdown", "missing", "ratio"]
 
 #: Each thing is measured so often, in turn with what it is compared with.
 REPEATS = 7
@@ -26,6 +26,14 @@ class Figure:
     notes: str = field(default="")
 
     @property
+    def spread(self) -> str:
+        """The median with the least and the greatest; a dash where nothing was measured."""
+        if not self.ratios:
+            return "-"
+        digits = 2 if self.median >= 0.1 else 4  # what is a thousandth of its peer is not 0.00 of it
+        return f"{self.median:.{digits}f} ({min(self.ratios):.{digits}f} - {max(self.ratios):.{digits}f})"
+
+    @property
     def median(self) -> float:
         """The median ratio."""
         return statistics.median(self.ratios)
@@ -33,11 +41,16 @@ class Figure:
     @property
     def met(self) -> str:
         """Whether the median keeps the budget."""
-        if not self.budget:
+        if not self.budget or not self.ratios:
             return "-"
         sign, bound = self.budget.split()
         ok = self.median <= float(bound) if sign == "<=" else self.median >= float(bound)
         return "yes" if ok else "**no**"
+
+
+def missing(row: str, what: str, why: str) -> Figure:
+    """Return the line of a comparison that cannot be made here."""
+    return Figure(row, what, "-", why, (), "")
 
 
 def interleaved(measures: Sequence[Callable[[], float]], repeats: int = REPEATS) -> list[list[float]]:
@@ -59,8 +72,6 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def markdown(figures: Sequence[Figure]) -> str:
     """Return the figures as a Markdown table."""
     lines = ["| row | what | ours | peer or limit | ratio (min - max) | budget | met |", "|---|---|---|---|---|---|---|"]
-    for f in figures:
-        spread = f"{f.median:.2f} ({min(f.ratios):.2f} - {max(f.ratios):.2f})"
-        lines.append(f"| {f.row} | {f.what} | {f.ours} | {f.peer} | {spread} | {f.budget or '-'} | {f.met} |")
+    lines += [f"| {f.row} | {f.what} | {f.ours} | {f.peer} | {f.spread} | {f.budget or '-'} | {f.met} |" for f in figures]
     notes = [f"- {f.row}, {f.what}: {f.notes}" for f in figures if f.notes]
     return "\n".join([*lines, "", *notes]) + "\n"

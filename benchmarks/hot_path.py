@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 import timeit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from benchmarks.harness import Figure, interleaved, ratio
 from taskora_celery.context import Context, JobInfo
@@ -14,7 +16,7 @@ from taskora_celery.settings import Settings
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import Begin
 
-__all__ = ["p1", "p2", "p3"]
+__all__ = ["p1", "p2", "p3", "timed_call"]
 
 #: Calls in one go: fewer than the log's buffer, so that no call pays for an overflow that a real handler does not meet.
 CALLS = 5_000
@@ -64,6 +66,26 @@ def _figure(row: str, what: str, statement: str, budget: str) -> Figure:
     return Figure(
         row, what, f"{statistics.median(a):.0f} ns", f"empty method call {statistics.median(b):.0f} ns", ratio(a, b), budget
     )
+
+
+@contextmanager
+def timed_call(statement: str) -> Iterator[Callable[[], float]]:
+    """Yield what measures one call of a statement about ``ctx``, in seconds of this thread's CPU."""
+    ctx, reporter = _context()
+    timer = timeit.Timer(
+        statement, globals={"ctx": ctx, "meta": {"source": "orders.csv", "line": 12}}, timer=time.thread_time
+    )  # fmt: skip
+
+    def measure() -> float:
+        elapsed = timer.timeit(CALLS) / CALLS
+        while ctx.logs:
+            time.sleep(0.001)
+        return elapsed
+
+    try:
+        yield measure
+    finally:
+        reporter.close()
 
 
 def p1() -> list[Figure]:

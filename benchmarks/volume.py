@@ -24,7 +24,7 @@ from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.protocol import Begin, Ended
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["p4", "p5", "p13"]
+__all__ = ["begun", "ended", "p4", "p5", "p13", "reporting"]
 
 ENTRIES, TRIPS = 200_000, 5_000
 MESSAGE, META = "row stored", {"source": "orders.csv", "line": 12, "table": "orders", "state": "new"}
@@ -33,7 +33,8 @@ _SECONDS = 5
 
 
 @contextmanager
-def _reporting(url: str, buffer_limit: int = ENTRIES) -> Iterator[Reporter]:
+def reporting(url: str, buffer_limit: int = ENTRIES) -> Iterator[Reporter]:
+    """Yield a reporter whose thread writes to this Redis, as in a worker's process."""
     store = RedisStore(Endpoint(url))
     reporter = Reporter(store, Settings(buffer_limit=buffer_limit), Redactor())
     try:
@@ -43,14 +44,16 @@ def _reporting(url: str, buffer_limit: int = ENTRIES) -> Iterator[Reporter]:
         store.close()
 
 
-def _begun(reporter: Reporter, job_id: str, buffer_limit: int = ENTRIES) -> Context:
+def begun(reporter: Reporter, job_id: str, buffer_limit: int = ENTRIES) -> Context:
+    """Begin a job."""
     ctx = Context(job_id, "bench", buffer_limit=buffer_limit)
     ctx.inform(JobInfo(), 0)
     reporter.begin(ctx, Begin(job_id, "bench", 1, "bench", 0, int(time.time() * 1000)))
     return ctx
 
 
-def _ended(reporter: Reporter, ctx: Context) -> None:
+def ended(reporter: Reporter, ctx: Context) -> None:
+    """End it."""
     reporter.flush(ctx, Ended(Outcome.SUCCESS, int(time.time() * 1000)))
     reporter.release(ctx)
     ctx.retire()
@@ -59,7 +62,7 @@ def _ended(reporter: Reporter, ctx: Context) -> None:
 def p4() -> list[Figure]:
     """Log as fast as a loop can until all of it is stored; the same number by redis-benchmark, and one call for each trip."""
     binary = shutil.which("redis-benchmark")
-    with redis_server() as url, _reporting(url) as reporter, redis.Redis.from_url(url) as client:
+    with redis_server() as url, reporting(url) as reporter, redis.Redis.from_url(url) as client:
         numbers = iter(range(1_000))
         ours, trips, *peers = interleaved(
             [
@@ -82,7 +85,7 @@ def _rate(found: list[float]) -> str:
 
 
 def _logged(reporter: Reporter, job_id: str) -> float:
-    ctx = _begun(reporter, job_id)
+    ctx = begun(reporter, job_id)
     started = time.perf_counter()
     for _ in range(ENTRIES):
         ctx.log.info(MESSAGE, META)
@@ -111,7 +114,7 @@ def _piped(binary: str, url: str) -> float:
 
 def p5() -> list[Figure]:
     """Add up what the keys of a job take, and what each further entry of 75 bytes adds."""
-    with redis_server() as url, _reporting(url) as reporter, redis.Redis.from_url(url) as client:
+    with redis_server() as url, reporting(url) as reporter, redis.Redis.from_url(url) as client:
         few = _weight(reporter, client, "few", 5, burst=5)
         many = [_weight(reporter, client, f"many-{burst}", 1_005, burst=burst) for burst in (1, 10, 100)]
     figures = [Figure("P5", "a job with 5 entries, all its keys, as KB", f"{few} B", "-", [few / 1000], "<= 1.5")]
@@ -124,14 +127,14 @@ def p5() -> list[Figure]:
 
 def _weight(reporter: Reporter, client: Any, job_id: str, entries: int, burst: int) -> int:
     """Write entries that differ, so many in each flush; return the bytes of all keys of the job."""
-    ctx = _begun(reporter, job_id)
+    ctx = begun(reporter, job_id)
     for number in range(entries):
         message = f"row {number:06} stored in the table of orders"
         ctx.log.info(message, {"source": "orders.csv", "line": number})
         if number % burst == burst - 1:
             reporter.flush(ctx)
     ctx.progress(entries, total=entries)
-    _ended(reporter, ctx)
+    ended(reporter, ctx)
     keys = list(client.scan_iter(f"*{{{job_id}}}*"))
     return sum(client.memory_usage(key, samples=0) for key in keys)
 
@@ -151,8 +154,8 @@ def p13() -> list[Figure]:
 
 def _crowd(url: str, jobs: int) -> tuple[float, float, float]:
     """Return the CPU seconds of each second, how late the last report was stored, and what Redis reads each second."""
-    with _reporting(url, 100) as reporter, redis.Redis.from_url(url) as client:
-        crowd = [_begun(reporter, f"crowd-{jobs}-{number}", 100) for number in range(jobs)]
+    with reporting(url, 100) as reporter, redis.Redis.from_url(url) as client:
+        crowd = [begun(reporter, f"crowd-{jobs}-{number}", 100) for number in range(jobs)]
         time.sleep(1.0)  # what they began with is written
         reads = client.info("stats")["total_reads_processed"]
         cpu, started = time.process_time(), time.perf_counter()
@@ -170,5 +173,5 @@ def _crowd(url: str, jobs: int) -> tuple[float, float, float]:
         lag = time.perf_counter() - done
         read = client.info("stats")["total_reads_processed"] - reads
         for ctx in crowd:
-            _ended(reporter, ctx)
+            ended(reporter, ctx)
         return used / elapsed, lag, read / elapsed

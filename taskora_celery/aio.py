@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 from taskora_celery.backoff import outage_pause
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
-from taskora_celery.reading import Follower, Patience, history_of, logs_of, progress_of, status_of
+from taskora_celery.following import GONE_AFTER, LOOK_LEAST, Change
+from taskora_celery.reading import LOOK_EVERY, Follower, Patience, history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.aio import AsyncRedisReader
@@ -102,6 +104,42 @@ class AsyncJobReader:
                     return
                 if not await watch.wait(patience.wait()):
                     patience.check(self._id)
+
+    async def changes(
+        self,
+        *,
+        after: int | None = None,
+        logs: bool = True,
+        least: float = LOOK_LEAST,
+        on_outage: Callable[[StoreUnavailableError | None], None] = lambda _: None,
+    ) -> AsyncGenerator[Change, None]:
+        """Yield the job as it is now, and again after each announcement and every two seconds, until it is over.
+
+        Between two looks pass ``least`` seconds. Without ``logs`` the journal is not read, so the events are those of the record
+        alone. ``on_outage`` hears of a store that is away, and (None) that it is back; what was missed meanwhile comes then.
+        """
+        follower, gone_since, failures = Follower(after), 0.0, 0
+        while True:
+            try:
+                async with self._reader.watch(self._id) as watch:
+                    while True:
+                        looked = time.monotonic()
+                        snapshot = await self._reader.read(self._id, follower.skip if logs else None, attempts=True)
+                        events = follower.feed(snapshot)
+                        if failures:
+                            failures = 0
+                            on_outage(None)
+                        gone_since = 0.0 if snapshot is not None else gone_since or looked
+                        over = follower.over if snapshot is not None else looked - gone_since > GONE_AFTER
+                        yield Change(self._id, snapshot, events, over)
+                        if over:
+                            return
+                        await watch.wait(LOOK_EVERY)
+                        await asyncio.sleep(max(looked + least - time.monotonic(), 0.0))
+            except StoreUnavailableError as exc:
+                failures += 1
+                on_outage(exc)
+                await asyncio.sleep(outage_pause(failures))
 
 
 async def _gave_up(patience: Patience, ready: Ready) -> bool:

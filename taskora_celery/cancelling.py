@@ -105,15 +105,16 @@ async def acancel_job(
     grace: float | timedelta | None = None,
     wait: bool | float = False,
     queued: bool = False,
+    by: str | None = None,
 ) -> CancelReceipt:
-    """Cancel a job from an event loop; see :meth:`taskora_celery.JobHandle.acancel`."""
+    """Cancel a job from an event loop; see :meth:`taskora_celery.JobHandle.acancel`. ``by`` says who wants it."""
     app, job_id = handle.app, str(handle.id)
     runtime = Runtime.of(app)
     if not isinstance(runtime.readable(), RedisStore):  # the twin in memory: nothing to wait for but its end
-        cancel = functools.partial(cancel_job, app, job_id, reason, grace=grace, wait=wait, queued=queued)
+        cancel = functools.partial(cancel_job, app, job_id, reason, grace=grace, wait=wait, queued=queued, by=by)
         return await asyncio.to_thread(cancel)
     patience = _patience(wait)
-    request = request_of(app, job_id, reason, grace)
+    request = request_of(app, job_id, reason, grace, by=by)
     outcome = await runtime.async_reader().cancel(request, queued=queued)
     if outcome is CancelOutcome.CANCELLED:
         # Celery has only a blocking way to store a state. It is short, and happens once in a job's life at most.

@@ -52,6 +52,10 @@ def seconds(value: float | timedelta, name: str) -> float:
     return number
 
 
+#: The end of the year 9998, in any time zone: a damaged record may say anything.
+_LAST_MS = 253_370_764_800_000
+
+
 def instant(ms: int) -> datetime:
-    """Return the aware UTC ``datetime`` of an instant in milliseconds."""
-    return datetime.fromtimestamp(ms / 1000, timezone.utc)
+    """Return the aware UTC ``datetime`` of an instant in milliseconds; of one that no calendar has, the nearest it has."""
+    return datetime.fromtimestamp(min(max(ms, 0), _LAST_MS) / 1000, timezone.utc)

@@ -15,13 +15,13 @@ import functools
 import logging
 import time
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 import click
 from celery import current_app
 from celery.events.state import Task
 
+from taskora_celery.clock import instant
 from taskora_celery.errors import JobNotFoundError, StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.listing import JobDetail, JobsReader, TaskBook
 from taskora_celery.records import AttemptRecord, LogEntry
@@ -145,7 +145,7 @@ def _line(entry: LogEntry) -> str:
 
 
 def _clock(ms: int, timezone: Any) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, timezone):%H:%M:%S.%f}"[:-3]
+    return f"{instant(ms).astimezone(timezone):%H:%M:%S.%f}"[:-3]
 
 
 @functools.cache

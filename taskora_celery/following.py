@@ -84,12 +84,13 @@ class JobsFollower:
     def rounds(self, tick: float, until: float | None = None) -> Iterator[list[Change]]:
         """Yield what is new, as it comes; and, where nothing comes for ``tick`` seconds, an empty list.
 
-        The first holds the past. Ends when all jobs are over, or at ``until``, in monotonic seconds.
+        The first holds the past, and comes also where ``until`` is past. Ends when all jobs are over, or at ``until``, in
+        monotonic seconds.
 
         :raises StoreUnavailableError: the store does not answer at first; later it is waited for.
         """
         failures, looked = 0, False
-        while not self.ended and _left(tick, until):
+        while not self.ended and (not looked or _left(tick, until)):
             try:
                 with self._store.watch([job.id for job in self._jobs if not job.over]) as watch:
                     for changes in self._watched(watch, tick, until):

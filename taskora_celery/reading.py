@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from taskora_celery.backoff import outage_pause
 from taskora_celery.encoding import unpack
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
@@ -17,12 +19,16 @@ from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry, Ou
 from taskora_celery.store.journal import decode, decode_logs
 from taskora_celery.store.protocol import JobStore, Snapshot
 
-__all__ = ["Follower", "JobReader", "history_of", "logs_of", "progress_of", "status_of"]
+__all__ = ["Follower", "JobBrief", "JobReader", "brief_of", "history_of", "logs_of", "progress_of", "status_of"]
 
 #: A follower looks again after so many seconds even if nothing was announced: an announcement can be lost.
 LOOK_EVERY = 2.0
 #: After the result backend says that a job is over, its record has so many seconds to say so, too.
 END_GRACE = 0.5
+
+
+#: The mark of a progress that cannot be read.
+UNREADABLE = "unreadable"
 
 
 def progress_of(snapshot: Snapshot | None) -> tuple[Any, int | None, str | None]:
@@ -32,8 +38,10 @@ def progress_of(snapshot: Snapshot | None) -> tuple[Any, int | None, str | None]
         return None, None, None
     try:
         value, at_ms, mark = unpack(packed)
-    except (ValueError, TypeError):  # another version's, or damaged: not to be shown as something it is not
-        return None, None, "unreadable"
+    except (ValueError, TypeError):
+        at_ms = mark = UNREADABLE
+    if type(at_ms) is not int or not (mark is None or type(mark) is str):
+        return None, None, UNREADABLE  # another version's, or damaged: not to be shown as something it is not
     return value, at_ms, mark
 
 
@@ -88,6 +96,32 @@ def status_of(job_id: str, snapshot: Snapshot | None, keep: int) -> JobStatus:
     )  # fmt: skip
 
 
+class JobBrief(msgspec.Struct, frozen=True):
+    """How a job stands, whatever it has to say. Instants are in milliseconds since the epoch."""
+
+    id: str
+    name: str
+    #: A Celery state, or ``LOST``, as in :class:`~taskora_celery.records.JobStatus`.
+    state: str
+    worker: str
+    #: The last sign of life.
+    alive_ms: int
+    #: When its last attempt ended; None where none has.
+    ended_ms: int | None = None
+    #: Why its last attempt ended as it did, and the class of the exception.
+    reason: str | None = None
+    error: str | None = None
+
+
+def brief_of(job_id: str, snapshot: Snapshot) -> JobBrief:
+    """Return how a job stands; the snapshot may be one that was read ``brief``."""
+    fields = snapshot.fields
+    return JobBrief(
+        job_id, fields.get("n", ""), fields.get("s", "PENDING"), fields.get("w", ""), fields.get("h", 0), fields.get("e"),
+        fields.get("r"), fields.get("z"),
+    )  # fmt: skip
+
+
 def last_words(snapshot: Snapshot | None, entries: int = 5) -> tuple[Any, tuple[str, ...]]:
     """Return a job's last progress, and the texts of its last log entries, oldest first."""
     if snapshot is None:
@@ -129,7 +163,7 @@ class Follower:
         if snapshot is None:
             return []
         fields, events = snapshot.fields, []
-        if fields.get("q", 0) <= self._last and self.skip > snapshot.removed + len(snapshot.journal):
+        if fields.get("q", 0) <= self._last and self.skip > snapshot.removed:
             self._last, self.skip = -1, 0  # the same id was sent anew: its journal begins again
             return []
         journal = decode(snapshot.journal, self._last)
@@ -145,7 +179,8 @@ class Follower:
         events += journal
         if journal:
             self._last = journal[-1].seq
-        self.skip = snapshot.removed + len(snapshot.journal)
+        # What was read begins behind what was skipped, or where the journal does by now.
+        self.skip = max(self.skip, snapshot.removed) + len(snapshot.journal)
         packed = fields.get("p")
         if packed != self._progress:
             self._progress = packed

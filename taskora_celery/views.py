@@ -17,13 +17,15 @@ from taskora_celery.store.protocol import CancelRequest, Shutdown, Snapshot
 from taskora_celery.texts import cut_line
 
 __all__ = [
-    "ENDED", "GOING", "LINE_CHARS", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text", "message_of", "named",
-    "percent_of", "progress_line", "state_named", "time_left", "view_of",
+    "ENDED", "GOING", "LINE_CHARS", "QUEUED", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text", "is_silent",
+    "message_of", "named", "percent_of", "progress_line", "state_named", "time_left", "view_of",
 ]  # fmt: skip
 
+#: The word for what no record shows: who sends a job writes none.
+QUEUED = "queued"
 #: The state's word for each of Celery's states, and of this library's.
 STATES = {
-    "PENDING": "queued",
+    "PENDING": QUEUED,
     "STARTED": "running",
     Outcome.RETRY: "retrying",
     Outcome.LOST: "stalled",
@@ -176,15 +178,19 @@ class Paces:
         return known[1]
 
 
+def is_silent(state: str, alive_ms: int, facts: TaskFacts, now_ms: int) -> bool:
+    """Say whether a job that is told to be running shows no sign of life for longer than its task allows."""
+    return state == "running" and facts.heartbeat_timeout is not None and now_ms - alive_ms > facts.heartbeat_timeout * 1000
+
+
 def view_of(
     job_id: str, snapshot: Snapshot, keep: int, facts: TaskFacts, now_ms: int, paces: Paces | None = None
 ) -> JobView:  # fmt: skip
     """Return a job as it is seen at ``now_ms``; the snapshot has its last attempt."""
     status = status_of(job_id, snapshot, keep)
     last = snapshot.attempts[-1] if snapshot.attempts else None
-    state, silent = STATES.get(status.state, status.state.lower()), False
-    if state == "running" and facts.heartbeat_timeout is not None:
-        silent = now_ms - status.alive_ms > facts.heartbeat_timeout * 1000
+    state = STATES.get(status.state, status.state.lower())
+    silent = is_silent(state, status.alive_ms, facts, now_ms)
     request = unpacked(snapshot.fields.get("j", b"")) if state == "running" else None
     next_ms = last.next_ms if state == "retrying" and last is not None else None
     percent = percent_of(status.progress)
@@ -233,6 +239,12 @@ class JobFilter(msgspec.Struct, frozen=True):
     worker: str | None = None
     #: Only jobs whose state changed at this instant or later, in milliseconds since the epoch.
     since_ms: int = 0
+    #: How the id begins.
+    job_id: str | None = None
+    #: A part of the reason, in any case.
+    reason: str | None = None
+    #: Each is how the id begins, or a part of the task's name, in any case.
+    words: tuple[str, ...] = ()
 
     def takes(self, view: JobView) -> bool:
         """Say whether a job passes; the instant is not looked at, the index knows it."""
@@ -240,5 +252,12 @@ class JobFilter(msgspec.Struct, frozen=True):
             return False
         if self.task is not None and not fnmatchcase(view.status.name, self.task):
             return False
+        if self.job_id is not None and not view.id.startswith(self.job_id):
+            return False
+        if self.reason is not None and self.reason.lower() not in (view.reason or "").lower():
+            return False
+        name = view.status.name.lower()
+        if not all(view.id.startswith(word) or word.lower() in name for word in self.words):
+            return False
         worker = view.status.worker
-        return self.worker is None or any(fnmatchcase(name, self.worker) for name in (worker, worker.split("@", 1)[0]))
+        return self.worker is None or any(fnmatchcase(part, self.worker) for part in (worker, worker.split("@", 1)[0]))

@@ -15,4 +15,5 @@ pytest_plugins = [
     "tests.support.flower_server",
     "tests.support.commands",
     "tests.support.scripted_jobs",
+    "tests.support.boards",
 ]

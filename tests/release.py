@@ -109,7 +109,7 @@ def look_at_metadata(told: Message) -> None:
     assert told["Requires-Python"] == f">={PYTHONS[0]}"
     assert told["License-Expression"] == "MIT"
     assert told["Description-Content-Type"] == "text/markdown"
-    assert {"sqs", "demo", "test"} <= set(told.get_all("Provides-Extra") or [])
+    assert {"board", "sqs", "demo", "test"} <= set(told.get_all("Provides-Extra") or [])
     assert all(url.partition(", ")[2].startswith("https://") for url in told.get_all("Project-URL") or [])
     needed = {
         requirement.split(";")[0].strip() for requirement in told.get_all("Requires-Dist") or [] if "extra ==" not in requirement

@@ -13,14 +13,14 @@ import click
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.cli.documents import encoded, receipt_document
 from taskora_celery.cli.drawing import short_ids, state_text
-from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, typed_ids
+from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, text, typed_ids
 from taskora_celery.cli.session import CANCELLED, DONE, FAILED, NOT_FOUND, USAGE, Failure, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following
 from taskora_celery.listing import ALL
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import CancelReceipt
-from taskora_celery.views import ENDED, GOING, JobFilter, JobView
+from taskora_celery.views import ENDED, GOING, QUEUED, JobFilter, JobView
 
 __all__ = ["command"]
 
@@ -30,7 +30,7 @@ _WORDS = {"too_late": "too late", "unknown": "not found", "would_cancel": "would
 
 @click.command(cls=JobsCommand, name="cancel", short_help="Stop jobs.")
 @some_ids
-@click.option("--reason", help="Why; it is stored and shown.")
+@click.option("--reason", callback=text, help="Why; it is stored and shown.")
 @click.option("--grace", callback=duration, help="How long a handler may take to stop by itself: 90s, 10m. Default: its task's.")
 @click.option("--all", "everything", is_flag=True, help="All jobs that have not ended.")
 @click.option("--task", metavar="GLOB", help="All jobs of tasks with such a name.")
@@ -61,8 +61,12 @@ def command(
     bulk = everything or task is not None or bool(wanted_states)
     if bulk and ids:
         raise click.UsageError("either ids, or --all, --task, --state: not both.")
+    if QUEUED in wanted_states or (bulk and queued):
+        raise click.UsageError("jobs that wait in a queue are in no list: give their whole ids, with --queued.")
     if wanted_states & ENDED:
-        raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING))}.")
+        raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING - {QUEUED}))}.")
+    if bulk and not session.reader.indexed:
+        raise Failure("this app keeps no list of its jobs (taskora_index_limit is 0): give ids", USAGE)
     if bulk:
         views = session.reader.views(JobFilter(wanted_states or GOING, task), ALL, session.now_ms())
         job_ids = [view.id for view in views]
@@ -89,7 +93,7 @@ def _ask(session: Session, views: Sequence[JobView]) -> None:
     :raises Failure: nobody is there to answer, or the answer is no.
     """
     jobs = f"{len(views)} job" + ("s" if len(views) > 1 else "")
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise Failure(f"this would cancel {jobs}; nobody can be asked here: say -y", USAGE)
     session.on_interrupt = "Nothing was cancelled."
     for task, count in Counter(view.status.name for view in views).most_common():
@@ -143,24 +147,36 @@ def _cancel(
     queued: bool,
     wait: bool,
 ) -> None:
-    """Send all requests; then wait for the ends of the jobs that run, where that is wanted."""
+    """Send all requests; then wait for the ends of the jobs that run, where that is wanted.
+
+    Whatever ends it, each request that was sent is told.
+    """
     running: dict[str, CancelReceipt] = {}
     by = _who()
-    for job_id in job_ids:
-        receipt = cancel_job(session.app, job_id, reason, grace=grace, queued=queued, by=by)
-        if wait and receipt.outcome == "requested":
-            running[job_id] = receipt
-        else:
+    try:
+        for job_id in job_ids:
+            receipt = cancel_job(session.app, job_id, reason, grace=grace, queued=queued, by=by)
+            if wait and receipt.outcome == "requested":
+                running[job_id] = receipt
+            else:
+                teller.tell(receipt)
+        if running:
+            session.on_interrupt = "Not waiting any more; the requests stand."
+            _wait(session, teller, running)
+    finally:
+        for receipt in running.values():
             teller.tell(receipt)
-    if not running:
-        return
-    session.on_interrupt = "Not waiting any more; the requests stand."
+
+
+def _wait(session: Session, teller: _Teller, running: dict[str, CancelReceipt]) -> None:
+    """Wait until these have ended; what has is told, and taken out."""
     for changes in following(session, list(running)).rounds(LOOK_EVERY):
         for change in changes:
             end = end_of(session, change)
             if end is not None:
+                receipt = running.pop(change.id)
                 outcome = "cancelled" if end[0] == "cancelled" else "too_late"
-                teller.tell(CancelReceipt(change.id, outcome, running[change.id].requested_ms, running[change.id].reason))
+                teller.tell(CancelReceipt(receipt.id, outcome, receipt.requested_ms, receipt.reason))
 
 
 def _who() -> str:

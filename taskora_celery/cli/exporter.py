@@ -20,7 +20,7 @@ PORT = 10818
 
 @click.command(cls=JobsCommand, name="exporter", short_help="Serve Prometheus metrics.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another than loopback needs --auth.")
-@click.option("--port", default=PORT, show_default=True, help="Port to listen on, 0 for any.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=PORT, show_default=True, help="Port to listen on, 0 for any.")
 @click.option(
     "--auth", envvar="TASKORA_EXPORTER_AUTH", metavar="SECRET",
     help="user:password (HTTP Basic) or a token (Bearer). Better in TASKORA_EXPORTER_AUTH: a command line is no secret.",
@@ -29,8 +29,8 @@ PORT = 10818
 @click.pass_obj
 def command(session: Session, host: str, port: int, auth: str | None, allow_host: tuple[str, ...]) -> None:
     """Serve Prometheus metrics of jobs under /metrics, until SIGTERM or Ctrl-C."""
-    if auth is not None and not auth.strip(": "):
-        raise Failure("--auth is empty", USAGE)
+    if auth is not None:
+        _check_secret(auth)
     if auth is None and not is_loopback(host):
         raise Failure(f"--host {host} can be reached from outside: give --auth, or listen on 127.0.0.1", USAGE)
     collector = Collector(session.reader.store)
@@ -43,6 +43,19 @@ def command(session: Session, host: str, port: int, auth: str | None, allow_host
     signal.signal(signal.SIGTERM, _stop)
     with server, suppress(SystemExit):
         server.serve_forever()
+
+
+def _check_secret(auth: str) -> None:
+    """Look whether a client can send this.
+
+    :raises Failure: it cannot.
+    """
+    if not auth.strip(": "):
+        raise Failure("--auth is empty", USAGE)
+    try:
+        auth.encode()
+    except UnicodeEncodeError as exc:
+        raise Failure("--auth is no UTF-8 text", USAGE) from exc
 
 
 def _stop(*_: object) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "logs": "Print the log entries of jobs.",
     "watch": "Watch jobs until they end.",
     "cancel": "Stop jobs.",
+    "board": "Show jobs live in a browser.",
     "exporter": "Serve Prometheus metrics.",
     "doctor": "Check the set-up.",
 }

@@ -16,10 +16,10 @@ from taskora_celery.cli.params import as_json, duration, since_ms, states
 from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.table import table
 from taskora_celery.cli.terminal import Output
-from taskora_celery.cli.text import fit
+from taskora_celery.cli.text import fit, rows_of
 from taskora_celery.cli.words import clock
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.views import JobFilter, JobView
+from taskora_celery.views import QUEUED, JobFilter, JobView
 
 __all__ = ["command", "lines", "show"]
 
@@ -64,10 +64,12 @@ def command(
 
 
 def _nothing(session: Session, wanted: JobFilter) -> str:
-    if wanted != JobFilter():
-        return "No job is like that."
     if not session.reader.indexed:
         return "This app keeps no list of its jobs: taskora_index_limit is 0."
+    if wanted.states == {QUEUED}:
+        return "Jobs that wait in a queue are not listed: a job has a record from the moment that a worker begins it."
+    if wanted != JobFilter():
+        return "No job is like that."
     return "No jobs yet. They are listed from the moment that a worker begins them, until their records expire."
 
 
@@ -115,11 +117,15 @@ def _watch(session: Session, wanted: JobFilter, limit: int, every: float, since:
 
 
 def _picture(views: Sequence[JobView], now_ms: int, output: Output, every: float, *, away: bool) -> list[str]:
-    room = max(output.rows - 4, 1)
+    columns, room = output.columns, max(output.rows - 4, 1)
+    shown = lines(views[:room], now_ms, output)
+    if (wrapped := max(rows_of(line, columns) for line in shown)) > 1:  # no table fits: what has scrolled away is not redrawn
+        room = max(output.rows // wrapped - 3, 1)
+        shown = lines(views[:room], now_ms, output)
     counts = Counter(state_text(view) for view in views)
     says = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no jobs"
     heading = f"{clock(now_ms)}  every {every:g}s  {says}" + ("  Redis cannot be reached, trying again" if away else "")
-    picture = [output.paint(fit(heading, output.columns, mark=output.mark), "dim"), *lines(views[:room], now_ms, output)]
+    picture = [output.paint(fit(heading, columns, mark=output.mark), "dim"), *shown]
     return [*picture, output.paint(f"and {len(views) - room} more", "dim")] if len(views) > room else picture
 
 

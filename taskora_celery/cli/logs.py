@@ -13,9 +13,9 @@ from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.cli.drawing import short_ids
 from taskora_celery.cli.loglines import LogStyle, entry_lines, marker, meta_text
 from taskora_celery.cli.params import as_json, duration, resolved, since_ms, some_ids
-from taskora_celery.cli.session import JobsCommand, Session
+from taskora_celery.cli.session import DONE, NOT_FOUND, JobsCommand, Session
 from taskora_celery.cli.text import one_line
-from taskora_celery.cli.waiting import end_of, following, goes_on
+from taskora_celery.cli.waiting import EXPIRED, end_of, following, goes_on
 from taskora_celery.following import Change
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import LEVELS, Event, LogEntry, level_code
@@ -74,20 +74,30 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
         raise click.BadParameter(f"{value!r} is no regular expression: {exc}", ctx, param) from exc
 
 
+def _level(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        level_code(value.lower())
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no level: one of {', '.join(LEVELS)}", ctx, param) from None
+    return value.lower()
+
+
 @click.command(cls=JobsCommand, name="logs", short_help="Print the log entries of jobs.")
 @some_ids
 @click.option("-f", "--follow", is_flag=True, help="Go on with new entries, over retries, until the job ends.")
 @click.option("--since", callback=duration, help="Only entries of this time: 90s, 10m, 2h, 1d.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only so many of the past entries of each job, the newest.")
-@click.option("--level", type=click.Choice(list(LEVELS)), default="debug", help="Only entries of this level or above.")
+@click.option(
+    "--level", callback=_level, default="debug", metavar=f"[{'|'.join(LEVELS)}]", help="Only entries of this level or above."
+)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only entries of this attempt.")
 @click.option("--grep", "pattern", callback=_pattern, metavar="REGEX", help="Only entries in which this is found.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each entry with its time, in UTC.")
 @click.option("--no-prefix", is_flag=True, help="Do not begin the lines of several jobs with their ids.")
 @as_json
-@click.pass_obj
+@click.pass_context
 def command(
-    session: Session,
+    ctx: click.Context,
     ids: tuple[str, ...],
     since: float | None,
     tail: int | None,
@@ -101,6 +111,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Print the log entries of jobs, of all attempts; those of several jobs in the order of their times."""
+    session: Session = ctx.obj
     job_ids, output = resolved(session, ids), session.output
     wanted = LogFilter(level, attempt, since_ms(since, session.now_ms()), pattern)
     style = LogStyle(escaped=output.terminal, times=timestamps, unicode=output.unicode, paint=output.paint)
@@ -114,6 +125,7 @@ def command(
             return
         printer.tell_ends(changes)
         first = False
+    ctx.exit(NOT_FOUND if printer.expired else DONE)
 
 
 class _Printer:
@@ -128,6 +140,8 @@ class _Printer:
         size = max(map(len, shorts.values()))
         self._prefixes = {job_id: f"{one_line(short):<{size}} | " if prefixed else "" for job_id, short in shorts.items()}
         self._attempts: dict[str, int] = {}
+        #: Whether a job's record was gone before its end was seen: some of its entries may be missing.
+        self.expired = False
 
     def print(self, events: Iterator[tuple[str, Event]]) -> None:
         """Write all of them, and flush."""
@@ -165,4 +179,5 @@ class _Printer:
             end = end_of(self._session, change)
             if end is not None:
                 word, why = end
+                self.expired |= word == EXPIRED
                 self._output.note(f"{one_line(change.id)} {word}" + (f": {one_line(why)}" if why else ""))

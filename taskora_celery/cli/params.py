@@ -12,7 +12,7 @@ from taskora_celery.cli.session import NOT_FOUND, Failure, Session
 from taskora_celery.cli.words import parse_duration
 from taskora_celery.views import state_named
 
-__all__ = ["as_json", "duration", "resolved", "since_ms", "some_ids", "states", "typed_ids"]
+__all__ = ["as_json", "duration", "resolved", "since_ms", "some_ids", "states", "text", "typed_ids"]
 
 
 def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -21,6 +21,16 @@ def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         return None if value is None else parse_duration(value)
     except ValueError as exc:
         raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+def text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's signature
+    """Return text as it can be stored: what of it is no UTF-8 is written out."""
+    return None if value is None else _storable(value)
+
+
+def _storable(value: str) -> str:
+    # Python hands over a command line's bytes that are no text as lone surrogates, which have no UTF-8 form.
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def since_ms(since: float | None, now_ms: int) -> int:
@@ -42,14 +52,18 @@ some_ids = click.argument("ids", nargs=-1, required=False, metavar="ID…")
 
 def typed_ids(ids: tuple[str, ...]) -> Iterator[str]:
     """Yield what was typed, and in place of ``-`` the ids on the standard input."""
-    for text in ids:
-        if text != "-":
-            yield text
-            continue
-        for line in sys.stdin:
-            found = _id_in(line)
-            if found:
-                yield found
+    for typed in ids:
+        if typed != "-":
+            yield _storable(typed)
+        else:
+            yield from filter(None, (_storable(_id_in(line)) for line in _input()))
+
+
+def _input() -> Iterator[str]:
+    """Yield the lines of the standard input; none where it is closed. What is not in its encoding is written out."""
+    if sys.stdin is not None:
+        for line in sys.stdin.buffer:
+            yield line.decode(sys.stdin.encoding, "backslashreplace")
 
 
 def _id_in(line: str) -> str:
@@ -73,7 +87,7 @@ def resolved(session: Session, ids: tuple[str, ...]) -> list[str]:
     """
     if not ids:
         raise click.UsageError("which job? Give an id, or - to read ids from the standard input.")
-    found = list(dict.fromkeys(session.reader.find(text) for text in typed_ids(ids)))
+    found = list(dict.fromkeys(session.reader.find(typed) for typed in typed_ids(ids)))
     if not found:
         raise Failure("there is no id on the standard input", NOT_FOUND)
     return found

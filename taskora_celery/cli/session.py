@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from taskora_celery.about import checked_settings
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import one_line
 from taskora_celery.errors import JobNotFoundError, SettingsError, StoreNotConfiguredError, StoreUnavailableError
-from taskora_celery.listing import AmbiguousIdError, JobsReader
+from taskora_celery.listing import PREFIX_CHARS, AmbiguousIdError, JobsReader
 
 __all__ = [
     "CANCELLED", "DONE", "FAILED", "INTERRUPTED", "NOT_FOUND", "PIPE_CLOSED", "TIMED_OUT", "UNREACHABLE", "USAGE", "Failure",
@@ -56,8 +57,10 @@ class Session:
         """The reader of the app's jobs.
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+        :raises SettingsError: a setting, or an option of that Redis, is wrong.
         """
         if self._reader is None:
+            checked_settings(self.app)
             self._reader = JobsReader.of(self.app)
         return self._reader
 
@@ -97,7 +100,7 @@ def _failing(session: Session, run: Callable[[], Any]) -> Any:
     except (StoreNotConfiguredError, SettingsError) as exc:
         raise Failure(str(exc), USAGE) from exc
     except JobNotFoundError as exc:
-        raise Failure(str(exc), NOT_FOUND) from exc
+        raise Failure(f"{exc}{_about_beginnings(session, exc.job_id)}", NOT_FOUND) from exc
     except AmbiguousIdError as exc:
         raise Failure(f"{exc.prefix!r} is the beginning of {len(exc.job_ids)} ids: {_some(exc.job_ids)}", USAGE) from exc
     except BrokenPipeError as exc:
@@ -105,6 +108,13 @@ def _failing(session: Session, run: Callable[[], Any]) -> Any:
         raise click.exceptions.Exit(PIPE_CLOSED) from exc
     except (KeyboardInterrupt, click.Abort) as exc:
         raise Failure(session.on_interrupt, INTERRUPTED) from exc
+
+
+def _about_beginnings(session: Session, typed: str) -> str:
+    """Return what to say of an id that was not found, where it may have been the beginning of one."""
+    if not session.reader.indexed:
+        return " (this app keeps no list of its jobs, taskora_index_limit is 0: ids are to be whole)"
+    return f" (a beginning of an id has {PREFIX_CHARS} characters or more)" if len(typed) < PREFIX_CHARS else ""
 
 
 def _some(job_ids: list[str]) -> str:

@@ -10,6 +10,8 @@ __all__ = ["age", "clock", "moment", "parse_duration"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
+#: What is longer is a slip, and no clock can add it.
+_LONGEST = 36_500 * 86_400.0
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?", re.ASCII)
 #: Up to twice a unit, the smaller one says more.
 _STEPS = ((120, 1, "s"), (7_200, 60, "m"), (172_800, 3_600, "h"))
@@ -18,11 +20,14 @@ _STEPS = ((120, 1, "s"), (7_200, 60, "m"), (172_800, 3_600, "h"))
 def parse_duration(text: str) -> float:
     """Return the seconds of ``90s``, ``10m``, ``2h``, ``1d``, ``1h30m``; a number alone is in seconds.
 
-    :raises ValueError: it is none of these.
+    :raises ValueError: it is none of these, or longer than a hundred years.
     """
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is no duration: write 90s, 10m, 2h or 1d")
-    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    if seconds > _LONGEST:
+        raise ValueError(f"{text[:20]!r} is more than a hundred years: write 90s, 10m, 2h or 1d")
+    return seconds
 
 
 def age(seconds: float) -> str:

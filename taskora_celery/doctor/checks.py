@@ -177,7 +177,12 @@ def check_memory(facts: Facts) -> Iterator[Finding]:
 
 
 def check_tasks(facts: Facts) -> Iterator[Finding]:
-    """Look for long tasks whose message is gone when their worker dies."""
+    """Look whether tasks can be imported, and for long ones whose message is gone when their worker dies."""
+    if facts.tasks_error is not None:
+        yield Finding(
+            "tasks", Level.WRONG, f"the app's modules cannot be imported: {facts.tasks_error}",
+            "correct that, or the app's imports and include: no worker starts with it",
+        )  # fmt: skip
     if not facts.tasks:
         return
     lost = [task.name for task in facts.tasks if task.early and task.limit is not None and task.limit > LONG]
@@ -197,8 +202,8 @@ def check_events(facts: Facts) -> Iterator[Finding]:
     if silent:
         yield Finding(
             "events", Level.WRONG if facts.monitored else Level.WARNING,
-            f"sent by none of: {_names(silent)}" + ("; a monitor that listens sees nothing of them" if facts.monitored else ""),
-            "start workers with -E, or set worker_send_task_events=True",
+            f"not sent by {_names(silent)}" + ("; a monitor that listens sees nothing of them" if facts.monitored else ""),
+            "start workers with -E, or set worker_send_task_events=True (a Flower that runs asks them for it)",
         )  # fmt: skip
     elif any(worker.events for worker in _ours(facts)):
         yield Finding("events", Level.OK, "all workers send them")

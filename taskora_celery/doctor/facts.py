@@ -61,6 +61,8 @@ class Facts(msgspec.Struct, frozen=True):
     #: Why workers could not be asked where they should have been; None if nothing.
     workers_error: str | None = None
     tasks: tuple[TaskFacts, ...] = ()
+    #: Why the app's modules cannot be imported; None where they were.
+    tasks_error: str | None = None
     #: What the broker's options say, in seconds; None where the broker knows no such thing.
     visibility_timeout: float | None = None
     sweep_interval: float | None = None

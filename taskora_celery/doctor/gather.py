@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
+from kombu.utils.url import maybe_sanitize_url
 
 from taskora_celery.about import checked_recovery, checked_settings, package_versions, version_of
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.errors import SettingsError, StoreUnavailableError
+from taskora_celery.inspecting import replies
 from taskora_celery.runtime import broker_endpoint_of
 from taskora_celery.settings import Settings
 from taskora_celery.store.connect import Endpoint
@@ -29,11 +30,14 @@ _GOSSIP = "worker."
 
 def gather(app: Any, timeout: float = 1.0) -> Facts:
     """Return all that can be found out; ``timeout`` is how long workers have to answer, in seconds."""
-    app.loader.import_default_modules()
+    tasks_error = _import_tasks(app)
     settings, store, settings_error = _settings_of(app)
     broker = broker_endpoint_of(app)
     servers = _servers(app, broker, store)
-    facts = Facts(package_versions(), servers, tasks=tasks_of(app), settings_error=settings_error, flower=version_of("flower"))
+    facts = Facts(
+        package_versions(), servers, tasks=tasks_of(app), tasks_error=tasks_error, settings_error=settings_error,
+        flower=version_of("flower"),
+    )  # fmt: skip
     try:
         recovery = checked_recovery(app, None if settings is None else settings.lease_interval)
     except SettingsError as exc:
@@ -82,6 +86,15 @@ def tasks_of(app: Any) -> tuple[TaskFacts, ...]:
     return tuple(found)
 
 
+def _import_tasks(app: Any) -> str | None:
+    """Import the app's modules as a worker does; return why that failed, None where it did not."""
+    try:
+        app.loader.import_default_modules()
+    except Exception as exc:  # noqa: BLE001 - users' modules: what they raise is what is wrong
+        return f"{type(exc).__name__}: {exc}"
+    return None
+
+
 def _settings_of(app: Any) -> tuple[Settings | None, Endpoint | None, str | None]:
     """Return the settings, where records are kept, and what is wrong with the settings."""
     try:
@@ -113,7 +126,12 @@ def _redis_facts(role: str, endpoint: Endpoint) -> ServerFacts:
 
 def _other_broker(app: Any) -> ServerFacts:
     """Look at a broker that is not Redis."""
-    with app.connection_for_read() as connection:
+    try:
+        connection = app.connection_for_read()
+    except Exception as exc:  # noqa: BLE001 - no such transport, or its driver is not installed
+        url = maybe_sanitize_url(app.conf.broker_read_url or app.conf.broker_url)
+        return ServerFacts("broker", url, f"{type(exc).__name__}: {exc}")
+    with connection:
         return ServerFacts("broker", connection.as_uri(), _failure_of(connection))  # the URI is without its password
 
 
@@ -128,17 +146,10 @@ def _failure_of(connection: Any) -> str | None:
 
 def _workers(app: Any, connection: Any, timeout: float) -> tuple[WorkerFacts, ...] | None:
     """Ask all workers on this broker; None where it has no broadcasts."""
-    found: dict[str, WorkerFacts] = {}
-    sent = time.time()
-
-    def answered(reply: Mapping[str, Any]) -> None:
-        received = time.time()
-        for name, stats in reply.items():
-            found[name] = worker_facts(name, stats, sent, received)
-
-    if not getattr(connection.default_channel, "supports_fanout", True):
+    replied = replies(app, connection, "stats", timeout)
+    if replied is None:
         return None
-    app.control.broadcast("stats", reply=True, timeout=timeout, connection=connection, callback=answered)
+    found = {reply.worker: worker_facts(reply.worker, reply.answer, reply.sent, reply.received) for reply in replied}
     return tuple(found[name] for name in sorted(found))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from taskora_celery.lease.protocol import NO_LEASE, Lease
 
-__all__ = ["lease_for"]
+__all__ = ["connected", "lease_for"]
 
 logger = logging.getLogger("taskora_celery.lease")
 
@@ -27,15 +29,7 @@ def lease_for(app: Any) -> Lease:
     if driver == "amqp":
         return NO_LEASE  # there is nothing to ask, and a connection of each process would cost the broker something
     try:
-        if driver == "redis":
-            connection.transport_options.setdefault("socket_timeout", TIMEOUT)
-            connection.transport_options.setdefault("socket_connect_timeout", TIMEOUT)
-        if driver == "sqs":
-            from taskora_celery.lease.sqs import bound_timeouts
-
-            bound_timeouts(connection)
-        # Each of its URLs once, without a pause: asking for the channel would try again for as long as the broker is away.
-        connection.ensure_connection(max_retries=max(len(connection.alt), 1) - 1, reraise_as_library_errors=False)
+        _connect(connection)
         lease = _lease_on(connection, connection.default_channel, driver, app)
     except BaseException:
         connection.close()
@@ -45,6 +39,32 @@ def lease_for(app: Any) -> Lease:
         logger.debug("the broker's transport %r has no visibility timeout to renew", connection.transport_cls)
         return NO_LEASE
     return lease
+
+
+@contextmanager
+def connected(app: Any) -> Iterator[Any]:
+    """Open a broker connection of its own, as messages are read with; blocks for ``TIMEOUT`` at most, and so does each command.
+
+    Where the app names several brokers to fail over between, for each of them.
+
+    :raises Exception: whatever the transport raises when the broker cannot be reached.
+    """
+    with app.connection_for_read() as connection:
+        _connect(connection)
+        yield connection
+
+
+def _connect(connection: Any) -> None:
+    driver = connection.transport.driver_type
+    if driver == "redis":
+        connection.transport_options.setdefault("socket_timeout", TIMEOUT)
+        connection.transport_options.setdefault("socket_connect_timeout", TIMEOUT)
+    if driver == "sqs":
+        from taskora_celery.lease.sqs import bound_timeouts
+
+        bound_timeouts(connection)
+    # Each of its URLs once, without a pause: asking for the channel would try again for as long as the broker is away.
+    connection.ensure_connection(max_retries=max(len(connection.alt), 1) - 1, reraise_as_library_errors=False)
 
 
 def _lease_on(connection: Any, channel: Any, driver: str, app: Any) -> Lease | None:

@@ -63,6 +63,15 @@ class SqsQueues:
             logger.debug("the URL of the SQS queue %s is not known: %s", queue, error_code(exc))
             return None
 
+    def depth(self, url: str) -> int | None:
+        """Return about how many messages wait, as SQS has counted them; None where it may not be asked."""
+        try:
+            answer = self.client(url).get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+            return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+        except (ClientError, KeyError) as exc:
+            logger.debug("how much waits in %s cannot be read: %s", url, exc)
+            return None
+
     def timeout(self, url: str) -> float:
         """Return for how many seconds a renewal hides a message of this queue: the transport's option, else the queue's own.
 

@@ -57,5 +57,5 @@ class Collector:
     def _of_jobs(self) -> list[Sample]:
         listed = [job_id for job_id, _ in self._store.listed(JOBS_LISTED, going=True)]
         # Where there are too many: those whose state has not changed for longest, of which a hung job would be one.
-        records = self._store.records(listed[-JOBS_READ:], brief=True)
+        records = self._store.records(listed[-JOBS_READ:], brief=True, going=True)
         return list(job_samples(records, max(len(listed) - JOBS_READ, 0), int(self._clock.time() * 1000)))

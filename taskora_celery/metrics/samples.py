@@ -56,11 +56,17 @@ def job_samples(records: Iterable[Snapshot | None], unread: int, now_ms: int) ->
 
 
 def count_samples(counts: Mapping[str, int]) -> Iterator[Sample]:
-    """Return what the store's counts say, metric by metric; names of a newer version are left out."""
+    """Return what the store's counts say, metric by metric; names of a newer version are left out.
+
+    What has never happened is 0 where it is known what could: from nothing to 1 is no increase to Prometheus, so an alert would
+    not see the first stall of a task that has run before, nor the first loss.
+    """
     found: dict[str, list[tuple[Count, int]]] = defaultdict(list)
     for name, number in counts.items():
         count = unpack_count(name)
         found[count.metric].append((count, number))
+    names: set[tuple[str, ...]] = {count.open for count, _ in found["attempts"] if len(count.open) == 1}
+    could: dict[str, Iterable[tuple[str, ...]]] = {"stalled": sorted(names), "dropped": [()]}
     for metric, metric_family in FROM_COUNTS.items():
         known = sorted(found[metric], key=lambda item: (item[0].open, item[0].fixed))
         if metric_family.kind == "histogram":
@@ -68,7 +74,9 @@ def count_samples(counts: Mapping[str, int]) -> Iterator[Sample]:
         elif not (metric_family.fixed or metric_family.open):
             yield Sample(metric_family, (), sum(number for _, number in known))
         else:
-            yield from _counters(metric_family, known)
+            never = [(Count(metric, (value,), open_), 0) for open_ in could.get(metric, ())
+                     for value in sorted(_FIXED[metric_family.fixed[0]])]  # fmt: skip
+            yield from _counters(metric_family, [*never, *known])
 
 
 def _counters(metric_family: Family, found: Sequence[tuple[Count, int]]) -> Iterator[Sample]:

@@ -1,14 +1,18 @@
 """What is kept of an app's jobs together, in Redis: which there are, so that nobody has to scan for them, and what is counted.
 
 The index is two sorted sets, both capped: the jobs whose state changed last, and those that have not ended. They are written in
-batches and may be a moment behind; the records are what counts. An entry whose record has expired is removed by whoever comes
-across it. The counts are one hash of a bounded number of names, to which the same script adds.
+batches and may be a moment behind; the records are what counts. An entry whose record has expired, or has ended though it is
+among those that go on, is removed by whoever comes across it and may write. The counts are one hash of a bounded number of names,
+to which the same script adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+
+from redis.exceptions import ResponseError
 
 from taskora_celery.store.keys import BRIEF_FIELDS, CHECKPOINT, LISTED_FIELDS, JobKeys
 from taskora_celery.store.protocol import NO_COUNTS, Snapshot
@@ -84,8 +88,12 @@ class RedisIndex:
                     found.append(read_snapshot(([*values, checkpoint], 0, (), next(answers)), (*fields, CHECKPOINT)))
         return found
 
-    def forget(self, client: Any, job_ids: Sequence[str]) -> None:
-        """Remove jobs whose records have expired."""
-        if job_ids:
-            for key in self._keys.index:
-                client.zrem(key, *job_ids)
+    def forget(self, client: Any, gone: Sequence[str], ended: Sequence[str]) -> None:
+        """Remove jobs whose records have expired, and from those that go on what has ended."""
+        recent, going = self._keys.index
+        # Who may only read (a replica, a user of Redis without the right to write) leaves it to others.
+        with suppress(ResponseError):
+            if gone:
+                client.zrem(recent, *gone)
+            if gone or ended:
+                client.zrem(going, *gone, *ended)

@@ -7,6 +7,7 @@ entries are ``[code, ms after base, {…}]``. A reader leaves out what it cannot
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import NoneType
 from typing import Any
 
 from taskora_celery.encoding import pack, unpack
@@ -23,6 +24,12 @@ CANCEL = 11
 STALLED = "JobStalledError"
 #: So long a batch at most: the journal is trimmed by whole batches.
 BATCH_ENTRIES = 500
+
+#: What readers take as text or number in the data of a state or a cancel; what else is in it is a newer version's.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("reason", "error", "worker", "by"), (str, NoneType)),
+    **dict.fromkeys(("attempt", "delivery", "delay", "next_ms"), (int, float, NoneType)),
+}
 
 #: What a batch of another version, or a damaged one, may raise while it is taken apart.
 _UNREADABLE = (ValueError, TypeError, LookupError)
@@ -81,7 +88,7 @@ def decode(journal: Iterable[bytes], after: int = -1) -> list[Event]:
             first, entries, body = _head(raw)
             if first + entries <= after + 1:
                 continue
-            attempt, base, items = unpack(body)
+            attempt, base, items = _body(body)
             found = [_event(attempt, base, seq, item) for seq, item in enumerate(items, first) if seq > after]
         except _UNREADABLE:
             continue  # the jump in the positions shows as a gap before the next batch
@@ -98,11 +105,19 @@ def decode_logs(journal: Iterable[bytes]) -> list[LogEntry]:
     for raw in journal:
         try:
             first, _, body = _head(raw)
-            attempt, base, items = unpack(body)
+            attempt, base, items = _body(body)
             logs += [_log(attempt, base, seq, item) for seq, item in enumerate(items, first) if item[0] < STATE]
         except _UNREADABLE:
             continue
     return logs
+
+
+def _body(body: bytes) -> tuple[int, int, list[Any]]:
+    """Return a batch's attempt, its base, and its entries."""
+    attempt, base, items = unpack(body)
+    if type(attempt) is not int or type(base) is not int or type(items) is not list:
+        raise ValueError("no batch")
+    return attempt, base, items
 
 
 def _head(raw: bytes) -> tuple[int, int, bytes]:
@@ -114,14 +129,22 @@ def _head(raw: bytes) -> tuple[int, int, bytes]:
 def _log(attempt: int, base: int, seq: int, item: Sequence[Any]) -> LogEntry:
     # By position, and no more than is there: a reader of a long log spends its time here.
     given = len(item)
+    message = item[2]
     meta = item[_META] if given > _META else None
     logger = item[_LOGGER] if given > _LOGGER else None
-    return LogEntry(level_name(item[0]), item[2], base + item[1], attempt, seq, meta, logger)
+    if type(message) is not str or not (meta is None or type(meta) is dict) or not (logger is None or type(logger) is str):
+        raise ValueError("no log entry")
+    return LogEntry(level_name(item[0]), message, base + item[1], attempt, seq, meta, logger)
 
 
 def _event(attempt: int, base: int, seq: int, item: Sequence[Any]) -> Event:
     if item[0] < STATE:
         return Event("log", seq, base + item[1], _log(attempt, base, seq, item))
-    if item[0] == CANCEL:
-        return Event("cancel", seq, base + item[1], {"attempt": attempt, **item[2]})
-    return Event("state", seq, base + item[1], {"attempt": attempt, **item[2]})
+    kind, key = ("cancel", "phase") if item[0] == CANCEL else ("state", "state")
+    data = {"attempt": attempt, **item[2]}
+    if type(data[key]) is not str:
+        raise ValueError(f"no {kind}")
+    for name, kinds in _KINDS.items():
+        if not isinstance(data.get(name), kinds):
+            raise TypeError(f"{kind}: {name}")
+    return Event(kind, seq, base + item[1], data)

@@ -80,8 +80,8 @@ RECORD_FIELDS = (
 CHECKPOINT = "k"
 LISTED_FIELDS = tuple(name for name in RECORD_FIELDS if name != CHECKPOINT)
 
-#: How a job stands, whatever it has to say.
-BRIEF_FIELDS = ("s", "n", "h")
+#: How a job stands, whatever it has to say: a few hundred bytes at most, since a reason is cut when it is written.
+BRIEF_FIELDS = ("s", "n", "h", "w", "e", "r", "z")
 
 
 class JobKeys:

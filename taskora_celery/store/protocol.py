@@ -225,7 +225,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """A job as it was at one moment. ``fields`` has the keys that :mod:`taskora_celery.store.keys` lists."""
 
     fields: dict[str, Any]
-    #: Batches that were removed from the journal's head; ``removed + len(journal)`` is where the next read goes on.
+    #: Batches that were removed from the journal's head. What was read begins behind these, or behind what was skipped, whichever
+    #: is more; ``max(removed, skip) + len(journal)`` is where the next read goes on.
     removed: int
     journal: tuple[bytes, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()
@@ -303,11 +304,13 @@ class JobStore(Protocol):
         ``going``: only those that have not ended. The index is a moment behind the records.
         """
 
-    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False, going: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt and without its journal, None where there is none.
 
         Where there is a checkpoint, an empty one stands for it.
-        ``brief``: only how it stands (state, name, last sign of life), which is small whatever the job has to say.
+        ``brief``: only how it stands (state, name, worker, last sign of life, end and reason): small, whatever it has to say.
+        ``going``: the jobs are of the list of those that have not ended; those that have are taken off it. Where the next attempt
+        ends before the process of the one before has noted that the job goes on, nobody else would.
         """
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:

@@ -12,6 +12,7 @@ import msgspec
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.connect import Endpoint, client
 from taskora_celery.store.counting import counts_of_loss
@@ -215,11 +216,18 @@ class RedisStore:
         with self._reading() as reader:
             return self.index.ids(reader, limit, going=going)
 
-    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
-        """Return each job's record with its last attempt, None where there is none; those are taken off the index."""
+    def records(self, job_ids: Sequence[str], *, brief: bool = False, going: bool = False) -> list[Snapshot | None]:
+        """Return each job's record with its last attempt, None where there is none; those are taken off the index.
+
+        ``going``: those that have ended are taken off the list of those that have not.
+        """
         with self._reading() as reader:
             found = self.index.records(reader, job_ids, brief=brief)
-            self.index.forget(reader, [job_id for job_id, record in zip(job_ids, found, strict=True) if record is None])
+            both = list(zip(job_ids, found, strict=True))
+            self.index.forget(
+                reader, [job_id for job_id, record in both if record is None],
+                [job_id for job_id, record in both if going and record and record.fields.get("s") in Outcome.FINAL],
+            )  # fmt: skip
             return found
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ __all__ = ["attempts_in", "read_arguments", "read_snapshot"]
 
 _TEXT = frozenset("snwrzlT")
 _PACKED = frozenset("pkj")
+_NUMBER = re.compile(rb"-?[0-9]{1,16}")
+#: Lua's numbers are exact up to here.
+_GREATEST = 2**53
 _attempt_decoder = msgspec.msgpack.Decoder(AttemptRecord)
 
 
@@ -49,7 +53,13 @@ def read_snapshot(answer: Any, names: Sequence[str] = RECORD_FIELDS) -> Snapshot
         elif name in _TEXT:
             fields[name] = data.decode("utf-8", "replace")
         else:
-            fields[name] = int(data) if data.lstrip(b"-").isdigit() else 0
+            fields[name] = _number(data)
     if not fields:
         return None
     return Snapshot(fields, int(removed), tuple(journal), attempts_in(attempts))
+
+
+def _number(data: bytes) -> int:
+    """Return a number as a script writes it, 0 for anything else."""
+    number = int(data) if _NUMBER.fullmatch(data) else 0
+    return number if -_GREATEST <= number <= _GREATEST else 0

@@ -90,10 +90,10 @@ class RemoteStore:
         self._reach()
         return self.memory.listed(limit, going=going)
 
-    def records(self, job_ids: Sequence[str], *, brief: bool = False) -> list[Snapshot | None]:
+    def records(self, job_ids: Sequence[str], *, brief: bool = False, going: bool = False) -> list[Snapshot | None]:
         """Return the records of these jobs."""
         self._reach()
-        return self.memory.records(job_ids, brief=brief)
+        return self.memory.records(job_ids, brief=brief, going=going)
 
     def watch(self, job_ids: Sequence[str]) -> AbstractContextManager[Watch]:
         """Watch jobs for changes."""

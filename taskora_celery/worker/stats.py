@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state as worker_state
 
 from taskora_celery._version import __version__
 from taskora_celery.about import package_versions, recovery_in
@@ -24,7 +25,7 @@ class StatsStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def about(worker: Any) -> dict[str, Any]:
-    """Return the library's version, the clock, and what else ``jobs doctor`` compares; plain data, no I/O."""
+    """Return the library's version, the clock, and what else ``jobs doctor`` compares and the board shows; plain data, no I/O."""
     try:
         recovery = recovery_in(worker.app)
     except SettingsError:
@@ -36,4 +37,12 @@ def about(worker: Any) -> dict[str, Any]:
         "clock": time.time(),
         "events": None if dispatcher is None else sends_task_events(dispatcher),
         "visibility_timeout": None if recovery is None else recovery.visibility_timeout,
+        "active": len(worker_state.active_requests),
+        "queues": _consumed(worker.consumer),
     }
+
+
+def _consumed(consumer: Any) -> list[str]:
+    """Return the names of the queues that a worker's consumer has messages delivered from; none before it has begun."""
+    consumes = getattr(consumer, "task_consumer", None)
+    return [] if consumes is None else [str(queue.name) for queue in consumes.queues]

@@ -29,6 +29,8 @@ else:
 
 #: Long runs with real workers; in these pools they show again what prefork, threads and gevent have shown.
 REPEATED_POOLS = frozenset({"solo", "eventlet"})
+#: What all pools are asked in the default run; eventlet's other tests are gevent's, on another hub.
+CORE = ("test_context", "test_lease", "test_progress")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         long = item.path.name.startswith(("test_faults_", "test_stopping_"))
         pool = getattr(item, "callspec", None) and item.callspec.params.get("pool")  # type: ignore[attr-defined]
-        if long and pool in REPEATED_POOLS:
+        if (long and pool in REPEATED_POOLS) or (pool == "eventlet" and not item.path.name.startswith(CORE)):
             item.add_marker(pytest.mark.repeated_pool)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tests.support import fault_jobs, gates, jobs, reporting_jobs, stopping_jobs
 from tests.support.commands import Commands
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
+from tests.support.worker import REPO_ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +227,11 @@ def test_many_are_cancelled_after_a_question(start_worker: Any, jobs_app: Celery
     piped = jobs_command.run("cancel", "--all")
     assert (piped.returncode, piped.stdout) == (USAGE, "")
     assert "3 jobs" in piped.stderr
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$@" <&-', "sh", *jobs_command.command("cancel", "--all")], cwd=REPO_ROOT, env=jobs_command.env,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (closed.returncode, closed.stdout, closed.stderr) == (USAGE, "", piped.stderr)
     with jobs_command.terminal("cancel", "--task", "*.obey") as terminal:
         terminal.wait_for(lambda text: "3  tests.support.stopping_jobs.obey\nCancel 3 jobs? [y/N]" in text, "the question")
         terminal.type("n\n")

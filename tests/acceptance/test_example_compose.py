@@ -6,12 +6,14 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import yaml
 
 from example_project.celery import app
 from example_project.tasks import word_count
 from tests.support.apps import pointed_at
+from tests.support.commands import Commands
 from tests.support.processes import ManagedProcess
 from tests.support.redis_server import RedisServer, find_binary
 from tests.support.worker import REPO_ROOT
@@ -25,14 +27,14 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (DIRECTORY / "Dockerfile").read_text("utf-8")
 
 
-def test_it_has_a_redis_workers_and_flower() -> None:
+def test_it_has_a_redis_workers_and_what_shows_jobs() -> None:
     """What is built is built from this repository, and nothing listens beyond this machine."""
-    assert set(SERVICES) == {"redis", "worker", "flower"}
-    for name in ("worker", "flower"):
+    assert set(SERVICES) == {"redis", "worker", "board", "flower"}
+    for name in set(SERVICES) - {"redis"}:
         build = SERVICES[name]["build"]
         assert (DIRECTORY / build["context"]).resolve() == REPO_ROOT
         assert (REPO_ROOT / build["dockerfile"]).is_file()
-        assert SERVICES[name]["environment"] == {"REDIS_URL": "redis://redis:6379/0"}
+        assert SERVICES[name]["environment"]["REDIS_URL"] == "redis://redis:6379/0"
         assert set(SERVICES[name]["depends_on"]) <= set(SERVICES)
     assert all(port.startswith("127.0.0.1:") for service in SERVICES.values() for port in service.get("ports", []))
     assert re.fullmatch(r"redis:\d+-alpine", SERVICES["redis"]["image"])
@@ -61,6 +63,19 @@ def test_its_redis_and_its_worker_run_a_job(tmp_path: Path) -> None:
             with pointed_at(app, url):
                 assert word_count.delay("a b a").get(timeout=30)["words"] == 3
             assert worker.stop() == 0
+
+
+def test_its_board_lets_in_who_has_the_password(redis_url: str, tmp_path: Path) -> None:
+    """K4: it listens as in the container, on a port of its own, and is asked for as on the machine."""
+    board = SERVICES["board"]
+    command = [sys.executable, "-m", *board["command"], "--port=0"]
+    env = {**Commands(redis_url, tmp_path).env, **board["environment"], "REDIS_URL": redis_url}
+    with ManagedProcess("board", command, tmp_path / "board.log", env=env, cwd=REPO_ROOT) as process:
+        port = process.wait_for_log(r"^board: http://\S+:(\d+)", 60)[1]
+        for host in ("127.0.0.1", "localhost"):
+            url = f"http://{host}:{port}/"
+            assert httpx.get(url).status_code == 401
+            assert httpx.get(url, auth=tuple(board["environment"]["TASKORA_BOARD_AUTH"].split(":"))).status_code == 200
 
 
 def test_flower_knows_its_options_and_its_configuration() -> None:

@@ -11,6 +11,7 @@ from taskora_celery.cli.documents import AttemptDocument, DetailDocument, JobDoc
 from taskora_celery.cli.session import CANCELLED as TOO_LATE
 from taskora_celery.cli.session import DONE as OK
 from taskora_celery.cli.session import INTERRUPTED, NOT_FOUND, TIMED_OUT, USAGE
+from taskora_celery.cli.text import rows_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 from tests.support.executions import ScriptedExecution
@@ -135,13 +136,27 @@ def test_an_empty_list_says_why(shop: Shell, store: JobStore, redis_url: str) ->
     """K3: on the standard error; it is no failure."""
     done = shop.run("list", "--task", "nobody")
     assert (done.stdout, done.stderr, done.exit_code) == ("", "No job is like that.\n", OK)
+    assert shop.run("list", "--state", "queued").stderr.startswith("Jobs that wait in a queue are not listed: ")
     store.note([], [], 0)
     shop.app.conf.taskora_key_prefix = "elsewhere:"
     Runtime.forget(shop.app)
     assert shop.run("list", terminal=True).stderr.startswith("No jobs yet.")
     shop.app.conf.taskora_index_limit = 0
     Runtime.forget(shop.app)
-    assert shop.run("list").stderr == "This app keeps no list of its jobs: taskora_index_limit is 0.\n"
+    for flags in ([], ["--task", "nobody"], ["--state", "queued"]):
+        assert shop.run("list", *flags).stderr == "This app keeps no list of its jobs: taskora_index_limit is 0.\n"
+
+
+def test_without_a_list_only_whole_ids_are_found(shop: Shell) -> None:
+    """K3: "none is like that" would be a lie: nobody knows."""
+    shop.app.conf.update(taskora_index_limit=0, taskora_key_prefix="unlisted:")
+    Runtime.forget(shop.app)
+    ScriptedExecution(Runtime.of(shop.app).readable(), RENDER)
+    assert shop.run("show", RENDER).exit_code == OK
+    done = shop.run("show", RENDER[:8])
+    assert (done.exit_code, "ids are to be whole" in done.stderr) == (NOT_FOUND, True)
+    done = shop.run("cancel", "--all", "-y")
+    assert (done.exit_code, "keeps no list of its jobs" in done.stderr) == (USAGE, True)
 
 
 def test_wrong_settings_are_told(shop: Shell) -> None:
@@ -151,6 +166,15 @@ def test_wrong_settings_are_told(shop: Shell) -> None:
     done = shop.run("list")
     assert (done.exit_code, done.stdout) == (USAGE, "")
     assert "did you mean 'taskora_log_limit'?" in done.stderr
+
+
+def test_a_wrong_option_of_the_redis_for_job_records_is_told(shop: Shell) -> None:
+    """K3, L4: as at a worker's start; redis-py would raise a TypeError."""
+    shop.app.conf.result_backend += "?sockettimeout=1"
+    Runtime.forget(shop.app)
+    done = shop.run("list")
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert "argument 'sockettimeout'" in done.stderr
 
 
 def test_an_app_without_redis_is_told_what_to_set(shop: Shell) -> None:
@@ -165,6 +189,17 @@ def test_records_that_have_expired_are_not_listed(shop: Shell, store: JobStore) 
     """K3: the index is a moment behind the records."""
     store.note(["gone-long-ago"], [], SHOWN_MS)
     assert "gone-long-ago" not in shop.run("list").stdout
+
+
+def test_jobs_that_have_ended_meanwhile_push_out_none_that_runs(shop: Shell, store: JobStore) -> None:
+    """K3: those that go on come first, however many the index still takes for such."""
+    late = [f"late-{n}" for n in range(60)]
+    for job_id in late:
+        ScriptedExecution(store, job_id, now_ms=SHOWN_MS - 60_000).end()
+    store.note(late, [], SHOWN_MS)
+    first, *_ = ids(shop.run("list", "--limit", "1"))
+    assert first == RENDER
+    assert len(ids(shop.run("list", "--limit", "1000"))) == 66, "each once"
 
 
 def test_all_of_many_jobs_are_looked_at(shop: Shell, store: JobStore) -> None:
@@ -201,6 +236,16 @@ def test_a_list_that_is_watched(shop: Shell, store: JobStore, monkeypatch: pytes
         assert "every 1s  2 running, 1 retrying" in done.stdout
     else:
         assert ids(done) == [RENDER, MAIL, IMPORT, "new-job-1"]
+
+
+@pytest.mark.parametrize("columns", [20, 30, 40, 80])
+def test_a_list_that_is_watched_fits_the_terminal(shop: Shell, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """K3: what has scrolled away cannot be redrawn in place, also where no line of the table fits."""
+    monkeypatch.setattr("taskora_celery.cli.list.time.sleep", Rounds())
+    done = shop.run("list", "--watch=1s", terminal=True, columns=columns, LINES="12")
+    assert done.stdout.startswith("2026-09-21")
+    assert sum(rows_of(line, columns) for line in done.stdout.splitlines()) < 12
+    assert "7ee1047d" in done.stdout
 
 
 @pytest.mark.parametrize(("terminal", "flags"), [(True, ["-j"]), (False, ["-j"]), (False, [])])
@@ -243,13 +288,14 @@ def test_a_beginning_of_several_names_them(shop: Shell, store: JobStore) -> None
 
 
 @pytest.mark.parametrize("command", ["show", "logs", "watch", "cancel"])
-@pytest.mark.parametrize("job_id", ["unknown-job", "ab", "\x1b[2J"])
+@pytest.mark.parametrize("job_id", ["unknown-job", "ab", "\x1b[2J", "not-text-\udcff"])
 def test_an_unknown_id_answers_at_once(shop: Shell, command: str, job_id: str) -> None:
     """K3, J4: exit code 4, one line, nothing on the standard output."""
     done = shop.run(command, job_id, *(["-f"] if command == "logs" else []))
     assert (done.exit_code, done.stdout) == (NOT_FOUND, "")
     assert len(done.stderr.splitlines()) == 1
     assert "\x1b" not in done.stderr
+    assert ("a beginning of an id has 6 characters or more" in done.stderr) == (len(job_id) < 6)
 
 
 @pytest.mark.parametrize("command", ["show", "logs", "watch", "cancel"])
@@ -257,6 +303,19 @@ def test_an_id_is_wanted(shop: Shell, command: str) -> None:
     """K3: exit code 2; nothing on the standard input is nothing found."""
     assert shop.run(command).exit_code == USAGE
     assert shop.run(command, "-", stdin="\n").exit_code == NOT_FOUND
+
+
+def test_input_that_is_no_text_is_no_id(shop: Shell) -> None:
+    """K3: it is not found, and no traceback."""
+    done = shop.run("show", "-", stdin=b"\xff\xfeabcdefgh\n")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (NOT_FOUND, 1)
+    assert "xfeabcdefgh" in done.stderr
+
+
+def test_a_reason_that_is_no_text_is_written_out(shop: Shell) -> None:
+    """K3, G1: a command line holds bytes; the request is sent all the same."""
+    done = shop.run("cancel", "-j", MAIL, "--reason", "line 7: \udcff")
+    assert (done.exit_code, lines(done)[0]["reason"]) == (OK, r"line 7: \udcff")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +379,7 @@ def test_hints_are_for_people(shop: Shell) -> None:
     ("flags", "expected"),
     [
         (["--level", "warn"], ["the printer does not answer"] * 2),
+        (["--level", "WARNING"], ["the printer does not answer"] * 2),
         (["--attempt", "3"], ["rendering 25 pages", "page 12: a picture is missing"]),
         (["--grep", "^page|source="], ["rendering 25 pages", "rendering 25 pages", "page 12: a picture is missing"]),
         (["--since", "70s", "--level", "warn"], ["the printer does not answer"]),
@@ -373,10 +433,31 @@ def test_following_a_job_that_has_ended_ends(shop: Shell) -> None:
     assert done.stderr == f"{FAILED} failed: ValueError: line 7: no such column: price\n"
 
 
-def test_a_wrong_pattern_is_told(shop: Shell) -> None:
+@pytest.mark.parametrize("command", [["logs", "-f"], ["watch"]])
+def test_a_record_that_expires_meanwhile_is_not_found(
+    shop: Shell, store: JobStore, monkeypatch: pytest.MonkeyPatch, command: Sequence[str]
+) -> None:
+    """K3: exit code 4: its end, and some of its entries, nobody has seen."""
+    ScriptedExecution(store, "expiring-1").logs("one")
+    read, reads = store.read, []
+
+    def expiring(*args: Any, **options: Any) -> Any:
+        reads.append(args)
+        return read(*args, **options) if len(reads) < 3 else None
+
+    for name, seconds in (("following.GONE_AFTER", 0.05), ("cli.logs.LOOK_EVERY", 0.1), ("cli.watch.TICK", 0.1)):
+        monkeypatch.setattr(f"taskora_celery.{name}", seconds)
+    monkeypatch.setattr(store, "read", expiring)
+    done = shop.run(*command, "expiring-1")
+    assert (done.exit_code, "one" in done.stdout or command == ["watch"]) == (NOT_FOUND, True)
+
+
+def test_a_wrong_pattern_or_level_is_told(shop: Shell) -> None:
     """K3: exit code 2."""
     done = shop.run("logs", "--grep", "(", RENDER)
     assert (done.exit_code, "'(' is no regular expression" in done.stderr) == (USAGE, True)
+    done = shop.run("logs", "--level", "loud", RENDER)
+    assert (done.exit_code, "'loud' is no level: one of debug, info, warn, error" in done.stderr) == (USAGE, True)
 
 
 # --- watch -------------------------------------------------------------------------------------------------------------
@@ -454,8 +535,13 @@ def test_many_are_cancelled_without_a_question_where_that_is_said(shop: Shell) -
 
 
 @pytest.mark.parametrize(
-    "flags", [["--all", RENDER], ["--state", "done"], ["--state", "running,failed"], ["--grace", "x", RENDER]]
-)
+    "flags",
+    [
+        ["--all", RENDER], ["--state", "done"], ["--state", "running,failed"], ["--grace", "x", RENDER],
+        # Who wants to stop what waits must not stop what runs, nor be told that nothing waits.
+        ["--all", "--queued"], ["--task", "*", "--queued"], ["--state", "queued"], ["--state", "queued,running"],
+    ],
+)  # fmt: skip
 def test_what_makes_no_sense_is_refused(shop: Shell, flags: Sequence[str]) -> None:
     """K3: exit code 2, and nothing is cancelled."""
     done = shop.run("cancel", *flags, "-y")
@@ -483,7 +569,7 @@ def test_a_wait_ends_with_the_job(shop: Shell, store: JobStore, monkeypatch: pyt
 
 
 def test_ctrl_c_while_waiting_leaves_the_request(shop: Shell, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K3: 130, and it says so."""
+    """K3: 130, and it says so; what was requested is told, whatever becomes of it."""
 
     def interrupted(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
@@ -491,4 +577,5 @@ def test_ctrl_c_while_waiting_leaves_the_request(shop: Shell, store: JobStore, m
     monkeypatch.setattr(store, "watch", interrupted)
     done = shop.run("cancel", "--wait", RENDER)
     assert (done.exit_code, done.stderr) == (INTERRUPTED, "Not waiting any more; the requests stand.\n")
+    assert done.stdout == f"{RENDER}\trequested\n"
     assert shop.run("cancel", RENDER).stdout == f"{RENDER}\trequested\n"

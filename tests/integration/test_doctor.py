@@ -194,6 +194,24 @@ def test_wrong_settings_are_told_and_not_raised(redis_url: str) -> None:
     assert "taskora_lease_interval=60 is wrong" in lines(run(app, "-j"))["settings"][0]["message"]
 
 
+def test_tasks_that_cannot_be_imported_are_told_and_not_raised(redis_url: str) -> None:
+    """K7: the doctor is who you call when nothing starts."""
+    result = run(app_on(redis_url, imports=["no_such_module"]), "-j")
+    assert (result.exit_code, result.exception.__class__) == (1, SystemExit)
+    (finding, *_) = lines(result)["tasks"]
+    assert (finding["level"], "No module named 'no_such_module'" in finding["message"]) == ("wrong", True)
+    assert lines(result)["broker and store"][0]["level"] == "ok"
+
+
+def test_a_broker_of_no_known_kind_is_told_and_not_raised(redis_url: str) -> None:
+    """K7: so is one whose driver is not installed; the password is not shown."""
+    result = run(app_on(redis_url, broker_url="nosuch://user:hunter2@shop:1/0"), "-j")
+    assert result.exit_code == 69, result.output
+    (finding,) = lines(result)["broker"]
+    assert (finding["level"], "No such transport: nosuch" in finding["message"]) == ("wrong", True)
+    assert "hunter2" not in result.output
+
+
 def test_who_listens_to_events_is_seen(redis_url: str) -> None:
     """K7: Flower is known by its queue, whichever machine it runs on."""
     app = app_on(redis_url)

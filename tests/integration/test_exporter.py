@@ -175,6 +175,13 @@ def test_wrong_usage_says_what_is_wrong() -> None:
     assert CliRunner().invoke(command, []).exit_code == 2
 
 
+@pytest.mark.parametrize("flags", [["--port", "65536"], ["--port", "-1"], ["--auth", "user:\udcff"]])
+def test_what_no_client_can_ask_for_is_wrong_usage(flags: list[str]) -> None:
+    """K3: exit code 2 and a line, no traceback."""
+    result = run(*flags)
+    assert (result.exit_code, flags[0] in result.output) == (2, True)
+
+
 @contextmanager
 def exporter(redis_url: str, log: Path, **env: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The command in a process of its own, and the URL that it prints."""

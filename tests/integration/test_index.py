@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from taskora_celery.records import Outcome
+from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.memory import MemoryStore
 from tests.support.cancels import loss, request
 from tests.support.executions import NOW_MS, ScriptedExecution
@@ -15,6 +16,7 @@ from tests.support.store_fixtures import TTL, redis_store
 if TYPE_CHECKING:
     from taskora_celery.store.protocol import JobStore
     from taskora_celery.store.redis import RedisStore
+    from tests.support.redis_server import RedisServer
 
 
 def ids(store: JobStore, limit: int = 100, *, going: bool = False) -> list[str]:
@@ -70,7 +72,10 @@ def test_how_jobs_stand_is_read_without_what_they_say(store: JobStore) -> None:
     nobody, found = store.records(["nobody", "job-1"], brief=True)
     assert nobody is None
     assert found is not None
-    assert found.fields == {"s": Outcome.RETRY, "n": "shop.work", "h": NOW_MS + 2_000}
+    assert found.fields == {
+        "s": Outcome.RETRY, "n": "shop.work", "h": NOW_MS + 2_000, "w": "w1@host", "e": NOW_MS + 2_000, "r": "later",
+        "z": "OSError",
+    }  # fmt: skip
     assert found.attempts == ()
 
 
@@ -106,8 +111,6 @@ def test_a_lost_delivery_is_listed(store: JobStore) -> None:
 @pytest.mark.parametrize("limit", [3, 0])
 def test_the_index_keeps_the_newest(redis_url: str, limit: int) -> None:
     """K3, L3: it costs the same whatever the fleet does; with 0 there is none."""
-    from taskora_celery.store.connect import Endpoint
-
     with redis_store(Endpoint(redis_url), index_limit=limit) as redis:
         for store in (redis, MemoryStore(index_limit=limit)):
             for n in range(5):
@@ -121,6 +124,34 @@ def test_an_entry_without_a_record_is_removed_by_who_finds_it(any_redis: RedisSt
     any_redis.note(["job-1", "gone"], [], NOW_MS)
     assert [record is None for record in any_redis.records(["job-1", "gone"])] == [False, True]
     assert ids(any_redis, going=True) == ids(any_redis) == ["job-1"]
+
+
+def test_a_job_that_has_ended_is_removed_from_those_that_go_on(store: JobStore) -> None:
+    """K3, K5: a retry without a delay may end in another process before the one before it has noted that the job goes on."""
+    ScriptedExecution(store, "ended").end()
+    ScriptedExecution(store, "running")
+    store.note([], ["ended"], NOW_MS)
+    store.note(["running", "ended"], [], NOW_MS + 1)
+    store.records(["ended", "running"])
+    assert sorted(ids(store, going=True)) == ["ended", "running"], "who did not ask for those that go on changes nothing"
+    assert [record is None for record in store.records(["ended", "running"], going=True)] == [False, False]
+    assert (ids(store, going=True), sorted(ids(store))) == (["running"], ["ended", "running"])
+
+
+def test_who_may_only_read_reads_all_the_same(redis_server: RedisServer, redis_url: str) -> None:
+    """K3, K5: an exporter needs no right to write; what has expired is left to others to tidy up."""
+    with redis_store(Endpoint(redis_url)) as store, redis_server.client() as client:
+        ScriptedExecution(store)
+        store.note(["job-1", "gone"], [], NOW_MS)
+        allowed = ("+@read", "+@connection", "+evalsha", "+eval", "+script", "+@pubsub")
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "&*", *allowed)
+        try:
+            with redis_store(Endpoint(redis_url.replace("redis://", "redis://reader:secret@"))) as reader:
+                records = reader.records(["job-1", "gone"], going=True)
+                assert [record is None for record in records] == [False, True]
+        finally:
+            client.execute_command("ACL", "DELUSER", "reader")
+        assert sorted(ids(store)) == ["gone", "job-1"]
 
 
 def test_the_index_expires(any_redis: RedisStore) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from tests.support.pages import DOCS
 
 PAGE = DOCS / "api.md"
-MODULES = ("taskora_celery", "taskora_celery.testing", "taskora_celery.django", "taskora_celery.flower", "taskora_celery.sse")
+MODULES = (
+    "taskora_celery",
+    "taskora_celery.testing",
+    "taskora_celery.board",
+    "taskora_celery.django",
+    "taskora_celery.flower",
+    "taskora_celery.sse",
+)
 
 _TABLE = re.compile(r"^<!-- names of (\S+) -->\n(.*?)^<!-- end -->\n", re.MULTILINE | re.DOTALL)
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")

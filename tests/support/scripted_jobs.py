@@ -107,7 +107,7 @@ class Shell:
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(session.Session, "now_ms", staticmethod(lambda: SHOWN_MS))
 
-    def run(self, *arguments: str, terminal: bool = False, columns: int = 100, stdin: str = "", **env: str) -> Any:
+    def run(self, *arguments: str, terminal: bool = False, columns: int = 100, stdin: str | bytes = "", **env: str) -> Any:
         """Run a command to its end; as if in a terminal of so many columns, or piped. The streams come apart."""
         environment = {"COLUMNS": str(columns), "LINES": "40", "NO_COLOR": "1", **env}
         with self._monkeypatch.context() as patch:

@@ -40,6 +40,15 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["36501d", "9" * 400 + "s", "9" * 400 + "d"])
+def test_a_duration_that_no_clock_can_add_is_refused(text: str) -> None:
+    """K3: a slip of the finger is wrong usage, not a traceback."""
+    assert parse_duration("36500d") == 36_500 * 86_400
+    with pytest.raises(ValueError, match="more than a hundred years: write 90s") as refused:
+        parse_duration(text)
+    assert len(str(refused.value)) < 100
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(-3, "0s"), (0.9, "0s"), (72, "72s"), (119.9, "119s"), (120, "2m"), (7_199, "119m"), (7_200, "2h"), (172_800, "2d")],

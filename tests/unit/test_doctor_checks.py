@@ -77,7 +77,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, int]] = {
     "a long task that is acknowledged early": (
         {"tasks": (TaskFacts("shop.render", 3_600.0, early=True),)}, "tasks", "shop.render", 1,
     ),
-    "no events": ({"workers": (worker(events=False),)}, "events", "w1@shop", 0),
+    "modules that cannot be imported": ({"tasks_error": "ModuleNotFoundError: jobs"}, "tasks", "ModuleNotFoundError: jobs", 1),
+    "no events": ({"workers": (worker(events=False),)}, "events", "not sent by w1@shop", 0),
     "no events, but a monitor": ({"workers": (worker(events=False),), "monitored": True}, "events", "sees nothing", 1),
     "an old Flower": ({"flower": "1.2.0"}, "flower", "1.2.0", 0),
 }  # fmt: skip

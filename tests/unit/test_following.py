@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,19 @@ def test_it_ends_at_its_time(store: FailingStore) -> None:
     """K3: ``--timeout``; the past is told all the same."""
     ScriptedExecution(store, "a")
     follower = JobsFollower(store, ["a"])
-    seen = list(follower.rounds(30.0, until=0.0))
-    assert seen == []
-    import time
-
     seen = list(follower.rounds(30.0, until=time.monotonic() + 0.05))
     assert told(seen[0]) == [("a", "STARTED")]
     assert not follower.ended
+
+
+def test_it_looks_once_though_its_time_is_over(store: FailingStore) -> None:
+    """K3: ``--timeout 0`` asks how it stands now; who has ended does not go on."""
+    ScriptedExecution(store, "a").end()
+    follower = JobsFollower(store, ["a"])
+    assert told(next(follower.rounds(30.0, until=0.0))) == [("a", "STARTED"), ("a", "SUCCESS")]
+    assert follower.ended
+    ScriptedExecution(store, "b")
+    assert len(list(JobsFollower(store, ["b"]).rounds(30.0, until=0.0))) == 1
 
 
 def test_a_record_that_stays_away_has_expired(store: FailingStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,17 @@ LAYERS = (
         "views",
         "listing",
         "following",
+        "looks",
+        "failures",
+        "inspecting",
+        "workers",
+        "queues",
+        "rounds",
+        "census",
+        "extended",
     ),
     ("worker",),
-    ("doctor", "metrics", "testing", "cli", "flower"),
+    ("doctor", "metrics", "testing", "cli", "flower", "board"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -85,6 +85,16 @@ def test_counts_are_what_they_were(openmetrics: bool) -> None:
     assert found["taskora_store_errors_total", frozenset()] == 4
 
 
+def test_what_could_happen_and_never_has_is_0() -> None:
+    """K5: to Prometheus, from nothing to 1 is no increase: the alert would not see the first stall."""
+    found = values(count_samples(packed((Count("attempts", ("SUCCESS",), ("shop.add",)), 1))))
+    for action in ("redelivered", "failed"):
+        assert found["taskora_job_stalled_total", frozenset({("name", "shop.add"), ("action", action)})] == 0
+    for kind in ("log", "report"):
+        assert found["taskora_dropped_records_total", frozenset({("kind", kind)})] == 0
+    assert not {name for name, _ in values(count_samples({}))} & {"taskora_job_stalled_total", "taskora_job_attempts_total"}
+
+
 def test_a_histogram_s_buckets_are_cumulative() -> None:
     """K5: as Prometheus has them; sum and count go with them."""
     counts = Tally()
@@ -222,6 +232,16 @@ def test_a_store_that_is_away_is_said_to_be_and_nothing_else(caplog: pytest.LogC
     assert len(caplog.records) == 1
     store.away = False
     assert value(collector.samples(), "taskora_up") == 1
+
+
+def test_what_has_ended_is_not_read_again() -> None:
+    """K5: a job that was noted to go on behind its end would cost each scrape a read, until its record expires."""
+    store = MemoryStore()
+    ScriptedExecution(store, "ended").end()
+    ScriptedExecution(store, "running")
+    store.note(["ended", "running"], [], NOW_MS)
+    Collector(store).samples()
+    assert [job_id for job_id, _ in store.listed(10, going=True)] == ["running"]
 
 
 def test_where_too_many_jobs_go_on_the_oldest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,6 +315,34 @@ def test_a_follower_begins_again_when_the_id_is_sent_anew() -> None:
     assert reading.logs() == ["new 0"]
 
 
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_a_follower_begins_again_however_the_new_entries_come(batches: int) -> None:
+    """F5: also where the new journal has more batches than the old one had, and fewer entries."""
+    reading = Reading()
+    ScriptedExecution(reading.store).logs(*(f"old {n}" for n in range(10)))
+    reading.news()
+    ScriptedExecution(reading.store, redelivered=True).end()
+    anew = ScriptedExecution(reading.store)
+    for n in range(batches):
+        anew.logs(f"new {n}")
+    reading.news()
+    assert reading.logs() == [f"new {n}" for n in range(batches)]
+
+
+@pytest.mark.parametrize("log_limit", [10_000, 6])
+def test_a_follower_reads_each_batch_once(log_limit: int) -> None:
+    """F5: a long journal is not read again for each new line, whether or not its head is trimmed."""
+    reading = Reading(log_limit=log_limit)
+    execution, read = ScriptedExecution(reading.store), list[int]()
+    for n in range(20):
+        execution.logs(f"{n}")
+        snapshot = reading.store.read("job-1", reading.follower.skip)
+        assert snapshot is not None
+        read.append(len(snapshot.journal))
+        reading.follower.feed(snapshot)
+    assert read == [1] * 20
+
+
 def test_a_follower_of_nothing_waits() -> None:
     """J4: a job that has not started is no error here."""
     reading = Reading()

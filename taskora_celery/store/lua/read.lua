@@ -5,7 +5,8 @@
 -- Returns { values of the fields, batches removed so far, journal, attempts }
 local count = tonumber(ARGV[1])
 local record = redis.call('HMGET', KEYS[1], unpack(ARGV, 2, count + 1))
-local removed = tonumber(redis.call('HGET', KEYS[1], 'i') or '0')
+local removed = tonumber(redis.call('HGET', KEYS[1], 'i') or '0') or 0
+if not (removed >= 0 and removed < 2 ^ 53) then removed = 0 end  -- damaged: what there is, is read
 local journal, attempts = {}, {}
 local skip = ARGV[count + 2]
 if skip ~= '' then

@@ -1,0 +1,170 @@
+"""The board's application: its routes, and what each answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from taskora_celery.board import actions, jobpage, listpage
+from taskora_celery.board.access import Auth, SecretAuth, open_auth, own_auth
+from taskora_celery.board.guard import Guard, root_of
+from taskora_celery.board.hub import Hub
+from taskora_celery.board.pages import FilterError, Page, pages, titled
+from taskora_celery.board.rendering import Renderer
+from taskora_celery.board.stream import VIEWERS, Join, stream
+from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
+from taskora_celery.metrics.collect import Collector
+from taskora_celery.metrics.text import OPENMETRICS, PROMETHEUS, exposition, wants_openmetrics
+
+__all__ = ["Board", "board_app"]
+
+Handler = Callable[[Request], Awaitable[Response]]
+_TITLES = {404: "Nothing here", 405: "Not like that", 400: "That cannot be read", 503: "Too many viewers"}
+
+
+def board_app(
+    app: Any, *, auth: Callable[[Any], Any] | None, allow_hosts: Collection[str] = (), read_only: bool = False
+) -> Board:
+    """Return an app's board, for another ASGI application to mount.
+
+    As in ``site.mount("/jobs", board_app(celery_app, auth=…))``.
+
+    ``auth`` is called with each request (a :class:`starlette.requests.Request`), and may be a coroutine function. It returns
+    the name of who asks, which is written into the log of a job that they stop; True lets in somebody without a name, and what
+    is false nobody. None lets in everybody, but then the board is read-only, and answers under this machine's own names and
+    ``allow_hosts`` alone. With ``auth`` any host is answered unless ``allow_hosts`` names some.
+
+    :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+    :raises TypeError: ``auth`` can not be called.
+    """
+    if auth is not None and not callable(auth):
+        raise TypeError(f"auth={auth!r} cannot be called: give a function of the request, or None for a board that only shows")
+    hosts = None if auth is not None and not allow_hosts else allow_hosts
+    return Board(app, open_auth if auth is None else own_auth(auth), hosts, read_only=read_only or auth is None)
+
+
+class Board:
+    """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end."""
+
+    def __init__(self, app: Any, auth: Auth | SecretAuth, hosts: Collection[str] | None, *, read_only: bool) -> None:
+        self._pages = pages()
+        self._renderer = Renderer(str(app.main or "Celery"), self._pages, read_only=read_only)
+        self.hub = Hub(app, self._renderer)
+        self._collector = Collector(self.hub.store)
+        self._guard = Guard(self._routed(), auth, hosts, self._error_page, read_only=read_only)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._guard(scope, receive, send)
+
+    def close(self) -> None:
+        """End all streams; call it when the server begins to stop, in its event loop."""
+        self.hub.close()
+
+    def _routed(self) -> ASGIApp:
+        lists, job = listpage.ListPage(self.hub), jobpage.JobPage(self.hub)
+        acts = actions.Actions(self.hub)
+        routes: list[Any] = [
+            Route("/", lists.page), Route("/events", self._streaming(lists.join)),
+            Route("/job", job.page), Route("/job/events", self._streaming(job.join)), Route("/job/logs", job.download),
+            Route("/job/cancel", acts.cancel, methods=["POST"]),
+            Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
+            Route("/metrics", self._metrics), Mount("/static", StaticFiles(packages=[("taskora_celery.board", "static")])),
+        ]  # fmt: skip
+        for page in self._pages.values():
+            routes.append(Route(f"/{page.name}", self._page(page)))
+            routes.append(Route(f"/{page.name}/events", self._streaming(self._join_page(page))))
+        handlers: Mapping[Any, Any] = {
+            HTTPException: self._refused, StoreUnavailableError: self._away, FilterError: self._unread,
+            JobNotFoundError: self._gone,
+        }  # fmt: skip
+        # Not `Starlette`: what fails unforeseen is the guard's, whose answer has our headers and tells nothing.
+        return ExceptionMiddleware(Router(routes), handlers)
+
+    # --- pages of the table -----------------------------------------------------------------------------------------------
+
+    def _page(self, page: Page) -> Handler:
+        async def shown(request: Request) -> Response:
+            root, filters = root_of(request), dict(request.query_params)
+            if page.ready is not None:
+                await asyncio.to_thread(page.ready, self.hub.app)
+            context = await self.hub.asked(page.context, filters)
+            events = f"{root}/{page.name}/events" + (f"?{request.url.query}" if request.url.query else "")
+            html = self._renderer.render(
+                page.template, root, here=page.name, title=page.title, fragment=page.fragment, stream=events, outage=None,
+                **{"now_ms": self.hub.now_ms(), "full_title": titled(page, context), **context},
+            )  # fmt: skip
+            return HTMLResponse(html)
+
+        return shown
+
+    def _join_page(self, page: Page) -> Callable[[Request], Awaitable[Join]]:
+        async def joining(request: Request) -> Join:
+            filters, root = dict(request.query_params), root_of(request)
+
+            async def join(outbox: Any) -> Any:
+                feed = self.hub.page(page, filters, root)
+                feed.join(outbox)
+                return feed
+
+            return join
+
+        return joining
+
+    def _streaming(self, joining: Callable[[Request], Awaitable[Join]]) -> Handler:
+        async def streamed(request: Request) -> Response:
+            if self.hub.viewers >= VIEWERS:
+                return PlainTextResponse("too many streams are open; try again later\n", 503, {"Retry-After": "10"})
+            return stream(self.hub, await joining(request))
+
+        return streamed
+
+    async def _metrics(self, request: Request) -> Response:
+        openmetrics = wants_openmetrics(request.headers.get("accept", ""))
+        samples = await self.hub.asked(lambda _: self._collector.samples(), {})
+        kind = OPENMETRICS if openmetrics else PROMETHEUS
+        return Response(exposition(samples, openmetrics=openmetrics).encode("utf-8", "replace"), media_type=kind)
+
+    # --- what goes wrong --------------------------------------------------------------------------------------------------
+
+    def _error_page(self, status: int, title: str, text: str, root: str) -> str:
+        return self._renderer.render("error.html", root, status=status, title=title, text=text, now_ms=self.hub.now_ms())
+
+    def _error(self, request: Request, status: int, title: str, text: str) -> Response:
+        return HTMLResponse(self._error_page(status, title, text, root_of(request)), status)
+
+    async def _refused(self, request: Request, exc: Any) -> Response:
+        title = _TITLES.get(exc.status_code, "That does not work")
+        answer = self._error(request, exc.status_code, title, _texts(exc))
+        for name, value in (exc.headers or {}).items():
+            answer.headers[name] = value
+        return answer
+
+    async def _away(self, request: Request, exc: Any) -> Response:
+        html = self._renderer.render(
+            "away.html", root_of(request), title="Redis is away", text=str(exc), now_ms=self.hub.now_ms()
+        )
+        return HTMLResponse(html, 503, {"Retry-After": "5", "Refresh": "5"})
+
+    async def _unread(self, request: Request, exc: Any) -> Response:
+        return self._error(request, 400, _TITLES[400], str(exc))
+
+    async def _gone(self, request: Request, exc: Any) -> Response:
+        text = (
+            f"There is no record of {exc.job_id!r}. Its id may be mistyped; it may still wait in its queue, where no worker has "
+            "begun it; or its record has expired (taskora_record_ttl, else result_expires)."
+        )
+        return self._error(request, 404, "No such job", text)
+
+
+def _texts(exc: Any) -> str:
+    return "There is no page with this address." if exc.status_code == 404 else str(exc.detail)  # noqa: PLR2004 - HTTP's

@@ -1,0 +1,158 @@
+"""The page of one job."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+
+from taskora_celery.board.guard import root_of
+from taskora_celery.board.hub import Hub
+from taskora_celery.board.outbox import Outbox
+from taskora_celery.board.pages import FilterError
+from taskora_celery.board.rendering import address
+from taskora_celery.board.rows import Line, lines_of, passing
+from taskora_celery.board.stream import Join
+from taskora_celery.cli.documents import encoded, log_document
+from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
+from taskora_celery.extended import backend_facts
+from taskora_celery.following import Change
+from taskora_celery.reading import chosen, history_of
+from taskora_celery.records import LEVELS
+from taskora_celery.store.journal import decode, decode_logs
+from taskora_celery.store.protocol import Snapshot
+from taskora_celery.texts import one_line
+
+__all__ = ["JobPage", "LogFilter", "log_filter"]
+
+#: So many lines of the log are shown at first, the newest.
+LINES = 500
+#: So many batches of a log are made into text at once, while it is sent.
+BATCHES = 20
+_RECEIPTS = {
+    "cancelled": "The job is cancelled; it will not run.", "requested": "The job was asked to stop.",
+    "too_late": "Too late: the job had ended.", "unknown": "There is no record of the job any more; nothing was changed.",
+}  # fmt: skip
+
+
+class LogFilter:
+    """Which lines of a log are wanted."""
+
+    def __init__(self, level: str = "", attempt: int | None = None, text: str = "") -> None:
+        self.level = level
+        self.attempt = attempt
+        self.text = text
+
+    def __bool__(self) -> bool:
+        return bool(self.level or self.text or self.attempt is not None)
+
+    def takes(self, line: Line) -> bool:
+        """Say whether a line is."""
+        return passing(line, self.level, self.attempt, self.text)
+
+
+def log_filter(query: Mapping[str, str]) -> LogFilter:
+    """Return the filter in a query.
+
+    :raises FilterError: a level or an attempt is none.
+    """
+    level, attempt, text = query.get("level", ""), query.get("attempt", ""), query.get("text", "").strip()
+    if level and level not in LEVELS:
+        raise FilterError(f"level={level!r} is no level: one of {', '.join(LEVELS)}")
+    if attempt and not (attempt.isascii() and attempt.isdigit()):
+        raise FilterError(f"attempt={attempt!r} is no attempt: a number, from 1 on")
+    return LogFilter(level, int(attempt) if attempt else None, text)
+
+
+class JobPage:
+    """Answers for one job; its id is in the query, since it may hold any character."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def page(self, request: Request) -> Response:
+        """Return the page."""
+        job_id, root, wanted = request.query_params.get("id", ""), root_of(request), log_filter(request.query_params)
+        found, facts = await asyncio.gather(
+            self._read(job_id, 0), asyncio.to_thread(backend_facts, self._hub.app, job_id), return_exceptions=True
+        )
+        for failure in (found, facts):
+            if isinstance(failure, BaseException):
+                raise failure
+        assert isinstance(found, Snapshot)
+        await self._hub.prepared()
+        context = self._hub.job_context(Change(job_id, found, []))
+        lines = await asyncio.to_thread(_lines, found, wanted)  # ten thousand take a moment that others would feel
+        position = found.fields.get("q", 0) - 1
+        status = context["row"].view.status
+        context.update(
+            here=None, now_ms=self._hub.now_ms(), outage=None, facts=facts, wanted=wanted, levels=tuple(LEVELS),
+            lines=lines[-LINES:], earlier=max(len(lines) - LINES, 0), dropped=status.dropped_logs,
+            receipt=_RECEIPTS.get(request.query_params.get("cancel", "")),
+            stream=None if context["row"].view.over else address(root, "job/events", id=job_id, after=position),
+            command=f"celery -A {self._hub.app.main or 'your_app'} jobs", shell_id=shlex.quote(one_line(job_id)),
+            numbers=sorted({record.number for record in history_of(found)}),
+        )  # fmt: skip
+        return HTMLResponse(self._hub.renderer.render("job.html", root, **context))
+
+    async def _read(self, job_id: str, skip: int | None) -> Snapshot:
+        try:
+            found = await self._hub.store_of_loop().read(job_id, skip, attempts=True)
+        except UnicodeError as exc:
+            raise JobNotFoundError(job_id) from exc
+        if found is None:
+            raise JobNotFoundError(job_id)
+        return found
+
+    async def join(self, request: Request) -> Join:
+        """Return what lets a viewer hear of the job, from the position on that its browser names."""
+        job_id, root = request.query_params.get("id", ""), root_of(request)
+        after = _position(request.headers.get("last-event-id") or request.query_params.get("after"))
+        hub = self._hub
+
+        async def join(outbox: Outbox) -> Any:
+            feed = hub.job(job_id, root, after)
+            feed.join(outbox)
+            try:
+                found = await self._read(job_id, 0)
+            except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
+                return feed
+            lines = lines_of(decode(found.journal, after))
+            frames = [(line.seq, hub.line_frame(line, root)) for line in lines]
+            outbox.caught_up(frames, found.fields.get("q", 0) - 1)
+            return feed
+
+        return join
+
+    async def download(self, request: Request) -> Response:
+        """Return the log as NDJSON, line by line."""
+        job_id, wanted = request.query_params.get("id", ""), log_filter(request.query_params)
+        found = await self._read(job_id, 0)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", job_id)[:100] or "job"
+        headers = {"Content-Disposition": f'attachment; filename="{name}.ndjson"'}
+        return StreamingResponse(_documents(job_id, found, wanted), media_type="application/x-ndjson", headers=headers)
+
+
+def _lines(snapshot: Snapshot, wanted: LogFilter) -> list[Line]:
+    return [line for line in lines_of(decode(snapshot.journal)) if wanted.takes(line)]
+
+
+async def _documents(job_id: str, snapshot: Snapshot, wanted: LogFilter) -> AsyncGenerator[str, None]:
+    for at in range(0, len(snapshot.journal), BATCHES):
+        entries = decode_logs(snapshot.journal[at : at + BATCHES])
+        entries = chosen(entries, level=wanted.level or None, attempt=wanted.attempt, after=None, limit=None)
+        text = wanted.text.lower()
+        lines = [encoded(log_document(job_id, entry)) for entry in entries]
+        yield "".join(f"{line}\n" for line in lines if text in line.lower())
+        await asyncio.sleep(0)
+
+
+def _position(text: str | None) -> int:
+    """Return the place in the journal that a browser names; it comes from outside, and what cannot be read is the beginning."""
+    text = (text or "").strip()
+    return int(text) if re.fullmatch(r"-?\d{1,15}", text, re.ASCII) else -1

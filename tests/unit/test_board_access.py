@@ -1,0 +1,94 @@
+"""Who may see a board, and who may act: decisions about headers alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskora_celery.board.access import SecretAuth, comes_from_here, is_known_host, new_secret
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "127.8.8.8", "[::1]:8000", "board.shop", "Board.Shop:443"]
+)
+def test_a_board_answers_under_its_own_names(host: str) -> None:
+    """K4: this machine's, and those that were allowed; ports do not matter."""
+    assert is_known_host(host, ["BOARD.shop"])
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "board.shop.evil",
+        "10.0.0.1",
+        "[",
+        "a@localhost:x",
+    ],
+)
+def test_a_board_answers_under_no_other_name(host: str | None) -> None:
+    """K4, Fault 23: a name that somebody made to lead here is not ours."""
+    assert not is_known_host(host, ["board.shop"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "here"),
+    [
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "same-site", "origin": "http://a", "host": "a"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"origin": "http://a:1", "host": "a:1"}, True),
+        ({"origin": "https://A:1", "host": "a:1"}, True),
+        ({"origin": "http://a:2", "host": "a:1"}, False),
+        ({"origin": "http://evil.example", "host": "a"}, False),
+        ({"origin": "null", "host": "a"}, False),
+        ({"origin": "http://[", "host": "["}, False),
+        ({"host": "a"}, False),
+        ({}, False),
+    ],
+)
+def test_what_changes_something_comes_from_a_page_of_ours(headers: dict[str, str], here: bool) -> None:
+    """K4, Fault 23: `Sec-Fetch-Site` decides; without it `Origin` is to be `Host`; without both nobody knows."""
+    assert comes_from_here(headers) is here
+
+
+def test_a_token_lets_in_by_address_by_header_and_by_cookie() -> None:
+    """K4: and the cookie does not tell it."""
+    auth = SecretAuth(secret := new_secret())
+    cookie = auth.set_cookie("/jobs", secure=True)
+    assert cookie.endswith("; Path=/jobs; HttpOnly; SameSite=Strict; Secure")
+    assert secret not in cookie
+    assert "Secure" not in auth.set_cookie("", secure=False)
+    assert auth.opens(secret)
+    assert auth.who({"cookie": f"odd=[{{; {cookie.partition(';')[0]}; other=1"})
+    assert auth.who({"authorization": f"Bearer {secret}"})
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "é", "\ud800"])
+def test_a_wrong_token_lets_nobody_in(token: str | None) -> None:
+    """K4, Fault 23: whatever it is made of."""
+    auth = SecretAuth("right")
+    assert not auth.opens(token)
+    assert auth.who({"authorization": f"Bearer {token}"}) is None
+    assert auth.who({"cookie": f"{auth.cookie}={token}"}) is None
+    assert auth.who({"cookie": f"{auth.cookie}=right"}) is None
+    assert auth.who({}) is None
+
+
+def test_a_user_with_a_password_is_asked_by_the_browser() -> None:
+    """K4: HTTP Basic, with the user's name for the logs; no token opens it."""
+    auth = SecretAuth("alice:s3cret")
+    assert auth.challenge.startswith("Basic")
+    assert auth.who({"authorization": "Basic YWxpY2U6czNjcmV0"}) == "alice"
+    assert auth.who({"authorization": "Basic YWxpY2U6d3Jvbmc="}) is None
+    assert not auth.opens("alice:s3cret")
+
+
+def test_two_boards_have_two_cookies() -> None:
+    """K4: cookies know no ports."""
+    assert SecretAuth("a").cookie != SecretAuth("b").cookie
+    assert new_secret() != new_secret()
