@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import _state
+from celery.concurrency import get_implementation
 from celery.concurrency.base import BasePool
 from celery.utils.dispatch import Signal
 from celery.worker import state
@@ -579,12 +580,12 @@ class Told:
 class Started:
     """The step of a worker that has started, with signals of its own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pool: str = "solo") -> None:
         self.shutting_down, self.shutdown = Signal(), Signal()
         monkeypatch.setattr(step_module, "worker_shutting_down", self.shutting_down)
         monkeypatch.setattr(step_module, "worker_shutdown", self.shutdown)
         monkeypatch.setattr(step_module, "Keeper", Told)
-        self.worker = SimpleNamespace(app=None)
+        self.worker = SimpleNamespace(app=None, pool_cls=get_implementation(pool))
         self.step = KeeperStep(self.worker)
         self.step.start(self.worker)
 
@@ -613,6 +614,17 @@ def test_a_warm_shutdown_lets_the_keeper_go_on(started: Started) -> None:
     assert started.told[2:] == ["drain"]
     started.shutdown.send(sender="w1@host")
     assert started.told[3:] == ["stop"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_no_signal_is_listened_to_that_a_signal_handler_sends(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    """I3, fault 10: Celery sends it under a lock, on which a SIGQUIT in the middle of SIGTERM's handler would wait for itself."""
+    started = Started(monkeypatch, pool)
+    assert not started.shutting_down.receivers
+    with started.shutting_down.lock:  # the handler of SIGTERM, when SIGQUIT's runs in the middle of it
+        started.shutting_down.send(sender="w1@host", sig="SIGQUIT", how="Cold", exitcode=0)
+    started.step.close(started.worker)
+    assert started.told == ["start", "shut_down"]
 
 
 def test_a_shutdown_that_no_signal_brought_is_one_too(started: Started) -> None:
