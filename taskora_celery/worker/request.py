@@ -221,9 +221,12 @@ class JobRequest(Request):  # type: ignore[misc]
         if was_active:
             self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
 
-    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """End a job as Celery does in a cold shutdown; that it is lost then is not its fault."""
-        super().cancel(pool, signal, emit_retry=emit_retry)  # in pools that cannot, it raises, and the job goes on
+    def cancel(self, pool: Any, signal: Any = None, **options: Any) -> None:
+        """End a job as Celery does in a cold shutdown; that it is lost then is not its fault.
+
+        ``options`` are those of Celery: ``emit_retry``, from 5.6 on.
+        """
+        super().cancel(pool, signal, **options)  # in pools that cannot, it raises, and the job goes on
         self.lose("the worker ended it, in a cold shutdown or behind a lost connection", counts=False)
 
     def _end_cancelled(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def page(redis_url: str) -> Iterator[dict[str, Any]]:
     """What the page defines, pointed at the test's Redis."""
     namespace: dict[str, Any] = {"__name__": "async.md"}
-    exec(compile(code_of("async.md"), "async.md", "exec"), namespace)
+    exec(compile(code_of("async.md"), "async.md", "exec", dont_inherit=True), namespace)
     namespace["app"].conf.update(broker_url="memory://", result_backend=redis_url)
     yield namespace
     Runtime.forget(namespace["app"])

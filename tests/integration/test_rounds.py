@@ -106,13 +106,15 @@ def test_a_store_that_is_away_hides_no_queue(redis_url: str) -> None:
     assert Inspector(app, timeout=0.05).look().waiting == {"celery": Waiting(0)}
 
 
-def test_a_broker_in_memory_has_queues_and_no_workers() -> None:
+def test_a_broker_in_memory_has_queues_and_no_workers(no_memory_queues: None) -> None:
     """K4: no worker of another process can be there."""
     found = Inspector(app_on("memory://rounds", result_backend="cache+memory://"), timeout=0.05).look()
     assert (found.workers_error, found.present, found.waiting) == (None, frozenset(), {"celery": Waiting(0)})
 
 
-def test_a_broker_without_broadcasts_has_workers_that_cannot_be_asked(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_without_broadcasts_has_workers_that_cannot_be_asked(
+    no_memory_queues: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """K4, G9: SQS is one."""
     from kombu.transport.memory import Channel
 

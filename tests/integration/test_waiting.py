@@ -113,7 +113,7 @@ def test_sqs_says_about_how_much_waits(sqs_server: SqsServer, sqs_client: Any, p
     assert sqs_client.list_queues()["QueueUrls"] == [url]
 
 
-def test_a_broker_in_memory_counts_and_makes_no_queue() -> None:
+def test_a_broker_in_memory_counts_and_makes_no_queue(no_memory_queues: None) -> None:
     """K4: it knows no consumers, and no time."""
     with app_at("memory://waiting") as app:
         app.tasks["shop.work"].apply_async()

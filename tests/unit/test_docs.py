@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _run_examples(page: str) -> dict[str, Any]:
     """Run the Python blocks of a page one after the other, and return what they defined."""
     namespace: dict[str, Any] = {"__name__": page}
-    exec(compile(code_of(page), page, "exec"), namespace)
+    exec(compile(code_of(page), page, "exec", dont_inherit=True), namespace)
     return namespace
 
 

@@ -32,7 +32,7 @@ def page() -> Iterator[Callable[[str], Page]]:
 
     def run(name: str) -> Page:
         namespace: Page = {"__name__": name.removesuffix(".md")}
-        exec(compile(code_of(name), name, "exec"), namespace)
+        exec(compile(code_of(name), name, "exec", dont_inherit=True), namespace)
         made.append(namespace)
         return namespace
 

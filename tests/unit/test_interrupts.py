@@ -225,9 +225,10 @@ def never_lost(seed: int) -> bool:
     rounds = 0
     try:
         interrupt.open()
-        while rounds < 10_000_000:
+        while True:  # Python 3.13.0 does not catch what is raised in the test of a loop, though that stands within the `try`
             rounds += 1
-        return False
+            if rounds > 10_000_000:
+                return False
     except JobCancelledError:
         interrupt.close()
     thread.join()

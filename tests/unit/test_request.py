@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from celery import states
 from celery.exceptions import Terminated, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
+from celery.worker.request import Request
 from kombu.message import Message
 
 from taskora_celery import Context, ContextTask, JobCancelledError, JobStalledError
@@ -315,7 +317,8 @@ class Pool:
 def test_a_cold_shutdown_is_no_stall(parent: Parent) -> None:
     """I3, D6: lost, and not held against the job."""
     request = parent.runs(reject_on_worker_lost=True, max_stalls=0)
-    request.cancel(Pool(), emit_retry=False)
+    options = {"emit_retry": False} if "emit_retry" in inspect.signature(Request.cancel).parameters else {}
+    request.cancel(Pool(), **options)
     request.on_failure(info_of(SystemExit()))
     assert (parent.status.state, parent.status.stalls) == ("LOST", 0)
     assert "cold shutdown" in str(parent.status.reason)
