@@ -11,8 +11,8 @@ from taskora_celery.store.journal import STALLED, STATE
 from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Verdict
 
 __all__ = [
-    "MemoryJob", "created_ms", "drop_oldest", "failed_by_loss", "is_anew", "is_gentle", "logs_in", "losing", "lost_attempt",
-    "may_end", "not_begun", "reason_of", "runs_already", "verdict_on",
+    "MemoryJob", "begins_again", "created_ms", "drop_oldest", "failed_by_loss", "is_anew", "is_gentle", "logs_in", "losing",
+    "lost_attempt", "may_end", "not_begun", "reason_of", "runs_already", "verdict_on",
 ]  # fmt: skip
 
 
@@ -61,6 +61,13 @@ def runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
     return "j" in fields and begin.fence > 0 and "l" not in fields
 
 
+def begins_again(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether this is the beginning that the record is of: its answer was lost on the way."""
+    held = (fields.get("s"), fields.get("a"), fields.get("l"), fields.get("o"), fields.get("w"), fields.get("b"))
+    same = held == ("STARTED", begin.attempt, begin.tag, begin.token, begin.worker, begin.now_ms)
+    return same and (begin.token != 0 or begin.fence > fields["f"])
+
+
 def created_ms(begin: Begin) -> int:
     """Return when the job was created, as far as this delivery can say."""
     return begin.created_ms or begin.now_ms
@@ -69,6 +76,8 @@ def created_ms(begin: Begin) -> int:
 def verdict_on(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
     """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
     state, attempt = fields.get("s"), fields.get("a", 0)
+    if begins_again(begin, fields):
+        return Verdict.FENCE_TAKEN if 0 < begin.fence < fields["f"] else None
     if state == Outcome.IGNORED:
         return Verdict.FENCE_TAKEN if 0 < begin.fence <= fields["f"] else None
     anew = state in Outcome.FINAL and is_anew(begin, fields)
