@@ -17,6 +17,7 @@ from taskora_celery.reporter.decisions import Outage, linger
 from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
 from taskora_celery.reporter.report import JobReport
+from taskora_celery.reporter.showing import Showing
 from taskora_celery.settings import Settings
 from taskora_celery.store.counting import loss_counts, was_unheard
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
@@ -54,10 +55,12 @@ class Reporter:
         open_lease: Callable[[], Lease] | None = None,
         on_stopping: Callable[[JobReport], bool] | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        showing: Showing | None = None,
     ) -> None:
         """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says.
 
-        It returns false where it is to be called again when the store says so once more.
+        It returns false where it is to be called again when the store says so once more. ``showing`` writes progress to the
+        places besides the store; None: in a thread of its own.
         """
         self._store = store
         self._on_stopping = on_stopping
@@ -65,6 +68,7 @@ class Reporter:
         self._redactor = redactor
         self.leases = Leases(open_lease, settings, clock)
         self._clock = clock
+        self._showing = showing or Showing()
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
         self._pid = os.getpid()
@@ -165,6 +169,7 @@ class Reporter:
                 self._wake.set()
         for sink in (report.sink, report.events):
             if sink is not None:
+                self._showing.forget(sink)
                 sink.close()
 
     def look(self) -> None:
@@ -181,9 +186,8 @@ class Reporter:
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_TIMEOUT)
             if thread.is_alive():
-                logger.warning(
-                    "thread %s did not stop within %g s; it is left to end with the process", thread.name, JOIN_TIMEOUT
-                )
+                logger.warning("thread %s did not stop within %g s; it ends with the process", thread.name, JOIN_TIMEOUT)
+        self._showing.close()
         self.leases.close()
 
     def _touched(self) -> None:
@@ -371,8 +375,7 @@ class Reporter:
         self.changes.counted([(Count("store_errors"), 1)])
         if self._outage.failed(self._clock.monotonic()):
             logger.error(
-                "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped",
-                exc,
+                "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped", exc
             )
 
     def _store_answered(self) -> None:
@@ -391,6 +394,6 @@ class Reporter:
                 live.told_stopping = live.stopping = self._on_stopping(live.report)
 
     def _show(self) -> None:
-        """Write progress to the result backend, and for monitors, of the jobs whose turn it is."""
+        """Have progress written to the result backend, and for monitors, of the jobs whose turn it is."""
         for live in list(self._live.values()):
-            live.show(self._clock)
+            live.show(self._clock, self._showing)
