@@ -79,7 +79,7 @@ def test_records_are_kept_whatever_keeps_the_results(
             assert handle.state == "SUCCESS"
 
 
-@pools("threads", "prefork")
+@pools("prefork")
 def test_a_backend_that_is_down_takes_no_record_with_it(pool: str, start_worker: StartWorker, redis_url: str) -> None:
     """Fault 16, E5: refused connections: PROGRESS is lost with one warning, the record says how the job ended."""
     backend = f"redis://{HOST}:{free_port()}/0"
@@ -90,7 +90,7 @@ def test_a_backend_that_is_down_takes_no_record_with_it(pool: str, start_worker:
         assert recorded(other, timeout=30).logs == 1
 
 
-@pools("threads", "gevent")
+@pools("threads")
 def test_a_backend_that_is_silent_takes_no_record_with_it(
     pool: str, start_worker: StartWorker, redis_url: str, redis_server: RedisServer
 ) -> None:

@@ -37,7 +37,7 @@ APP = "tests.support.outage_jobs:app"
     params=[
         pytest.param(("prefork", "same"), id="prefork-broker-too"),
         pytest.param(("threads", "other"), id="threads-store-alone"),
-        pytest.param(("gevent", "other"), id="gevent-store-alone"),
+        pytest.param(("gevent", "other"), id="gevent-store-alone", marks=pytest.mark.repeated_pool),
         pytest.param(("prefork", "other"), id="prefork-store-alone", marks=pytest.mark.repeated_pool),
         pytest.param(("threads", "same"), id="threads-broker-too", marks=pytest.mark.repeated_pool),
         pytest.param(("solo", "other"), id="solo-store-alone", marks=pytest.mark.repeated_pool),

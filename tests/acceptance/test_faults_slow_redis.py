@@ -67,7 +67,7 @@ def _is_whole(handle: Any, said: int) -> None:
     assert [record.outcome for record in handle.history()] == ["SUCCESS"]
 
 
-@pools("threads", "gevent")
+@pools("threads")
 def test_a_slow_store_slows_no_report(
     pool: str, start_worker: StartWorker, redis_url: str, store: RedisServer, proxy: TcpProxy
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_slow_store_slows_no_report(
     _is_whole(handle, result["count"])
 
 
-@pools("threads", "prefork")
+@pools("prefork")
 def test_a_flush_that_was_cut_is_sent_again_and_nothing_is_there_twice(
     pool: str, start_worker: StartWorker, redis_url: str, store: RedisServer, proxy: TcpProxy
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_flush_that_was_cut_is_sent_again_and_nothing_is_there_twice(
         _is_whole(handle, 1)
 
 
-@pools("prefork", "gevent")
+@pools("gevent")
 def test_a_store_that_is_silent_holds_nobody_up(
     pool: str, start_worker: StartWorker, redis_url: str, store: RedisServer, proxy: TcpProxy
 ) -> None:
