@@ -8,7 +8,9 @@ What they tell the test goes through the gates' Redis (``GATE_URL``), which is n
 
 from __future__ import annotations
 
+import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from taskora_celery import Context
@@ -71,3 +73,25 @@ def count(ctx: Context) -> int:
     """Say one thing, and be over; return how often this job was started."""
     ctx.log.info("entry", n=0)
     return gates.count(ctx.id, "starts")
+
+
+def _peak() -> int:
+    """The most memory that this process has held so far, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
+@app.task(name="outages.flood", acks_late=True)
+def flood(entries: int, progress: int, ctx: Context) -> dict[str, float]:
+    """Write so many log entries, and report progress so often, as fast as can be; return the growth in bytes, and the seconds."""
+    logging.getLogger(flood.taskora_logger.name).setLevel(logging.WARNING)  # a hundred thousand lines in a console tell nothing
+    ctx.log.info("entry", n=0)
+    ctx.progress(0)
+    gates.stop_at(ctx.id)
+    before, began, each = _peak(), time.perf_counter(), progress // entries
+    for n in range(1, entries):
+        ctx.log.info("entry", n=n)
+        for step in range(each):
+            ctx.progress(n * each + step)
+    ctx.progress(progress)
+    return {"grown": _peak() - before, "took": time.perf_counter() - began}
