@@ -34,7 +34,8 @@ class LiveJob:
 
     __slots__ = (
         "_numbered", "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
-        "asks_for_fence", "begin", "cancelled", "end", "fenced", "lease", "outbox", "outlets", "report", "stopping", "superseded",
+        "asks_for_fence", "begin", "cancelled", "end", "fenced", "lease", "outbox", "outlets", "report", "stands", "stopping",
+        "superseded",
         "taking", "told", "told_stopping",
     )  # fmt: skip
 
@@ -53,6 +54,8 @@ class LiveJob:
         self.told_stopping = False
         #: Its end was not written, since it is to end as cancelled.
         self.cancelled = False
+        #: Its handler was told that its end counts, before the store could be asked.
+        self.stands = False
         self.asks_for_fence = False
         #: Somebody is just moving what was reported into the outbox.
         self.taking = False

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
+from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.changes import Changes
 from taskora_celery.reporter.decisions import Outage, linger
 from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
+from taskora_celery.reporter.outbox import drop_excess
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.showing import Showing
 from taskora_celery.settings import Settings
@@ -138,7 +140,10 @@ class Reporter:
             return Reply.SUPERSEDED
         if live.cancelled:
             return Reply.CANCELLED
-        if ended is not None:  # the index is told in the thread's next turn
+        if ended is not None:
+            # Not asked in time. What Celery stores is how the job ended, whoever wants it to stop before the store hears of it.
+            live.stands = ended.state in Outcome.FINAL and (live.end is not None or live.outbox.ended is not None)
+            # The index is told in the thread's next turn.
             self.changes.ended(live.begin, ended)
         if not self._wake.is_set():
             self._wake.set()
@@ -273,20 +278,10 @@ class Reporter:
     def _bound(self, jobs: list[LiveJob]) -> None:
         """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
         entries = sum(live.outbox.entries for live in jobs)
-        self._drop_excess(jobs)
+        drop_excess([live.outbox for live in jobs], BUFFER_BYTES)
         dropped = entries - sum(live.outbox.entries for live in jobs)
         if dropped:
             self.changes.counted([(Count("dropped", ("log",)), dropped)])
-
-    @staticmethod
-    def _drop_excess(jobs: list[LiveJob]) -> None:
-        excess = sum(live.outbox.size for live in jobs) - BUFFER_BYTES
-        while excess > 0:
-            before = excess
-            for live in jobs:
-                excess -= live.outbox.drop_oldest() if excess > 0 else 0
-            if excess == before:
-                return
 
     def _take(self, live: LiveJob) -> None:
         try:
@@ -319,7 +314,8 @@ class Reporter:
             self._register(self._store, [live for live in jobs if live.asks_for_fence])
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
-                pieces += [(live, report) for report in live.outbox.reports(live.report.id, live.report.fence, now_ms)]
+                reports = live.outbox.reports(live.report.id, live.report.fence, now_ms, stands=live.stands)
+                pieces += [(live, report) for report in reports]
             replies = self._store.report([report for _, report in pieces])
         except StoreUnavailableError as exc:
             self._store_failed(exc)
@@ -350,7 +346,11 @@ class Reporter:
             if live.outbox.refused:
                 live.outbox.clear()
             elif id(live) not in unknown:
+                ended = live.outbox.ended
                 live.outbox.clear()
+                if reply is Reply.CANCELLED and live.stands:  # it was on its way when its handler was told
+                    live.outbox.ended = ended
+                    self._touched()
                 live.stopping |= reply in {Reply.STOPPING, Reply.CANCELLED}
                 live.cancelled |= reply is Reply.CANCELLED
                 if reply is Reply.SUPERSEDED:

@@ -53,12 +53,12 @@ def is_gentle(request: bytes) -> bool:
 
 def may_end(ended: Ended, request: bytes) -> bool:
     """Say whether a job that is to be cancelled may end so."""
-    return ended.state == Outcome.REVOKED or (ended.unaware and is_gentle(request))
+    return ended.stands or ended.state == Outcome.REVOKED or (ended.unaware and is_gentle(request))
 
 
 def runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
     """Say whether this is a job that was cancelled as one that had not begun, while it began unregistered."""
-    return "j" in fields and begin.fence > 0 and "l" not in fields
+    return "j" in fields and begin.fence > 0 and ("l" not in fields or begin.over)
 
 
 def begins_again(begin: Begin, fields: dict[str, Any]) -> bool:

@@ -285,7 +285,7 @@ class RedisStore:
         return BEGIN, (
             *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
             begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
-            "1" if begin.anyway else "", begin.trace,
+            "1" if begin.anyway else "", begin.trace, "1" if begin.over else "",
         )  # fmt: skip
 
     def _report(self, report: Report) -> Call:
@@ -293,7 +293,8 @@ class RedisStore:
         arguments: list[bytes | str | int] = [
             *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
             report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
-            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), "1" if ended.unaware else "", report.first,
+            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep),
+            "2" if ended.stands else "1" if ended.unaware else "", report.first,
         ]  # fmt: skip
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)

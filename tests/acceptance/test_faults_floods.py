@@ -47,7 +47,6 @@ def test_a_flood_is_bounded_in_the_worker_and_in_redis(
         status = recorded(handle)
         assert (status.logs, status.dropped_logs) == (ENTRIES, ENTRIES - LIMIT)
         held = sum(int(redis_client.memory_usage(key, samples=0) or 0) for key in redis_client.keys(f"taskora:*{handle.id}*"))
-        print("XX", result, held)
         assert held < LIMIT * PER_ENTRY, held
 
 
@@ -67,7 +66,6 @@ def test_a_flood_into_a_store_that_is_away_is_bounded_in_memory(
             gates.open_gate(handle.id)
             result = handle.get(timeout=120)
             assert result["grown"] < GROWTH, result
-            print("XX", result)
             store.start()
             status = recorded(handle, timeout=40)
             entries = handle.get_logs()

@@ -262,6 +262,48 @@ def test_a_beginning_whose_answer_was_lost_is_still_asked_to_stop(store: JobStor
     assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == "STARTED"
 
 
+def test_an_end_that_celery_has_stored_stands_whatever_was_requested(store: JobStore) -> None:
+    """Fault 21, G7: it ended while the store was away, and was to be cancelled before the store heard of it."""
+    begun = store.begin(begin_of(0, tag="tag", token=7))
+    store.cancel(CancelRequest("job-1", NOW_MS, reason="enough"))
+    ended = Ended(Outcome.SUCCESS, NOW_MS + 5)
+    assert store.report([Report("job-1", begun.fence, NOW_MS, ended=ended)]) == [Reply.CANCELLED]
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == "STARTED"
+    stands = msgspec.structs.replace(ended, stands=True)
+    assert store.report([Report("job-1", begun.fence, NOW_MS, ended=stands)]) == [Reply.STOPPING]
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_job_that_is_over_before_it_is_registered_is_not_cancelled(store: JobStore, attempt: int) -> None:
+    """Fault 21, G7: it was cancelled as one that waits, while it ran, or its retry did, and the store was away."""
+    if attempt == 2:
+        ScriptedExecution(store).end_in_retry("later", 1.0)
+    request = CancelRequest("job-1", NOW_MS, reason="enough")
+    assert store.cancel(request, queued=True) is CancelOutcome.CANCELLED
+    own = NOW_MS * 1_000_000
+    begin = begin_of(own, attempt=attempt, tag="another", token=8)
+    report = Report("job-1", own, NOW_MS, begin=begin, ended=Ended(Outcome.SUCCESS, NOW_MS + 5, stands=True))
+    over = msgspec.structs.replace(report, begin=msgspec.structs.replace(begin, over=True))
+    if attempt == 2:
+        assert store.report([report]) == [Reply.SUPERSEDED]
+    assert store.report([over]) == [Reply.STOPPING]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.attempt) == (Outcome.SUCCESS, attempt)
+
+
+def test_a_lost_job_that_is_over_before_it_is_registered_is_not_cancelled(store: JobStore) -> None:
+    """Fault 21, G7: its worker died, it was to be cancelled, and the next delivery ran and ended while the store was away."""
+    lost = ScriptedExecution(store)
+    store.cancel(CancelRequest("job-1", NOW_MS, reason="enough"))
+    own = max(NOW_MS * 1_000_000, lost.fence + 1_000)
+    begin = begin_of(own, redelivered=True, token=9, over=True)
+    report = Report("job-1", own, NOW_MS, begin=begin, ended=Ended(Outcome.SUCCESS, NOW_MS + 5, stands=True))
+    assert store.report([report]) == [Reply.STOPPING]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.delivery) == (Outcome.SUCCESS, 2)
+
+
 def test_a_registration_that_comes_after_a_later_delivery_is_superseded(store: JobStore) -> None:
     """D7: a zombie must not take the fence back by registering late."""
     late = NOW_MS

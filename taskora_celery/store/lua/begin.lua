@@ -5,6 +5,7 @@
 --       7 when the publisher created the job (ms), or 0 where it did not say
 --       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
 --       12 "1": run it also where its outcome is recorded  13 id of the trace, or ""
+--       14 "1": it has run already, and Celery has stored how it ended
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
@@ -34,7 +35,9 @@ if request and (state == 'REVOKED' or state == 'STARTED' or state == 'LOST') the
   -- A request holds for the first message that comes of a job that had none, for every delivery of that message, and for its
   -- retries. Another message under the same id was sent anew.
   local other = old[10] and old[10] ~= ARGV[10] and tonumber(ARGV[4]) <= tonumber(attempt or '0')
-  if wanted > 0 and not old[10] then
+  if wanted > 0 and ARGV[14] == '1' then
+    if state == 'REVOKED' then state = false end -- it has run meanwhile, and is over
+  elseif wanted > 0 and not old[10] then
     -- It runs already: it began in the moment of the request, and was not registered yet. It is asked to stop.
     state = false
   elseif not other and not again then
