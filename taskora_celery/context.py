@@ -221,9 +221,9 @@ class Context(JobReport):
         """Build the exception that makes the job run again: ``raise ctx.retry(delay=30, reason="rate limited")``.
 
         Nothing happens until it leaves the handler. ``delay`` (seconds, or a ``timedelta``) is used exactly, 0 means now; with
-        None the task's ``retry_backoff`` or ``default_retry_delay`` decides. ``eta`` is an instant instead. ``exc`` is the
-        cause, by default the exception that is being handled. When ``max_retries`` is used up the job fails with
-        :class:`~taskora_celery.MaxRetriesExceededError`.
+        None the task's ``retry_backoff`` or ``default_retry_delay`` decides. ``eta`` is an instant instead. A ``reason`` of more
+        than 8 192 characters is cut. ``exc`` is the cause, by default the exception that is being handled. When ``max_retries``
+        is used up the job fails with :class:`~taskora_celery.MaxRetriesExceededError`.
 
         :raises ValueError: ``delay`` is negative or not finite, both ``delay`` and ``eta`` are given, or ``eta`` is naive.
         """

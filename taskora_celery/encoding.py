@@ -172,6 +172,8 @@ class _Walk:
 
     def leaf(self, value: Any, depth: int) -> Any:
         try:
+            if isinstance(value, bytes | bytearray):
+                return self.octets(value)
             if isinstance(value, numbers.Integral):
                 number = int(value)
                 return number if _INT_MIN <= number <= _INT_MAX else self.shown(number)
@@ -181,6 +183,10 @@ class _Walk:
         except Exception:  # noqa: BLE001 - a user's class may raise in any of its methods
             return self.shown(value)
         return self.shown(value) if plain is None or depth >= _MAX_DEPTH else self.plain(plain, depth + 1)
+
+    def octets(self, value: bytes | bytearray) -> str:
+        # Only what may be kept is decoded: of a hundred megabytes each byte that is no UTF-8 would cost its error.
+        return self.text(bytes(value[: max(self.left, 0) + 1]).decode("utf-8", "backslashreplace"))
 
     def shown(self, value: Any) -> str:
         """Return the repr of what has no plain form; a repr may hold secrets, too."""
@@ -200,8 +206,6 @@ def _known_form(value: Any) -> Any:
         return value.value
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).decode("utf-8", "backslashreplace")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     if isinstance(value, msgspec.Struct):

@@ -23,7 +23,12 @@ _CACHE_LIMIT = 4096
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
+#: So many characters of a free text are looked at and kept: reasons and representations are for people.
+TEXT_CHARS = 20_000
+#: Names around a secret are shorter. Without a bound, each hyphen of a long text would be a place to begin from and to run to the
+#: text's end: minutes, with the interpreter's lock, for an error message of some ten thousand characters.
+_NAME_CHARS = 64
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]{0,31}://[^\s/:@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
 _BEARER = re.compile(r"\b(?P<head>bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 
 
@@ -47,7 +52,8 @@ class Redactor:
         self.hook = hook
         names = "|".join(re.escape(n.strip("_")).replace("_", "[_ -]?") for n in self._needles)
         self._text = re.compile(
-            rf"(?P<head>(?<![A-Za-z0-9])[\w-]*?(?:{names})(?![A-Za-z0-9])[\w-]*[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)"
+            rf"(?P<head>(?<![A-Za-z0-9])[\w-]{{0,{_NAME_CHARS}}}?(?:{names})(?![A-Za-z0-9])[\w-]{{0,{_NAME_CHARS}}}"
+            r"[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)"
             r"[^\s\"',;&)}\]]+",
             re.IGNORECASE,
         )
@@ -69,7 +75,11 @@ class Redactor:
         return self._hooked(key, value) if self.hook is not None else value
 
     def text(self, text: str, key: str = "message") -> str:
-        """Return free text (a reason, the repr of arguments) without the secrets that can be told by their name."""
+        """Return free text (a reason, the repr of arguments) without the secrets that can be told by their name.
+
+        Only its first ``TEXT_CHARS`` characters are looked at, and returned. What has no UTF-8 form is escaped.
+        """
+        text = text[:TEXT_CHARS]
         if "://" in text:
             text = _URL_PASSWORD.sub(rf"\g<head>{REDACTED}", text)
         if "=" in text or ":" in text:
@@ -77,7 +87,8 @@ class Redactor:
         text = _BEARER.sub(rf"\g<head> {REDACTED}", text)
         if self.hook is not None:
             text = str(self._hooked(key, text))
-        return text
+        # Lone surrogates (a file name that is not UTF-8) have no UTF-8 form.
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     def _hooked(self, key: str, value: Any) -> Any:
         assert self.hook is not None

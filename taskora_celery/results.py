@@ -95,11 +95,18 @@ class BackendSink:
 
 
 class RedisSink(BackendSink):
-    """Writes PROGRESS with a compare-and-set, in one round trip once the key's content is known."""
+    """Writes PROGRESS with a compare-and-set, in one round trip once the key's content is known.
+
+    So a write that is still under way when the outcome is stored changes nothing: :meth:`close` waits for none.
+    """
 
     def __init__(self, backend: Any, request: Any, *, first_attempt: bool) -> None:
         super().__init__(backend, request, first_attempt=first_attempt)
         self._expected: bytes | None = None
+
+    def close(self) -> None:
+        """Begin no write any more."""
+        self._closed = True
 
     def _write(self, meta: Any) -> None:
         backend = self._backend
@@ -113,6 +120,8 @@ class RedisSink(BackendSink):
             return
         # Something else is there (or this is the first write): look, judge, and set it only if it is still the same.
         for _ in range(3):
+            if self._closed:
+                return
             current = backend.client.get(key) or b""
             state = backend.decode_result(current)["status"] if current else states.PENDING
             if not self._may_replace(state) or self._swap(key, current, raw):

@@ -6,9 +6,13 @@ import sys
 from datetime import datetime, timedelta, timezone
 
 from taskora_celery.clock import seconds
+from taskora_celery.encoding import CUT
 from taskora_celery.errors import RetryError
 
 __all__ = ["build_retry", "delay_until"]
+
+#: A reason is for people. Celery stores it with the state, sends it to every waiter, and writes it into the worker's log.
+REASON_CHARS = 8_192
 
 
 def build_retry(
@@ -22,6 +26,7 @@ def build_retry(
     wait = None if delay is None else seconds(delay, "delay")
     if reason is not None and not isinstance(reason, str):
         raise TypeError(f"reason={reason!r} is not a text")
+    reason = None if reason is None else _bounded(reason)
     if exc is None:
         exc = sys.exc_info()[1]
     cause = None if exc is None else _told(exc)
@@ -30,9 +35,13 @@ def build_retry(
     return error
 
 
+def _bounded(text: str) -> str:
+    return text if len(text) <= REASON_CHARS else text[:REASON_CHARS] + CUT
+
+
 def _told(exc: BaseException) -> str:
     try:
-        return f"{type(exc).__name__}: {exc}"
+        return _bounded(f"{type(exc).__name__}: {exc}")
     except Exception:  # noqa: BLE001 - a user's __str__; the retry is what counts
         return type(exc).__name__
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from taskora_celery.doctor.facts import Facts, WorkerFacts
+from taskora_celery.doctor.facts import Facts, ServerFacts, WorkerFacts
 
 __all__ = ["CHECKS", "Finding", "Level", "diagnose"]
 
@@ -16,6 +16,8 @@ SKEW_MAX = 1.0
 LONG = 300.0
 #: The oldest Redis that kombu's transport and our scripts run on.
 OLDEST_REDIS = (6, 2)
+#: What the user of the Redis for job records must be allowed to do, as ACL rules.
+ACL_COMMANDS = "+@connection +@read +@write +@pubsub +@scripting +time"
 #: So many names stand in one line; the rest are counted.
 NAMES_SHOWN = 5
 
@@ -67,6 +69,32 @@ def check_servers(facts: Facts) -> Iterator[Finding]:
             "store", Level.WARNING, "no Redis is known to keep job records in: no logs, no history, no cancel",
             "set taskora_redis_url to a Redis",
         )  # fmt: skip
+
+
+def check_records(facts: Facts) -> Iterator[Finding]:
+    """Look whether job records can be kept where they are to be."""
+    for server in facts.servers:
+        if server.refuses is not None:
+            yield Finding(
+                "records", Level.WRONG, f"job records cannot be written to {server.where}: {server.refuses}. Jobs run, and say "
+                "nothing", _advice_on(server.refuses, server),
+            )  # fmt: skip
+        if server.deaf is not None:
+            yield Finding(
+                "records", Level.WARNING, f"announcements cannot be heard on {server.where}: {server.deaf}. A cancel reaches its "
+                "job with the next report or renewal", _advice_on(server.deaf, server),
+            )  # fmt: skip
+
+
+def _advice_on(refusal: str, server: ServerFacts) -> str:
+    """Return what to do about Redis's words."""
+    if "maxmemory" in refusal or refusal.startswith("OOM"):
+        return "it is full: raise its maxmemory, or keep job records in a Redis of their own (taskora_redis_url)"
+    if "read only" in refusal or refusal.startswith("READONLY"):
+        return "it is a replica: give the primary's address, or that of a Sentinel, in taskora_redis_url"
+    if any(word in refusal for word in ("permission", "NOPERM", "can't run this command", "can't access at least one")):
+        return f"let its user do so: ACL SETUSER … ~{server.prefix}* &{server.prefix}* {ACL_COMMANDS}"
+    return "see to it that this user may write there, or name another Redis in taskora_redis_url"
 
 
 def check_versions(facts: Facts) -> Iterator[Finding]:
@@ -220,8 +248,8 @@ def check_flower(facts: Facts) -> Iterator[Finding]:
 
 
 CHECKS = (
-    check_settings, check_servers, check_versions, check_workers, check_recovery, check_clocks, check_memory, check_tasks,
-    check_events, check_flower,
+    check_settings, check_servers, check_records, check_versions, check_workers, check_recovery, check_clocks, check_memory,
+    check_tasks, check_events, check_flower,
 )  # fmt: skip
 
 

@@ -23,6 +23,12 @@ class ServerFacts(msgspec.Struct, frozen=True):
     #: What it does when it is full, and how much it may hold in bytes (0: all there is); None where it does not say.
     maxmemory_policy: str | None = None
     maxmemory: int = 0
+    #: Why job records cannot be written there; None where they can, or are not to be.
+    refuses: str | None = None
+    #: Why announcements of cancels and shutdowns cannot be heard there; None likewise.
+    deaf: str | None = None
+    #: What the names of the library's keys and channels there begin with.
+    prefix: str = ""
 
 
 class WorkerFacts(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from taskora_celery.inspecting import replies
 from taskora_celery.runtime import broker_endpoint_of
 from taskora_celery.settings import Settings
 from taskora_celery.store.connect import Endpoint
-from taskora_celery.store.server import server_report
+from taskora_celery.store.server import server_report, try_records
 
 __all__ = ["gather", "tasks_of", "worker_facts"]
 
@@ -33,7 +33,7 @@ def gather(app: Any, timeout: float = 1.0) -> Facts:
     tasks_error = _import_tasks(app)
     settings, store, settings_error = _settings_of(app)
     broker = broker_endpoint_of(app)
-    servers = _servers(app, broker, store)
+    servers = _servers(app, broker, store, "" if settings is None else settings.key_prefix)
     facts = Facts(
         package_versions(), servers, tasks=tasks_of(app), tasks_error=tasks_error, settings_error=settings_error,
         flower=version_of("flower"),
@@ -103,17 +103,28 @@ def _settings_of(app: Any) -> tuple[Settings | None, Endpoint | None, str | None
         return None, None, str(exc)
 
 
-def _servers(app: Any, broker: Endpoint | None, store: Endpoint | None) -> tuple[ServerFacts, ...]:
+def _servers(app: Any, broker: Endpoint | None, store: Endpoint | None, prefix: str) -> tuple[ServerFacts, ...]:
     found = []
     if broker is None:
         found.append(_other_broker(app))
-    elif broker.same_server(store):
-        return (_redis_facts("broker and store", broker),)
+    elif broker.same_account(store):
+        return (_with_trial(_redis_facts("broker and store", broker), store, prefix),)
     else:
         found.append(_redis_facts("broker", broker))
     if store is not None:
-        found.append(_redis_facts("store", store))
+        found.append(_with_trial(_redis_facts("store", store), store, prefix))
     return tuple(found)
+
+
+def _with_trial(facts: ServerFacts, store: Endpoint | None, prefix: str) -> ServerFacts:
+    """Look whether job records can be kept there."""
+    if store is None or facts.error is not None:
+        return facts
+    try:
+        trial = try_records(store, prefix, SERVER_TIMEOUT)
+    except (StoreUnavailableError, SettingsError) as exc:
+        return msgspec.structs.replace(facts, refuses=str(exc).removeprefix(f"{store.shown()}: "))
+    return msgspec.structs.replace(facts, refuses=trial.write, deaf=trial.hear, prefix=store.global_keyprefix + prefix)
 
 
 def _redis_facts(role: str, endpoint: Endpoint) -> ServerFacts:

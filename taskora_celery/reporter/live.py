@@ -12,6 +12,7 @@ from taskora_celery.reporter.decisions import LeaseTurn, lease_interval
 from taskora_celery.reporter.outbox import Outbox
 from taskora_celery.reporter.outlet import Outlet
 from taskora_celery.reporter.report import UNSET, JobReport
+from taskora_celery.reporter.showing import Showing
 from taskora_celery.reporter.taking import emit, plain_entry, plain_progress
 from taskora_celery.settings import Settings
 from taskora_celery.store.journal import STATE, encode
@@ -33,7 +34,8 @@ class LiveJob:
 
     __slots__ = (
         "_numbered", "_redactor", "_sent_checkpoint", "_sent_progress", "_sent_value", "_settings", "_told_no_lease", "_warned",
-        "asks_for_fence", "begin", "cancelled", "end", "fenced", "lease", "outbox", "outlets", "report", "stopping", "superseded",
+        "asks_for_fence", "begin", "cancelled", "end", "fenced", "lease", "outbox", "outlets", "report", "stands", "stopping",
+        "superseded",
         "taking", "told", "told_stopping",
     )  # fmt: skip
 
@@ -52,6 +54,8 @@ class LiveJob:
         self.told_stopping = False
         #: Its end was not written, since it is to end as cancelled.
         self.cancelled = False
+        #: Its handler was told that its end counts, before the store could be asked.
+        self.stands = False
         self.asks_for_fence = False
         #: Somebody is just moving what was reported into the outbox.
         self.taking = False
@@ -176,11 +180,11 @@ class LiveJob:
                 "a heartbeat is a sign of life and has no lease to extend", self.report.id,
             )  # fmt: skip
 
-    def show(self, clock: Clock) -> None:
-        """Write progress to the places besides the store whose turn it is."""
+    def show(self, clock: Clock, showing: Showing) -> None:
+        """Have progress written to the places besides the store whose turn it is."""
         for outlet in self.outlets:
             if self.superseded is None:
-                outlet.show(clock)
+                outlet.show(clock, showing)
 
     def due_at(self, now: float) -> float | None:
         """Return when something is due by itself, None where nothing is."""

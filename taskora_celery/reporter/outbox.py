@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.store.protocol import Batch, Begin, Ended, Report
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "drop_excess"]
 
 #: A fence that no execution has: the store refuses what comes under it, and counts that.
 NOBODY = -1
@@ -77,8 +78,11 @@ class Outbox:
         self.batches.append((first + batch.entries, empty))
         return len(batch.data) - len(empty.data)
 
-    def reports(self, job_id: str, fence: int, now_ms: int) -> list[Report]:
-        """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end."""
+    def reports(self, job_id: str, fence: int, now_ms: int, *, stands: bool = False) -> list[Report]:
+        """Return all that is unsent as reports, one for each run of numbers without a gap; the last carries the end.
+
+        ``stands``: Celery has stored the end already.
+        """
         if self.refused:
             return [Report(job_id, NOBODY, 0)]
         if not (self.alive or self.begin or self.ended):
@@ -94,11 +98,11 @@ class Outbox:
         first, batches = runs[-1] if runs else (0, [])
         last = Report(
             job_id, fence, now_ms, first=first, batches=tuple(batches), progress=self.progress, checkpoint=self.checkpoint,
-            ended=self.ended,
+            ended=msgspec.structs.replace(self.ended, stands=True) if stands and self.ended is not None else self.ended,
         )  # fmt: skip
         reports.append(last)
         if self.begin is not None:
-            begin = msgspec.structs.replace(self.begin, fence=fence)
+            begin = msgspec.structs.replace(self.begin, fence=fence, over=stands and self.ended is not None)
             reports[0] = msgspec.structs.replace(reports[0], begin=begin)
         return reports
 
@@ -115,3 +119,14 @@ class Outbox:
         self.alive = self.look = self.refused = False
         self.begin = None
         self.progress = self.checkpoint = self.ended = None
+
+
+def drop_excess(outboxes: Sequence[Outbox], limit: int) -> None:
+    """Drop the oldest batch of each in turn until all together hold at most ``limit`` bytes, or nothing that can be dropped."""
+    excess = sum(outbox.size for outbox in outboxes) - limit
+    while excess > 0:
+        before = excess
+        for outbox in outboxes:
+            excess -= outbox.drop_oldest() if excess > 0 else 0
+        if excess == before:
+            return

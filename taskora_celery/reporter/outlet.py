@@ -7,6 +7,7 @@ from typing import Any
 from taskora_celery.clock import Clock
 from taskora_celery.reporter.decisions import Throttle
 from taskora_celery.reporter.report import UNSET, ProgressSink
+from taskora_celery.reporter.showing import Showing
 
 __all__ = ["Outlet"]
 
@@ -30,10 +31,10 @@ class Outlet:
         """Return when that is, in monotonic seconds, None where there is nothing to show."""
         return None if self._value is UNSET else self._throttle.due_at(now)
 
-    def show(self, clock: Clock) -> None:
-        """Write the value if its turn has come."""
+    def show(self, clock: Clock, showing: Showing) -> None:
+        """Have the value written if its turn has come."""
         due = self.due_at(clock.monotonic())
         if due is not None and clock.monotonic() >= due:
             value, self._value = self._value, UNSET
-            self._sink.write(value)
+            showing.show(self._sink, value)
             self._throttle.done(clock.monotonic())

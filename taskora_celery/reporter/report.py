@@ -34,7 +34,7 @@ class ProgressSink(Protocol):
         """Show a progress value (plain data); may block on I/O, never raises, does nothing once closed."""
 
     def close(self) -> None:
-        """Return when no write is under way; none comes after this."""
+        """Return when no write is under way that could replace an outcome; none comes after this."""
 
 
 class JobReport:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
+from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.changes import Changes
 from taskora_celery.reporter.decisions import Outage, linger
 from taskora_celery.reporter.leases import Leases
 from taskora_celery.reporter.live import LiveJob
+from taskora_celery.reporter.outbox import drop_excess
 from taskora_celery.reporter.report import JobReport
+from taskora_celery.reporter.showing import Showing
 from taskora_celery.settings import Settings
 from taskora_celery.store.counting import loss_counts, was_unheard
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
@@ -54,10 +57,12 @@ class Reporter:
         open_lease: Callable[[], Lease] | None = None,
         on_stopping: Callable[[JobReport], bool] | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        showing: Showing | None = None,
     ) -> None:
         """``on_stopping`` is called, by the reporter's thread, for a job that somebody wants to stop, as the store says.
 
-        It returns false where it is to be called again when the store says so once more.
+        It returns false where it is to be called again when the store says so once more. ``showing`` writes progress to the
+        places besides the store; None: in a thread of its own.
         """
         self._store = store
         self._on_stopping = on_stopping
@@ -65,6 +70,7 @@ class Reporter:
         self._redactor = redactor
         self.leases = Leases(open_lease, settings, clock)
         self._clock = clock
+        self._showing = showing or Showing()
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
         self._pid = os.getpid()
@@ -134,7 +140,10 @@ class Reporter:
             return Reply.SUPERSEDED
         if live.cancelled:
             return Reply.CANCELLED
-        if ended is not None:  # the index is told in the thread's next turn
+        if ended is not None:
+            # Not asked in time. What Celery stores is how the job ended, whoever wants it to stop before the store hears of it.
+            live.stands = ended.state in Outcome.FINAL and (live.end is not None or live.outbox.ended is not None)
+            # The index is told in the thread's next turn.
             self.changes.ended(live.begin, ended)
         if not self._wake.is_set():
             self._wake.set()
@@ -165,6 +174,7 @@ class Reporter:
                 self._wake.set()
         for sink in (report.sink, report.events):
             if sink is not None:
+                self._showing.forget(sink)
                 sink.close()
 
     def look(self) -> None:
@@ -181,9 +191,8 @@ class Reporter:
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_TIMEOUT)
             if thread.is_alive():
-                logger.warning(
-                    "thread %s did not stop within %g s; it is left to end with the process", thread.name, JOIN_TIMEOUT
-                )
+                logger.warning("thread %s did not stop within %g s; it ends with the process", thread.name, JOIN_TIMEOUT)
+        self._showing.close()
         self.leases.close()
 
     def _touched(self) -> None:
@@ -269,20 +278,10 @@ class Reporter:
     def _bound(self, jobs: list[LiveJob]) -> None:
         """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
         entries = sum(live.outbox.entries for live in jobs)
-        self._drop_excess(jobs)
+        drop_excess([live.outbox for live in jobs], BUFFER_BYTES)
         dropped = entries - sum(live.outbox.entries for live in jobs)
         if dropped:
             self.changes.counted([(Count("dropped", ("log",)), dropped)])
-
-    @staticmethod
-    def _drop_excess(jobs: list[LiveJob]) -> None:
-        excess = sum(live.outbox.size for live in jobs) - BUFFER_BYTES
-        while excess > 0:
-            before = excess
-            for live in jobs:
-                excess -= live.outbox.drop_oldest() if excess > 0 else 0
-            if excess == before:
-                return
 
     def _take(self, live: LiveJob) -> None:
         try:
@@ -315,7 +314,8 @@ class Reporter:
             self._register(self._store, [live for live in jobs if live.asks_for_fence])
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
-                pieces += [(live, report) for report in live.outbox.reports(live.report.id, live.report.fence, now_ms)]
+                reports = live.outbox.reports(live.report.id, live.report.fence, now_ms, stands=live.stands)
+                pieces += [(live, report) for report in reports]
             replies = self._store.report([report for _, report in pieces])
         except StoreUnavailableError as exc:
             self._store_failed(exc)
@@ -346,7 +346,11 @@ class Reporter:
             if live.outbox.refused:
                 live.outbox.clear()
             elif id(live) not in unknown:
+                ended = live.outbox.ended
                 live.outbox.clear()
+                if reply is Reply.CANCELLED and live.stands:  # it was on its way when its handler was told
+                    live.outbox.ended = ended
+                    self._touched()
                 live.stopping |= reply in {Reply.STOPPING, Reply.CANCELLED}
                 live.cancelled |= reply is Reply.CANCELLED
                 if reply is Reply.SUPERSEDED:
@@ -371,8 +375,7 @@ class Reporter:
         self.changes.counted([(Count("store_errors"), 1)])
         if self._outage.failed(self._clock.monotonic()):
             logger.error(
-                "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped",
-                exc,
+                "job records cannot be written: %s; jobs go on, reports wait in memory and the oldest may be dropped", exc
             )
 
     def _store_answered(self) -> None:
@@ -391,6 +394,6 @@ class Reporter:
                 live.told_stopping = live.stopping = self._on_stopping(live.report)
 
     def _show(self) -> None:
-        """Write progress to the result backend, and for monitors, of the jobs whose turn it is."""
+        """Have progress written to the result backend, and for monitors, of the jobs whose turn it is."""
         for live in list(self._live.values()):
-            live.show(self._clock)
+            live.show(self._clock, self._showing)

@@ -10,14 +10,11 @@ from taskora_celery.progress import progress_value
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.report import LogTuple
 from taskora_celery.store.journal import STATE
+from taskora_celery.texts import visible
 
 __all__ = ["emit", "plain_entry", "plain_progress"]
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
-
-#: Control characters would move the cursor or forge lines on a console; tabs and printable text stay.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
-_CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, int, Any, Any, str | None]:
@@ -50,6 +47,11 @@ def plain_progress(latest: tuple[Any, Any, Any], redactor: Redactor, limit: int,
     return plain.value, plain.mark, pack((plain.value, now_ms, plain.mark))
 
 
+def _on_a_console(text: str) -> str:
+    """Return text whose characters move no cursor and forge no line; tabs stay."""
+    return "\t".join([visible(part) for part in text.split("\t")])
+
+
 def emit(logger: logging.Logger, job_id: str, task_name: str, entry: tuple[int, int, str, Any, str | None]) -> None:
     """Repeat a stored entry to Python logging, with its own time and the task's id and name for Celery's formatter."""
     code, ms, message, meta, _ = entry
@@ -58,7 +60,7 @@ def emit(logger: logging.Logger, job_id: str, task_name: str, entry: tuple[int, 
         return
     text = message if not meta else message + " " + " ".join(f"{key}={value!r}" for key, value in meta.items())
     record = logger.makeRecord(
-        logger.name, level, "(task)", 0, text.translate(_CONTROLS), (), None,
+        logger.name, level, "(task)", 0, _on_a_console(text), (), None,
         extra={"task_id": job_id, "task_name": task_name, "taskora_entry": True},
     )  # fmt: skip
     record.created = ms / 1000

@@ -39,6 +39,10 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Whether both lead to the same place, whatever their databases and prefixes are."""
         return other is not None and _place(self.url) == _place(other.url) and self.master_name == other.master_name
 
+    def same_account(self, other: Endpoint | None) -> bool:
+        """Whether both lead to the same server, as the same user."""
+        return other is not None and self.same_server(other) and _user(self.url) == _user(other.url)
+
     @property
     def is_cluster(self) -> bool:
         """Whether this is a Redis Cluster."""
@@ -165,6 +169,11 @@ def _celery_ssl_names(url: str) -> str:
 def _place(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url.split(";", 1)[0])
     return parts.scheme, parts.hostname or parts.path, parts.port
+
+
+def _user(url: str) -> tuple[str | None, str | None]:
+    parts = urlsplit(url.split(";", 1)[0])
+    return parts.username or None, parts.password
 
 
 def _without_password(url: str) -> str:

@@ -18,6 +18,7 @@ key                type  content
                          records, with the TTL of records; who finds a job there whose record has expired removes it
 ``{index}:counts`` hash  what happened to jobs, as counts by name (see ``tally.py``), which only grow; ``note.lua`` adds; at most
                          10 000 names, and a TTL of a week at least
+``{trial}:doctor`` -     written and removed by ``trial.lua``, which only looks whether that can be done; a TTL of a second
 ``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
 
@@ -110,6 +111,11 @@ class JobKeys:
     def counts(self) -> str:
         """The key of the counts."""
         return f"{self.prefix}{{index}}:counts"
+
+    @property
+    def trial(self) -> str:
+        """The key that is written to see whether keys can be."""
+        return f"{self.prefix}{{trial}}:doctor"
 
     @property
     def announcements(self) -> str:

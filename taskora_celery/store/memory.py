@@ -18,6 +18,7 @@ from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
 from taskora_celery.store.keys import BRIEF_FIELDS, CHECKPOINT
 from taskora_celery.store.memory_job import (
     MemoryJob,
+    begins_again,
     created_ms,
     drop_oldest,
     failed_by_loss,
@@ -188,6 +189,7 @@ class MemoryStore:
         if 0 < begin.fence == job.fields["f"]:
             # The same begin again: its answer was lost on the way.
             return Begun(begin.fence, job.fields["d"], job.fields["c"], stalls=job.fields.get("x", 0))
+        again = begins_again(begin, job.fields)
         verdict = verdict_on(begin, job.fields)
         if verdict is not None:
             if verdict is Verdict.CANCELLED and job.fields["s"] != Outcome.REVOKED:
@@ -202,8 +204,9 @@ class MemoryStore:
             state = None
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
-        delivery = fields["d"] + 1 if attempt == begin.attempt else 2 if begin.redelivered else 1
-        if attempt == begin.attempt and (state == "STARTED" or failed_by_loss(fields)):
+        delivery = fields["d"] + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
+        taken = fields["u"] if again else 0
+        if attempt == begin.attempt and not again and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
             fields["x"] = fields.get("x", 0) + (state == "STARTED")
         if state == Outcome.RETRY:
@@ -212,7 +215,7 @@ class MemoryStore:
             fields.pop(name, None)
         fields.update(
             s="STARTED", n=begin.name, a=begin.attempt, d=delivery, f=fence, w=begin.worker,
-            c=fields.get("c", created_ms(begin)), b=begin.now_ms, h=begin.now_ms, u=0, l=begin.tag, o=begin.token,
+            c=fields.get("c", created_ms(begin)), b=begin.now_ms, h=begin.now_ms, u=taken, l=begin.tag, o=begin.token,
             **({"T": begin.trace} if begin.trace else {}),
         )  # fmt: skip
         self._announce(begin.id)

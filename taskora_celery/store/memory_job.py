@@ -11,8 +11,8 @@ from taskora_celery.store.journal import STALLED, STATE
 from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Verdict
 
 __all__ = [
-    "MemoryJob", "created_ms", "drop_oldest", "failed_by_loss", "is_anew", "is_gentle", "logs_in", "losing", "lost_attempt",
-    "may_end", "not_begun", "reason_of", "runs_already", "verdict_on",
+    "MemoryJob", "begins_again", "created_ms", "drop_oldest", "failed_by_loss", "is_anew", "is_gentle", "logs_in", "losing",
+    "lost_attempt", "may_end", "not_begun", "reason_of", "runs_already", "verdict_on",
 ]  # fmt: skip
 
 
@@ -53,12 +53,19 @@ def is_gentle(request: bytes) -> bool:
 
 def may_end(ended: Ended, request: bytes) -> bool:
     """Say whether a job that is to be cancelled may end so."""
-    return ended.state == Outcome.REVOKED or (ended.unaware and is_gentle(request))
+    return ended.stands or ended.state == Outcome.REVOKED or (ended.unaware and is_gentle(request))
 
 
 def runs_already(begin: Begin, fields: dict[str, Any]) -> bool:
     """Say whether this is a job that was cancelled as one that had not begun, while it began unregistered."""
-    return "j" in fields and begin.fence > 0 and "l" not in fields
+    return "j" in fields and begin.fence > 0 and ("l" not in fields or begin.over)
+
+
+def begins_again(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether this is the beginning that the record is of: its answer was lost on the way."""
+    held = (fields.get("s"), fields.get("a"), fields.get("l"), fields.get("o"), fields.get("w"), fields.get("b"))
+    same = held == ("STARTED", begin.attempt, begin.tag, begin.token, begin.worker, begin.now_ms)
+    return same and (begin.token != 0 or begin.fence > fields["f"])
 
 
 def created_ms(begin: Begin) -> int:
@@ -69,6 +76,8 @@ def created_ms(begin: Begin) -> int:
 def verdict_on(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
     """Return why a delivery does not begin, None where it does; the order of the questions is that of ``begin.lua``."""
     state, attempt = fields.get("s"), fields.get("a", 0)
+    if begins_again(begin, fields):
+        return Verdict.FENCE_TAKEN if 0 < begin.fence < fields["f"] else None
     if state == Outcome.IGNORED:
         return Verdict.FENCE_TAKEN if 0 < begin.fence <= fields["f"] else None
     anew = state in Outcome.FINAL and is_anew(begin, fields)

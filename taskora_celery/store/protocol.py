@@ -64,6 +64,8 @@ class Begin(msgspec.Struct, frozen=True):
     queue: str | None = None
     #: The id of the trace that it belongs to; empty where there is none.
     trace: str = ""
+    #: It has run and ended before the store could be told, and Celery has stored its outcome: too late to be cancelled.
+    over: bool = False
 
 
 class Verdict(IntEnum):
@@ -186,6 +188,8 @@ class Ended(msgspec.Struct, frozen=True):
     keep: AttemptRecord | None = None
     #: The handler could not see that it was to stop (it takes no context): a gentle request does not decide this end.
     unaware: bool = False
+    #: The store was not asked in time, and Celery has stored this outcome: it is written whatever was requested meanwhile.
+    stands: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):

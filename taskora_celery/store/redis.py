@@ -9,7 +9,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import Outcome
@@ -48,10 +56,12 @@ READ = load_script("read", 3)
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
 
-#: Redis's words for what keeps it from writing anything at all.
-_STORE_WIDE = (
-    "READONLY", "read only", "OOM", "out of memory", "LOADING", "NOPERM", "NOAUTH", "permission", "MASTERDOWN", "CLUSTERDOWN",
-    "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "UNBLOCKED", "unknown command", "EVALSHA", "NOSCRIPT",
+#: What keeps Redis from writing anything at all: redis-py's classes for it, whose texts lack the code, and Redis's words.
+_STORE_WIDE = (ClusterDownError, NoPermissionError, ReadOnlyError, TryAgainError)
+_STORE_WIDE_WORDS = (
+    "READONLY", "read only", "OOM", "maxmemory", "LOADING", "NOPERM", "NOAUTH", "permission", "can't run this command",
+    "can't access at least one", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "UNBLOCKED",
+    "unknown command", "EVALSHA", "NOSCRIPT",
 )  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.store")
@@ -283,7 +293,7 @@ class RedisStore:
         return BEGIN, (
             *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
             begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
-            "1" if begin.anyway else "", begin.trace,
+            "1" if begin.anyway else "", begin.trace, "1" if begin.over else "",
         )  # fmt: skip
 
     def _report(self, report: Report) -> Call:
@@ -291,7 +301,8 @@ class RedisStore:
         arguments: list[bytes | str | int] = [
             *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
             report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
-            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep), "1" if ended.unaware else "", report.first,
+            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep),
+            "2" if ended.stands else "1" if ended.unaware else "", report.first,
         ]  # fmt: skip
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)
@@ -348,10 +359,14 @@ class _RedisWatch:
 
 def _or_refused(answer: Any) -> Any:
     """Return an answer, or ``Reply.REFUSED`` where Redis works and only this job's data cannot be written."""
-    if isinstance(answer, ResponseError) and not any(word in str(answer) for word in _STORE_WIDE):
+    if isinstance(answer, ResponseError) and not _is_store_wide(answer):
         logger.warning("a job's record cannot be written, and is given up: %s", answer)
         return Reply.REFUSED
     return _sound(answer)
+
+
+def _is_store_wide(error: ResponseError) -> bool:
+    return isinstance(error, _STORE_WIDE) or any(word in str(error) for word in _STORE_WIDE_WORDS)
 
 
 def _sound(answer: Any) -> Any:

@@ -28,7 +28,7 @@ IDLE_CHECK = 1.0
 
 
 #: Redis answers so when this connection leads to a replica, or to a server that is not ready.
-ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a read only")
+ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a read only", "Link with MASTER is down")
 
 
 class Script:

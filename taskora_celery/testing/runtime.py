@@ -14,6 +14,7 @@ from taskora_celery.lease.protocol import NO_LEASE
 from taskora_celery.reporter.listener import Listener
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.reporter import Reporter
+from taskora_celery.reporter.showing import InlineShowing
 from taskora_celery.runtime import Runtime
 from taskora_celery.stopping import Stopper
 from taskora_celery.store.protocol import Ended, Reply
@@ -34,7 +35,7 @@ class InlineReporter(Reporter):
     """Takes its turns in the thread that reports, and when the virtual clock has come to what is due by itself."""
 
     def __init__(self, *args: Any, virtual: VirtualClock, **options: Any) -> None:
-        super().__init__(*args, clock=virtual, **options)
+        super().__init__(*args, clock=virtual, showing=InlineShowing(), **options)
         self._virtual = virtual
         #: Threads that are in a turn: what their own work reports waits for the next.
         self._turning: set[int] = set()

@@ -307,9 +307,9 @@ def test_no_backend_fails_on_odd_values(other_app: Celery, value: Any) -> None:
     AsyncResult("job-1", app=other_app).info  # noqa: B018
 
 
-def test_closing_waits_for_the_write_that_is_under_way(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """E5: the worker stores the outcome right after `close` returned."""
-    sink = sink_of(app)
+def test_closing_waits_for_the_write_that_is_under_way(other_app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E5: the worker stores the outcome right after `close` returned, and the backend cannot compare."""
+    sink = sink_of(other_app)
     inside, go_on, closed = threading.Event(), threading.Event(), threading.Event()
 
     def slow_write(meta: Any) -> None:
@@ -332,3 +332,26 @@ def test_closing_waits_for_the_write_that_is_under_way(app: Celery, monkeypatch:
     assert closed.wait(10)
     writing.join(10)
     closing.join(10)
+
+
+def test_closing_does_not_wait_for_a_redis_that_hangs(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 16, E5: the outcome is stored meanwhile, and the write that comes late finds it and changes nothing."""
+    sink = sink_of(app)
+    inside, go_on = threading.Event(), threading.Event()
+    swap = sink._swap  # type: ignore[attr-defined]
+
+    def late_swap(*arguments: Any) -> bool:
+        inside.set()
+        go_on.wait(10)
+        return bool(swap(*arguments))
+
+    monkeypatch.setattr(sink, "_swap", late_swap)
+    writing = threading.Thread(target=sink.write, args=(1,))
+    writing.start()
+    assert inside.wait(10)
+    sink.close()
+    app.backend.mark_as_done("job-1", "result")
+    go_on.set()
+    writing.join(10)
+    assert AsyncResult("job-1", app=app).result == "result"
+    assert AsyncResult("job-1", app=app).state == states.SUCCESS

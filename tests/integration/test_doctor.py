@@ -97,6 +97,19 @@ def test_a_user_who_may_not_do_what_kombu_does_is_wrong(redis_server: RedisServe
     assert "cannot be asked" in lines(result)["workers"][0]["message"]
 
 
+def test_another_user_for_job_records_is_looked_at_too(limited_user: str, redis_url: str, redis_server: RedisServer) -> None:
+    """Fault 15, K7: on the broker's own server, with a password that is wrong, or without the right to write."""
+    found = lines(run(app_on(redis_url, taskora_redis_url=limited_user.replace("secret", "wr0ng")), "-j"))
+    assert (found["broker"][0]["level"], found["store"][0]["level"]) == ("ok", "wrong")
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "limited", "resetkeys", "~shop:*", "resetchannels")
+    result = run(app_on(redis_url, taskora_redis_url=limited_user), "-j")
+    found = lines(result)
+    assert [finding["level"] for finding in found["records"]] == ["wrong", "warning"]
+    assert result.exit_code == 1
+    assert "wr0ng" not in result.output
+
+
 def test_a_sound_set_up_exits_with_0(redis_url: str) -> None:
     """K7: with a line for each thing that was looked at, on stdout."""
     result = run(app_on(redis_url, broker_transport_options={"visibility_timeout": 3600}))

@@ -17,7 +17,18 @@ from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.journal import decode
-from taskora_celery.store.protocol import Begin, CancelOutcome, Ended, JobStore, Lost, Reply, Report, Shutdown, Verdict
+from taskora_celery.store.protocol import (
+    Begin,
+    CancelOutcome,
+    CancelRequest,
+    Ended,
+    JobStore,
+    Lost,
+    Reply,
+    Report,
+    Shutdown,
+    Verdict,
+)
 from taskora_celery.store.redis import RedisStore
 from taskora_celery.store.wire import Wire
 from tests.support.cancels import CANCEL_MS, OUTCOMES, job_in, loss, request
@@ -212,6 +223,85 @@ def test_a_registration_that_is_sent_again_counts_once(store: JobStore) -> None:
     before = snapshot(store)
     assert store.report([report]) == [Reply.ACCEPTED]
     assert snapshot(store) == before
+
+
+@pytest.mark.parametrize("token", [7, 0], ids=["fenced", "without a token"])
+def test_a_beginning_whose_answer_was_lost_is_no_second_delivery(store: JobStore, token: int) -> None:
+    """Fault 14, B3, D6: the execution takes a fence of its own and registers once more; nothing was lost with it."""
+    begin = begin_of(0, tag="tag", token=token)
+    lost = store.begin(begin)
+    own = lost.fence + 1_000
+    report = Report("job-1", own, NOW_MS, begin=msgspec.structs.replace(begin, fence=own), progress=b"\x01")
+    assert store.report([report]) == [Reply.ACCEPTED]
+    assert store.report([report]) == [Reply.ACCEPTED]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.delivery, snapshot(store).fields["f"]) == ("STARTED", 1, own)
+    assert snapshot(store).attempts == ()
+    assert "x" not in snapshot(store).fields, "no loss counts against the job"
+    other = store.begin(begin_of(0, tag="tag", token=token + 1, redelivered=True))
+    assert (other.delivery, len(other.attempts)) == (2, 1)
+
+
+def test_a_beginning_that_was_answered_by_a_clock_ahead_is_no_zombie(store: JobStore) -> None:
+    """Fault 14, D7: the fence that it takes for itself may be older than the one that it was given and does not know."""
+    begin = begin_of(0, tag="tag", token=7)
+    lost = store.begin(begin)
+    late = lost.fence - 1_000
+    report = Report("job-1", late, NOW_MS, begin=msgspec.structs.replace(begin, fence=late))
+    assert store.report([report]) == [Reply.UNKNOWN]
+    begun = store.begin(begin)
+    assert (begun.fence > lost.fence, begun.delivery, begun.stalls) == (True, 1, 0)
+
+
+def test_a_beginning_whose_answer_was_lost_is_still_asked_to_stop(store: JobStore) -> None:
+    """Fault 14, G3: a cancel that was requested meanwhile is one of a job that runs."""
+    begin = begin_of(0, tag="tag", token=7)
+    own = store.begin(begin).fence + 1_000
+    assert store.cancel(CancelRequest("job-1", NOW_MS, reason="enough")) is CancelOutcome.REQUESTED
+    assert store.report([Report("job-1", own, NOW_MS, begin=msgspec.structs.replace(begin, fence=own))]) == [Reply.STOPPING]
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == "STARTED"
+
+
+def test_an_end_that_celery_has_stored_stands_whatever_was_requested(store: JobStore) -> None:
+    """Fault 21, G7: it ended while the store was away, and was to be cancelled before the store heard of it."""
+    begun = store.begin(begin_of(0, tag="tag", token=7))
+    store.cancel(CancelRequest("job-1", NOW_MS, reason="enough"))
+    ended = Ended(Outcome.SUCCESS, NOW_MS + 5)
+    assert store.report([Report("job-1", begun.fence, NOW_MS, ended=ended)]) == [Reply.CANCELLED]
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == "STARTED"
+    stands = msgspec.structs.replace(ended, stands=True)
+    assert store.report([Report("job-1", begun.fence, NOW_MS, ended=stands)]) == [Reply.STOPPING]
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_job_that_is_over_before_it_is_registered_is_not_cancelled(store: JobStore, attempt: int) -> None:
+    """Fault 21, G7: it was cancelled as one that waits, while it ran, or its retry did, and the store was away."""
+    if attempt == 2:
+        ScriptedExecution(store).end_in_retry("later", 1.0)
+    request = CancelRequest("job-1", NOW_MS, reason="enough")
+    assert store.cancel(request, queued=True) is CancelOutcome.CANCELLED
+    own = NOW_MS * 1_000_000
+    begin = begin_of(own, attempt=attempt, tag="another", token=8)
+    report = Report("job-1", own, NOW_MS, begin=begin, ended=Ended(Outcome.SUCCESS, NOW_MS + 5, stands=True))
+    over = msgspec.structs.replace(report, begin=msgspec.structs.replace(begin, over=True))
+    if attempt == 2:
+        assert store.report([report]) == [Reply.SUPERSEDED]
+    assert store.report([over]) == [Reply.STOPPING]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.attempt) == (Outcome.SUCCESS, attempt)
+
+
+def test_a_lost_job_that_is_over_before_it_is_registered_is_not_cancelled(store: JobStore) -> None:
+    """Fault 21, G7: its worker died, it was to be cancelled, and the next delivery ran and ended while the store was away."""
+    lost = ScriptedExecution(store)
+    store.cancel(CancelRequest("job-1", NOW_MS, reason="enough"))
+    own = max(NOW_MS * 1_000_000, lost.fence + 1_000)
+    begin = begin_of(own, redelivered=True, token=9, over=True)
+    report = Report("job-1", own, NOW_MS, begin=begin, ended=Ended(Outcome.SUCCESS, NOW_MS + 5, stands=True))
+    assert store.report([report]) == [Reply.STOPPING]
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.delivery) == (Outcome.SUCCESS, 2)
 
 
 def test_a_registration_that_comes_after_a_later_delivery_is_superseded(store: JobStore) -> None:

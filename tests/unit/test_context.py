@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taskora_celery.context import Context, JobInfo, activate, current_context, deactivate
-from taskora_celery.encoding import unpack
+from taskora_celery.encoding import CUT, unpack
 from taskora_celery.errors import NoActiveJobError, RetryError
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord
@@ -279,6 +279,15 @@ def test_an_instant_needs_a_time_zone(ctx: Context) -> None:
 def test_an_aware_instant_is_taken(ctx: Context) -> None:
     """I1: in any zone."""
     assert ctx.retry(eta=ETA).eta == ETA
+
+
+def test_a_long_reason_is_cut(ctx: Context) -> None:
+    """Fault 17, I4: Celery stores it, sends it and logs it, so it is bounded where it is made; an exception's text likewise."""
+    error = ctx.retry(reason="h" * 100_000, exc=ValueError("v" * 100_000))
+    assert error.reason == "h" * 8_192 + CUT
+    assert error.cause is not None
+    assert error.cause.startswith("ValueError: vvv")
+    assert len(error.cause) == 8_192 + len(CUT)
 
 
 def test_a_reason_is_a_text(ctx: Context) -> None:

@@ -57,6 +57,16 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, int]] = {
     ),
     "no store": ({"servers": (server(role="broker"),)}, "store", "no Redis is known", 0),
     "a wrong setting": ({"settings_error": "unknown setting 'taskora_ttl'"}, "settings", "taskora_ttl", 1),
+    "a full store": (
+        {"servers": (server(refuses="command not allowed when used memory > 'maxmemory'."),)}, "records", "maxmemory", 1,
+    ),
+    "a replica": ({"servers": (server(refuses="You can't write against a read only replica."),)}, "records", "read only", 1),
+    "no permission": (
+        {"servers": (server(refuses="No permissions to access a key", prefix="taskora:"),)}, "records", "No permissions", 1,
+    ),
+    "no subscription": (
+        {"servers": (server(deaf="No permissions to access a channel"),)}, "records", "announcements cannot be heard", 0,
+    ),
     "an old Redis": ({"servers": (server(redis_version="6.0.20"),)}, "versions", "6.0.20", 1),
     "another version on a worker": (
         {"workers": (worker(packages={**PACKAGES, "taskora-celery": "0.9"}),)}, "versions", "taskora-celery 0.9 (here 1.0)", 0,
@@ -115,3 +125,20 @@ def test_a_clock_is_known_as_well_as_its_answer_was_quick(clock: float, ahead: f
 def test_a_worker_that_says_nothing_of_this_library_has_none() -> None:
     """K7: every worker answers to ``stats``, with a part of ours where we are."""
     assert worker_facts("old@shop", {"total": {}}, 0.0, 1.0) == WorkerFacts("old@shop")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
+        ("READONLY You can't write against a read only replica.", "the primary's address"),
+        ("ACL failure in script: No permissions to access a key", "ACL SETUSER … ~shop:taskora:* &shop:taskora:* +@"),
+        ("The user executing the script can't run this command or subcommand", "ACL SETUSER"),
+        ("MISCONF Redis is configured to save RDB snapshots", "another Redis"),
+    ],
+)
+def test_each_refusal_has_its_advice(refusal: str, advice: str) -> None:
+    """Fault 15, K7: by Redis's own words, with or without their code."""
+    (found,), _ = broken(servers=(server(refuses=refusal, prefix="shop:taskora:"),))
+    assert refusal in found.message
+    assert advice in found.advice

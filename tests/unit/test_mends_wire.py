@@ -6,9 +6,12 @@ import threading
 from typing import Any
 
 import pytest
+from redis._parsers.base import BaseParser
 from redis.exceptions import ReadOnlyError
 
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.store.protocol import Reply
+from taskora_celery.store.redis import _or_refused
 from taskora_celery.store.wire import Script, Wire
 from tests.support.waiting import wait_until
 
@@ -185,3 +188,34 @@ def test_an_answer_of_a_replica_drops_the_connection(client: FakeClient) -> None
     assert connection.closed
     assert wire.exchange([(SCRIPT, ("after",))]) == ["after"]
     assert client.connection_pool.taken == 2
+
+
+REFUSALS = [
+    "OOM command not allowed when used memory > 'maxmemory'. script: 4f1a, on @user_script:33.",
+    "READONLY You can't write against a read only replica. script: 4f1a, on @user_script:33.",
+    "NOPERM No permissions to access a key",
+    "NOPERM ACL failure in script: User app has no permissions to run the 'publish' command",
+    "ERR Error running script: The user executing the script can't run this command or subcommand script",
+    "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "CLUSTERDOWN The cluster is down",
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "NOREPLICAS Not enough good replicas to write.",
+    "BUSY Redis is busy running a script.",
+]
+
+
+@pytest.mark.parametrize("text", REFUSALS, ids=[text.split()[0] + str(n) for n, text in enumerate(REFUSALS)])
+def test_what_keeps_redis_from_writing_is_an_outage_and_no_fault_of_one_job(text: str) -> None:
+    """Fault 15, L1: its reports wait; redis-py leaves the code out of the texts of those that it has a class for."""
+    answer = BaseParser.parse_error(text)
+    with pytest.raises(StoreUnavailableError):
+        _or_refused(answer)
+
+
+def test_what_redis_refuses_of_one_job_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """L1: another program's data under its key; the other jobs are told of."""
+    assert (
+        _or_refused(BaseParser.parse_error("WRONGTYPE Operation against a key holding the wrong kind of value")) is Reply.REFUSED
+    )
+    assert "given up" in caplog.text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from taskora_celery.encoding import to_plain
-from taskora_celery.redaction import DEFAULT_KEYS, REDACTED, Redactor
+from taskora_celery.redaction import DEFAULT_KEYS, REDACTED, TEXT_CHARS, Redactor
 from taskora_celery.reporter.taking import plain_entry, plain_progress
 
 SECRET = "hunter2hunter2"
@@ -151,3 +152,27 @@ def test_the_cache_of_keys_does_not_grow_for_ever() -> None:
         redactor.hides(f"row{n}")
     assert len(redactor._cache) <= 4_096
     assert redactor.hides("late_password")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a-" * 500_000, "_" * 1_000_000, "password-" * 100_000, "password " * 100_000, "a" * 1_000_000, "a://b:" * 100_000],
+    ids=["hyphens", "underscores", "names", "words", "letters", "addresses"],
+)
+def test_no_text_takes_long(text: str) -> None:
+    """Fault 17: an error message may be anything; without bounds these take minutes, with the interpreter's lock."""
+    started = time.thread_time()
+    cleaned = Redactor().text(f"x=1 {text} ://:=")
+    assert time.thread_time() - started < 2.0
+    assert len(cleaned) < 2 * TEXT_CHARS
+
+
+def test_a_secret_behind_a_long_name_is_hidden() -> None:
+    """F7: a name is as long as names are."""
+    assert "hunter2" not in Redactor().text("settings-of_the_shop-" * 20 + "db_password_of_the_primary=hunter2")
+
+
+@pytest.mark.parametrize("hook", [None, lambda key, value: value], ids=["no hook", "hook"])
+def test_a_text_can_be_encoded_whatever_was_in_it(hook: Any) -> None:
+    """Fault 17: a reason that holds a file name which is no UTF-8 must not end the report of a whole process."""
+    assert Redactor(hook=hook).text("no such file: caf\udce9") == "no such file: caf\\udce9"

@@ -5,11 +5,12 @@
 --       7 when the publisher created the job (ms), or 0 where it did not say
 --       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
 --       12 "1": run it also where its outcome is recorded  13 id of the trace, or ""
+--       14 "1": it has run already, and Celery has stored how it ended
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
 local now = ARGV[1]
-local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u', 'l', 'x', 'j', 'z', 'e', 'r')
+local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k', 'u', 'l', 'x', 'j', 'z', 'e', 'r', 'o')
 local known, state, attempt, delivery, fence = old[1], old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
 local stamp, wanted, stalls = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(old[11] or '0')
 local created = old[6] or (stamp > 0 and ARGV[7] or now)
@@ -18,18 +19,28 @@ local request = old[12]
 local failed = state == 'FAILURE' and old[13] == 'JobStalledError'
 local same = ARGV[10] ~= '' and old[10] == ARGV[10] and attempt == ARGV[4]
 
+-- The same beginning again: its answer was lost on the way, and the execution took a fence of its own, or asks for one. Nobody
+-- but this delivery has its token; where there is none, no other delivery began on this worker in this millisecond.
+local again = state == 'STARTED' and attempt == ARGV[4] and old[10] == ARGV[10] and old[16] == ARGV[11]
+  and old[5] == ARGV[6] and old[7] == now and (ARGV[11] ~= '0' or wanted > fence)
+
 if wanted > 0 and fence == wanted then
-  return { old[4], delivery, created, '', {}, stalls, '' } -- the same begin again: its answer was lost on the way
+  return { old[4], delivery, created, '', {}, stalls, '' } -- sent once more with the fence that it has
+end
+if again and wanted > 0 and fence > wanted then
+  return { '-1', 0, created, '', {}, stalls, '' } -- a clock that lags behind: to be asked again without a fence of its own
 end
 
 if request and (state == 'REVOKED' or state == 'STARTED' or state == 'LOST') then
   -- A request holds for the first message that comes of a job that had none, for every delivery of that message, and for its
   -- retries. Another message under the same id was sent anew.
   local other = old[10] and old[10] ~= ARGV[10] and tonumber(ARGV[4]) <= tonumber(attempt or '0')
-  if wanted > 0 and not old[10] then
+  if wanted > 0 and ARGV[14] == '1' then
+    if state == 'REVOKED' then state = false end -- it has run meanwhile, and is over
+  elseif wanted > 0 and not old[10] then
     -- It runs already: it began in the moment of the request, and was not registered yet. It is asked to stop.
     state = false
-  elseif not other then
+  elseif not other and not again then
     if state ~= 'REVOKED' then
       local asked = cmsgpack.unpack(string.sub(request, 2))
       redis.call('HSET', KEYS[1], 'r', asked[3] or '', 'z', 'JobCancelledError')
@@ -77,8 +88,8 @@ elseif wanted > 0 and fence > wanted then
 end
 
 if attempt == ARGV[4] then
-  delivery = delivery + 1
-  if state == 'STARTED' or failed then
+  if not again then delivery = delivery + 1 end
+  if not again and state == 'STARTED' or failed then
     local worker, started = old[5] or '', tonumber(old[7] or now)
     local ended, reason = tonumber(now), 'no outcome from ' .. worker
     if failed then
@@ -106,7 +117,7 @@ end
 local taken = fence + 1
 if taken < floor then taken = floor end
 local fields = { 's', 'STARTED', 'n', ARGV[3], 'a', ARGV[4], 'd', delivery, 'f', string.format('%.0f', taken),
-  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', '0', 'l', ARGV[10], 'o', ARGV[11] }
+  'w', ARGV[6], 'c', created, 'b', now, 'h', now, 'u', again and old[9] or '0', 'l', ARGV[10], 'o', ARGV[11] }
 if stalls > 0 then
   fields[#fields + 1] = 'x'
   fields[#fields + 1] = stalls

@@ -4,7 +4,8 @@
 -- ARGV  1 fence  2 now (ms), or "0": no sign of life, only a look  3 ttl (ms)  4 channel  5 newest log entries to keep
 --       6 progress or ""  7 checkpoint or ""
 --       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
---       13 "1": the handler could not see that it was to stop
+--       13 "1": the handler could not see that it was to stop, "2": Celery has stored this end already: it is written whatever
+--       was requested
 --       14 first entry's number within this execution, then for each batch: entries, log entries, packed batch
 -- Returns 1 accepted, 0 superseded: counted, nothing else was changed, 2 accepted, and a cancel is requested,
 -- 3 accepted but for the end: a cancel was requested before it (a gentle one decides nothing where ARGV 13 is "1"), -1 the record is unknown: nothing was changed
@@ -68,7 +69,7 @@ local answer = 1
 if held[9] and current then answer = 2 end
 local ends = ARGV[8] ~= '' and current
 -- The fifth field of a request says that it is gentle.
-local spared = ends and held[9] and ARGV[13] ~= '' and cmsgpack.unpack(string.sub(held[9], 2))[5]
+local spared = ends and held[9] and (ARGV[13] == '2' or ARGV[13] == '1' and cmsgpack.unpack(string.sub(held[9], 2))[5])
 if ends and held[9] and ARGV[8] ~= 'REVOKED' and not spared then
   -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
   ends, answer = false, 3
