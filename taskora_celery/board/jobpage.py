@@ -17,6 +17,7 @@ from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import Line, lines_of, passing
+from taskora_celery.board.search import whole_number
 from taskora_celery.board.stream import Join
 from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
@@ -64,9 +65,10 @@ def log_filter(query: Mapping[str, str]) -> LogFilter:
     level, attempt, text = query.get("level", ""), query.get("attempt", ""), query.get("text", "").strip()
     if level and level not in LEVELS:
         raise FilterError(f"level={level!r} is no level: one of {', '.join(LEVELS)}")
-    if attempt and not (attempt.isascii() and attempt.isdigit()):
-        raise FilterError(f"attempt={attempt!r} is no attempt: a number, from 1 on")
-    return LogFilter(level, int(attempt) if attempt else None, text)
+    number = whole_number(attempt)
+    if attempt and number is None:
+        raise FilterError(f"attempt={attempt[:40]!r} is no attempt: a number, from 1 on")
+    return LogFilter(level, number, text)
 
 
 class JobPage:

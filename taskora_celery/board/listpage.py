@@ -13,6 +13,7 @@ from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import job_row
+from taskora_celery.board.search import whole_number
 from taskora_celery.board.stream import Join
 
 __all__ = ["ListPage", "limit_of", "search_of"]
@@ -27,8 +28,8 @@ def search_of(request: Request) -> str:
 
 def limit_of(request: Request) -> int:
     """Return how many jobs a request wants, at most."""
-    text = request.query_params.get("limit", "")
-    return min(max(int(text), 1), MOST) if text.isascii() and text.isdigit() else LIMIT
+    found = whole_number(request.query_params.get("limit", ""))
+    return LIMIT if found is None else min(max(found, 1), MOST)
 
 
 class ListPage:
