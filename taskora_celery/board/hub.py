@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from taskora_celery.aio import AsyncJobReader
+from taskora_celery.board.backend import BackendDesk
 from taskora_celery.board.feeds import Feed, JobFeed, ListFeed, PageFeed, RowFeed
 from taskora_celery.board.outbox import Outbox, frame
 from taskora_celery.board.pages import Ask, Page
@@ -63,6 +64,8 @@ class Hub:
         self._census = Census(self._reader.store, self._reader.facts)
         self._counts: tuple[float, StateCounts] = float("-inf"), StateCounts({})
         self._asking = asyncio.Lock()
+        #: What the result backend knows.
+        self.desk = BackendDesk(app)
         self._feeds: dict[Any, Feed] = {}
         self._viewers: set[Outbox] = set()
         self.closing = False
@@ -240,5 +243,6 @@ class Hub:
     def close(self) -> None:
         """End all streams: a server that waits for its connections would wait for ever."""
         self.closing = True
+        self.desk.close()
         for outbox in self._viewers:
             outbox.close()

@@ -21,7 +21,6 @@ from taskora_celery.board.search import whole_number
 from taskora_celery.board.stream import Join
 from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
-from taskora_celery.extended import backend_facts
 from taskora_celery.following import Change
 from taskora_celery.reading import chosen, history_of
 from taskora_celery.records import LEVELS
@@ -80,13 +79,8 @@ class JobPage:
     async def page(self, request: Request) -> Response:
         """Return the page."""
         job_id, root, wanted = request.query_params.get("id", ""), root_of(request), log_filter(request.query_params)
-        found, facts = await asyncio.gather(
-            self._read(job_id, 0), asyncio.to_thread(backend_facts, self._hub.app, job_id), return_exceptions=True
-        )
-        for failure in (found, facts):
-            if isinstance(failure, BaseException):
-                raise failure
-        assert isinstance(found, Snapshot)
+        found = await self._read(job_id, 0)
+        facts = await self._hub.desk.facts(job_id)
         await self._hub.prepared()
         context = self._hub.job_context(Change(job_id, found, []))
         lines = await asyncio.to_thread(_lines, found, wanted)  # ten thousand take a moment that others would feel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,13 +11,13 @@ import pytest
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
 from taskora_celery.runtime import Runtime
-from tests.support.boards import FROM_HERE, SECRET, client_of, running
+from tests.support.boards import FROM_HERE, SECRET, Shop, client_of, running
 from tests.support.scripted_jobs import FAILED, IMPORT, MAIL, RENDER, shop_app, write_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.boards import Client, Shop
+    from tests.support.boards import Client
 
 
 @pytest.fixture
@@ -103,6 +104,23 @@ def test_what_the_backend_has_is_shown_folded_and_redacted(client: Client, shop_
     for part in ("[redacted]", "<summary>Traceback</summary>", "no &lt;b&gt;", "/job?id=the-parent", "/job?id=the-child"):
         assert part in page, part
     backend.delete(backend.get_key_for_task(FAILED))
+
+
+def test_a_result_backend_that_hangs_holds_up_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: the page shows the record, and says what is missing; other pages, and the board's end, wait for nothing."""
+    monkeypatch.setattr("taskora_celery.board.backend.ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        app = shop_app(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        app.conf.taskora_redis_url = redis_url
+        shop = Shop(app, "", Board(app, SecretAuth(SECRET), (), read_only=False))
+        with running(shop.board) as shop.url, shop.client() as client:
+            for number in range(10):
+                shop.begin(f"job-{number}").logs("a line")
+                page = client.get(f"/job?id=job-{number}").text
+                assert "a line" in page
+                assert "cannot be asked for arguments, result and traceback: it has not answered for 0.2 s" in page
+            assert "job-9" in client.get("/").text
+    Runtime.forget(app)
 
 
 def test_a_log_is_filtered_by_the_server_too(client: Client) -> None:
