@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskora_celery.board import actions, jobpage, listpage
-from taskora_celery.board.access import Auth, SecretAuth, open_auth, own_auth
+from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, open_auth, own_auth
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import FilterError, Page, pages, titled
@@ -150,6 +150,9 @@ class Board:
         return answer
 
     async def _away(self, request: Request, exc: Any) -> Response:
+        if request.method not in SAFE_METHODS:  # a page that came again by itself would ask for something else
+            text = f"So it is not known what of that was done. Look at the jobs before you do it again. {exc}"
+            return self._error(request, 503, "Redis cannot be reached", text)
         html = self._renderer.render(
             "away.html", root_of(request), title="Redis is away", text=str(exc), now_ms=self.hub.now_ms()
         )

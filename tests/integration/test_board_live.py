@@ -218,6 +218,23 @@ def test_an_outage_is_told_and_waited_for(frail: RedisServer) -> None:
     Runtime.forget(app)
 
 
+@pytest.mark.parametrize(
+    ("path", "form"), [("/cancel", {"ids": '["a", "b"]', "count": "2"}), ("/job/cancel?id=a", {"reason": "wrong"})]
+)
+def test_an_action_that_meets_an_outage_does_not_come_again_by_itself(
+    frail: RedisServer, path: str, form: dict[str, str]
+) -> None:
+    """K4: nobody knows what of it was done, so a person is to look first; a page that came again would ask for all jobs."""
+    app = shop_app(frail.url())
+    with running(Board(app, SecretAuth(SECRET), (), read_only=False)) as url, client_of(url) as client:
+        client.get("/")
+        frail.stop()
+        answer = client.post(path, data=form, headers=FROM_HERE)
+        assert (answer.status_code, "refresh" in answer.headers) == (503, False)
+        assert "it is not known what of that was done" in answer.text
+    Runtime.forget(app)
+
+
 def test_a_password_is_never_shown() -> None:
     """K4: not in the page of an outage."""
     app = shop_app("redis://user:hunter2@127.0.0.1:1/0")
