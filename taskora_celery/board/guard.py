@@ -18,6 +18,7 @@ __all__ = ["Guard", "who"]
 logger = logging.getLogger("taskora_celery.board")
 
 _WHO = "taskora.who"
+_ROOT = "taskora.root"
 
 #: Renders the page of an error: status, title, text, root path.
 ErrorPage = Callable[[int, str, str, str], str]
@@ -51,6 +52,9 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        # Under a mount of our own the path of the board is not what `root_path` says; and where it knows an application, a router
+        # says by an error, for which there is a page, what it has not.
+        scope = {"app": self, **scope, _ROOT: str(scope.get("root_path", "")).rstrip("/")}
 
         async def sent(message: Message) -> None:
             nonlocal begun
@@ -104,7 +108,7 @@ class Guard:
 
 def root_of(request: Request) -> str:
     """Return the path under which the board is mounted, without a slash at its end."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
+    return str(request.scope[_ROOT])
 
 
 def _let_in(request: Request, secret: SecretAuth) -> Response:

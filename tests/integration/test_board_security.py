@@ -138,6 +138,25 @@ def test_path_tricks_lead_nowhere(shop_board: Shop, path: str) -> None:
     assert b"import" not in answer
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "says"),
+    [
+        ("GET", "/nothing", "There is no page with this address."),
+        ("GET", "/static/nothing", "There is no page with this address."),
+        ("PUT", "/job", "Method Not Allowed"),
+        ("POST", "/static/board.js", "Method Not Allowed"),
+    ],
+)
+def test_what_there_is_not_is_a_page_that_leads_back(shop_board: Shop, method: str, path: str, says: str) -> None:
+    """K4: with the style of the board, and a link to its list, wherever it was looked for."""
+    with shop_board.client() as client:
+        answer = client.request(method, path, headers=FROM_HERE)
+    assert answer.status_code in {404, 405}
+    assert says in answer.text
+    assert 'href="/static/board.css?' in answer.text
+    assert 'href="/">To the jobs<' in answer.text
+
+
 def test_a_read_only_board_stops_nothing(redis_url: str) -> None:
     """K4: and offers no way to."""
     app = shop_app(redis_url)
