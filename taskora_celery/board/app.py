@@ -24,6 +24,7 @@ from taskora_celery.board.stream import VIEWERS, Join, stream
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import OPENMETRICS, PROMETHEUS, exposition, wants_openmetrics
+from taskora_celery.sse import EVENT_STREAM
 
 __all__ = ["Board", "board_app"]
 
@@ -124,7 +125,10 @@ class Board:
         async def streamed(request: Request) -> Response:
             if self.hub.viewers >= VIEWERS:
                 return PlainTextResponse("too many streams are open; try again later\n", 503, {"Retry-After": "10"})
-            return stream(self.hub, await joining(request))
+            join = await joining(request)
+            if request.method == "HEAD":  # a stream would go on, and its connection take no other request
+                return Response(headers=EVENT_STREAM)
+            return stream(self.hub, join)
 
         return streamed
 

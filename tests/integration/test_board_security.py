@@ -192,6 +192,16 @@ def test_a_hundred_open_streams_do_not_keep_the_others_out(shop_board: Shop) -> 
     wait_until(lambda: not shop_board.board.hub.viewers, "the viewers to be forgotten")
 
 
+def test_who_asks_for_the_head_of_a_stream_is_no_viewer(shop_board: Shop) -> None:
+    """Fault 23: a stream without a body would hold its connection, and a viewer's place, for as long as somebody likes."""
+    with shop_board.client() as client:
+        for path in ("/events", "/job/events?id=x", "/workers/events"):
+            head = client.head(path)
+            assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
+            assert client.get("/static/icon.svg", timeout=5).status_code == 200, "over the same connection"
+    assert not shop_board.board.hub.viewers
+
+
 def test_more_viewers_than_there_is_room_for_are_told_to_come_back(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """K4: a bound on what one process keeps."""
     monkeypatch.setattr("taskora_celery.board.app.VIEWERS", 1)
