@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,6 +67,8 @@ class Guard:
         try:
             refusal = await self._refusal(request)
             await (refusal or self._app)(scope, receive, sent)
+        except ClientDisconnect:  # who asked has gone, in the middle of a form: nobody is left to be told
+            logger.debug("who asked for %s has gone", request.url.path)
         except Exception:
             # The board's outer edge. Where an answer has begun, its server sees that it is not whole, and cuts it.
             logger.exception("the board failed at %s", request.url.path)

@@ -179,6 +179,24 @@ def test_a_form_is_a_form_and_not_larger_than_one(shop_board: Shop) -> None:
         assert client.post("/cancel", data={"ids": '["job-1"]', "count": "2"}, headers=FROM_HERE).status_code == 400
 
 
+def test_half_a_form_does_nothing_and_is_no_failure(shop_board: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """K4, Fault 23: who leaves in the middle of it fills no log with tracebacks."""
+    caplog.set_level("DEBUG", "taskora_celery.board")
+    shop_board.begin("job-1")
+    host, port = shop_board.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            f"POST /job/cancel?id=job-1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {SECRET}\r\n"
+            "Sec-Fetch-Site: same-origin\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+        )
+        assert raw.recv(100).startswith(b"HTTP/1.1 100"), "the form is being read"
+        raw.sendall(b"reason=")
+    wait_until(lambda: "has gone" in caplog.text, "the end of the connection to be noticed")
+    assert "failed" not in caplog.text
+    assert "j" not in shop_board.store.read("job-1").fields  # type: ignore[union-attr]
+
+
 def test_a_hundred_open_streams_do_not_keep_the_others_out(shop_board: Shop) -> None:
     """Fault 23: and they are forgotten when they have gone."""
     shop_board.begin("job-1")
