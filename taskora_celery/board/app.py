@@ -77,10 +77,13 @@ class Board:
         routes: list[Any] = [
             Route("/", lists.page), Route("/events", self._streaming(lists.join)),
             Route("/job", job.page), Route("/job/events", self._streaming(job.join)), Route("/job/logs", job.download),
-            Route("/job/cancel", acts.cancel, methods=["POST"]),
-            Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
             Route("/metrics", self._metrics), Mount("/static", StaticFiles(packages=[("taskora_celery.board", "static")])),
         ]  # fmt: skip
+        if not self._renderer.read_only:
+            routes += [
+                Route("/job/cancel", acts.cancel, methods=["POST"]),
+                Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
+            ]  # fmt: skip
         for page in self._pages.values():
             routes.append(Route(f"/{page.name}", self._page(page)))
             routes.append(Route(f"/{page.name}/events", self._streaming(self._join_page(page))))

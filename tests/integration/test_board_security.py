@@ -19,7 +19,7 @@ from taskora_celery.board.access import HEADERS, SecretAuth
 from taskora_celery.board.app import Board
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.runtime import Runtime
-from tests.support.boards import FROM_HERE, SECRET, client_of, running
+from tests.support.boards import FROM_HERE, SECRET, Shop, client_of, running
 from tests.support.browser import served
 from tests.support.pages import code_of
 from tests.support.scripted_jobs import shop_app
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from starlette.requests import Request
-
-    from tests.support.boards import Shop
 
 PAGES = ("/", "/job?id=x", "/events", "/job/events?id=x", "/job/logs?id=x", "/metrics", "/static/board.js", "/cancel", "/nothing")
 ACTIONS = ("/job/cancel?id=job-1", "/cancel")
@@ -164,9 +162,11 @@ def test_a_read_only_board_stops_nothing(redis_url: str) -> None:
     with running(board) as url, client_of(url) as client:
         for path in ACTIONS:
             assert client.post(path, data={"count": "0", "ids": "[]"}, headers=FROM_HERE).status_code == 403
-        page = client.get("/").text
-    assert "read-only" in page
-    assert "Cancel" not in page
+        Shop(app, url, board).begin("job-1")
+        pages = [client.get(path) for path in ("/", "/job?id=job-1", "/cancel")]
+    assert [page.status_code for page in pages] == [200, 200, 404]
+    assert all("Cancel" not in page.text for page in pages)
+    assert "read-only" in pages[0].text
     Runtime.forget(app)
 
 
