@@ -118,9 +118,11 @@ class JobPage:
                 found = await self._read(job_id, 0)
             except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
                 return feed
-            lines = lines_of(decode(found.journal, after))
+            end = found.fields.get("q", 0) - 1
+            # Behind the end there is nothing: the position is of an earlier job of this id, and this one's journal is all news.
+            lines = lines_of(decode(found.journal, after if after <= end else -1))
             frames = [(line.seq, hub.line_frame(line, root)) for line in lines]
-            outbox.caught_up(frames, found.fields.get("q", 0) - 1)
+            outbox.caught_up(frames, end)
             return feed
 
         return join

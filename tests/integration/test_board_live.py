@@ -120,6 +120,21 @@ def test_a_viewer_that_comes_back_misses_nothing_and_is_told_nothing_twice(shop_
             assert texts(other) == ["0", "1", "2", "3", "4", "5"]
 
 
+def test_a_position_that_is_not_in_the_journal_is_one_viewer_s_own_affair(shop_board: Shop) -> None:
+    """K4: who claims one, or was there when the id was another job's, is told all; the others are told nothing twice."""
+    job = shop_board.begin("job-1")
+    job.logs("0", "1")
+    with shop_board.client() as client, client.watching("/job/events?id=job-1&after=99999999") as claiming:
+        claiming.until("head")
+        with client.watching("/job/events?id=job-1&after=-1") as other:
+            other.until("line", ">1<")
+            for text in ("2", "3"):
+                job.logs(text)
+                other.until("line", f">{text}<")
+            claiming.until("line", ">3<")
+    assert texts(other) == texts(claiming) == ["0", "1", "2", "3"]
+
+
 def test_a_retry_and_the_next_attempt_are_told(shop_board: Shop) -> None:
     """K4: a row for each attempt, with its reason, and when the next one begins."""
     job = shop_board.begin("job-1")
