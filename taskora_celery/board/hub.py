@@ -24,6 +24,7 @@ from taskora_celery.reading import history_of
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.protocol import JobStore
+from taskora_celery.texts import cut_line
 from taskora_celery.views import GOING, JobView
 
 __all__ = ["CHIPS", "Hub", "Listing"]
@@ -32,6 +33,8 @@ __all__ = ["CHIPS", "Hub", "Listing"]
 CHIPS = ("running", "retrying", "stalled", "queued", "failed", "cancelled", "done")
 #: Counts are so old at most, in seconds.
 COUNTS_FRESH = 1.0
+#: Of a task's name so many characters stand in the title of its job's page.
+TITLE_CHARS = 120
 T = TypeVar("T")
 
 
@@ -183,7 +186,9 @@ class Hub:
         records = history_of(change.snapshot)
         attempts = [attempt_row(record, last=record is records[-1], view=view) for record in records]
         share = f"{row.share} " if row.going and row.share else ""
-        return {"row": row, "attempts": attempts, "title": f"{share}{row.state} · {row.task}", "can_cancel": row.state in GOING}
+        # A stream tells the title as it is, and a tab obeys control characters as a page does.
+        title = f"{share}{row.state} · {cut_line(row.task, TITLE_CHARS)}"
+        return {"row": row, "attempts": attempts, "title": title, "can_cancel": row.state in GOING}
 
     # --- feeds ------------------------------------------------------------------------------------------------------------
 

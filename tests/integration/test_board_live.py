@@ -146,6 +146,15 @@ def test_a_retry_and_the_next_attempt_are_told(shop_board: Shop) -> None:
         assert "running" in stream.until("attempts", ">2<").data["html"]
 
 
+def test_the_title_of_a_tab_obeys_no_text_of_a_job(shop_board: Shop) -> None:
+    """K4, Fault 23: what the page's script puts there is as harmless as what the template did, and fits."""
+    shop_board.begin("job-1", name="task \u202egnp.exe\x1b" + "x" * 1_000)
+    with shop_board.client() as client, client.watching("/job/events?id=job-1") as stream:
+        title = stream.until("head").data["title"]
+    assert title.startswith(r"running · task \u202egnp.exe\x1bxxx")
+    assert len(title) < 200
+
+
 def test_an_expired_job_says_so(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """K4: and its stream is not a wait for nothing."""
     monkeypatch.setattr("taskora_celery.aio.GONE_AFTER", 0.2)
