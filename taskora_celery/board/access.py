@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from taskora_celery.metrics.access import Access, is_loopback
 
 __all__ = [
-    "HEADERS", "SAFE_METHODS", "Asked", "Auth", "SecretAuth", "comes_from_here", "is_known_host", "new_secret", "open_auth",
-    "own_auth",
+    "HEADERS", "SAFE_METHODS", "Asked", "Auth", "SecretAuth", "comes_from_here", "is_known_host", "is_led_here", "new_secret",
+    "open_auth", "own_auth",
 ]  # fmt: skip
 
 #: Methods that change nothing.
@@ -69,6 +69,15 @@ def comes_from_here(headers: Mapping[str, str]) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(host) and parts.netloc.lower() == host.lower()
+
+
+def is_led_here(headers: Mapping[str, str]) -> bool:
+    """Say whether a link on another site has led a person here, by a browser that keeps back its ``SameSite=Strict`` cookie then.
+
+    It sends the cookie when the page that it was given asks again; that one comes from here, and so there is no third.
+    """
+    site, mode, dest = (headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
+    return site in {"cross-site", "same-site"} and (mode, dest) == ("navigate", "document")
 
 
 class Asked(Protocol):

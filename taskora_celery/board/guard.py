@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskora_celery.board.access import HEADERS, SAFE_METHODS, Auth, SecretAuth, comes_from_here, is_known_host
+from taskora_celery.board.access import HEADERS, SAFE_METHODS, Auth, SecretAuth, comes_from_here, is_known_host, is_led_here
 
 __all__ = ["Guard", "who"]
 
@@ -102,6 +102,8 @@ class Guard:
         text = "Open the address that the command printed when it started: its token lets this browser in."
         answer = self._error(request, 401, "Who are you?", text)
         answer.headers["WWW-Authenticate"] = secret.challenge
+        if request.method == "GET" and is_led_here(request.headers):
+            answer.headers["Refresh"] = "0"  # reading changes nothing, and no frame and no script of theirs sees the answer
         return answer
 
     def _error(self, request: Request, status: int, title: str, text: str) -> Response:

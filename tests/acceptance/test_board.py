@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.responses import HTMLResponse
 
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
 from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
+from tests.support.browser import served
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -357,6 +359,30 @@ def test_jobs_are_cancelled_from_an_address_of_which_browsers_say_little(browser
         pages.wait_for("main", "asked to stop: they run")
         pages.is_well()
         list(story)
+
+
+def test_a_link_from_another_site_leads_in(pages: Pages, shop_board: Shop) -> None:
+    """K4: to who was let in, though browsers keep the cookie back at first; and the address, from wherever it is opened."""
+    shop_board.begin("job-1")
+
+    async def chat(scope: Any, receive: Any, send: Any) -> None:
+        page = f"<a href='{shop_board.url}/job?id=job-1'>job</a> <a href='{shop_board.url}/?token={SECRET}'>board</a>"
+        await HTMLResponse(page)(scope, receive, send)
+
+    with served(chat) as url:
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        pages.browser.get(elsewhere)
+        pages.browser.find_element("link text", "job").click()
+        pages.wait_for("#head", "import.csv")
+        pages.wait_for("#connection", "live")
+        pages.browser.delete_all_cookies()
+        pages.browser.get(shop_board.url)
+        pages.wait_for("main", "Who are you?")
+        pages.browser.get(elsewhere)
+        pages.browser.find_element("link text", "board").click()
+        pages.wait_for("#rows", "import.csv")
+        assert "token" not in pages.browser.current_url
+        pages.is_well()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.board.access import SecretAuth, comes_from_here, is_known_host, new_secret
+from taskora_celery.board.access import SecretAuth, comes_from_here, is_known_host, is_led_here, new_secret
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,23 @@ def test_a_board_answers_under_no_other_name(host: str | None) -> None:
 def test_what_changes_something_comes_from_a_page_of_ours(headers: dict[str, str], here: bool) -> None:
     """K4, Fault 23: `Sec-Fetch-Site` decides; without it `Origin` is to be `Host`; without both nobody knows."""
     assert comes_from_here(headers) is here
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "led"),
+    [
+        ("cross-site", "navigate", "document", True),
+        ("same-site", "navigate", "document", True),
+        ("same-origin", "navigate", "document", False),
+        ("none", "navigate", "document", False),
+        ("cross-site", "navigate", "iframe", False),
+        ("cross-site", "no-cors", "script", False),
+    ],
+)
+def test_a_link_on_another_site_leads_a_person_here(site: str, mode: str, dest: str, led: bool) -> None:
+    """K4: the browser asks again with its cookie, once; a frame or a script of theirs does not."""
+    assert is_led_here({"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}) is led
+    assert not is_led_here({})
 
 
 def test_a_token_lets_in_by_address_by_header_and_by_cookie() -> None:
