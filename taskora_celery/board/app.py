@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskora_celery.board import actions, jobpage, listpage
-from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, open_auth, own_auth
+from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, host_names, open_auth, own_auth
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import FilterError, Page, pages, titled
@@ -45,7 +45,8 @@ def board_app(
     ``allow_hosts`` alone. With ``auth`` any host is answered unless ``allow_hosts`` names some.
 
     :raises StoreNotConfiguredError: no Redis is known to keep job records in.
-    :raises TypeError: ``auth`` can not be called.
+    :raises TypeError: ``auth`` can not be called, or ``allow_hosts`` is one text.
+    :raises ValueError: one of ``allow_hosts`` is no name.
     """
     if auth is not None and not callable(auth):
         raise TypeError(f"auth={auth!r} cannot be called: give a function of the request, or None for a board that only shows")
@@ -61,7 +62,8 @@ class Board:
         self._renderer = Renderer(str(app.main or "Celery"), self._pages, read_only=read_only)
         self.hub = Hub(app, self._renderer)
         self._collector = Collector(self.hub.store)
-        self._guard = Guard(self._routed(), auth, hosts, self._error_page, read_only=read_only)
+        known = None if hosts is None else host_names(hosts)
+        self._guard = Guard(self._routed(), auth, known, self._error_page, read_only=read_only)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -257,6 +257,8 @@ def test_a_mounted_board_says_who_may_see_it(app: Celery) -> None:
     """K4: `auth=` must be given, and be something that can be asked."""
     with pytest.raises(TypeError, match="auth"):
         board_app(app)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"allow_hosts='shop\.example' is one text"):
+        board_app(app, auth=None, allow_hosts="shop.example")
     with pytest.raises(TypeError, match="auth='secret' cannot be called"):
         board_app(app, auth="secret")  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.board.access import SecretAuth, comes_from_here, is_known_host, is_led_here, new_secret
+from taskora_celery.board.access import SecretAuth, comes_from_here, host_names, is_known_host, is_led_here, new_secret
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,21 @@ def test_a_board_answers_under_its_own_names(host: str) -> None:
 def test_a_board_answers_under_no_other_name(host: str | None) -> None:
     """K4, Fault 23: a name that somebody made to lead here is not ours."""
     assert not is_known_host(host, ["board.shop"])
+
+
+@pytest.mark.parametrize("name", ["https://board.shop", "board.shop:443", "*.shop", "board.shop/jobs", "", "a b", "[::1]:80"])
+def test_a_name_that_no_request_could_have_is_refused(name: str) -> None:
+    """K4: at once, and not by refusing each request later."""
+    with pytest.raises(ValueError, match="is no name of a host: give it alone"):
+        host_names(["board.shop", name])
+
+
+def test_names_may_be_given_as_people_write_them() -> None:
+    """K4: but one text is not a list of its letters."""
+    assert host_names(["board.shop.", "[fe80::1]", "fe80::2", "10.0.0.1"]) == ("board.shop", "fe80::1", "fe80::2", "10.0.0.1")
+    assert is_known_host("[FE80::1]:80", host_names(["[fe80::1]"]))
+    with pytest.raises(TypeError, match=r"allow_hosts='board.shop' is one text: give a list of names, such as \['board.shop'\]"):
+        host_names("board.shop")
 
 
 @pytest.mark.parametrize(
