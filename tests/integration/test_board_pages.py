@@ -98,12 +98,36 @@ def test_what_the_backend_has_is_shown_folded_and_redacted(client: Client, shop_
         "args": [{"password": "hunter2"}], "kwargs": {"n": 1}, "traceback": "Traceback\n  token=hunter2\n<b>",
         "result": {"exc_type": "ValueError", "exc_module": "builtins", "exc_message": ["no <b>"]},
     }  # fmt: skip
-    backend.set(backend.get_key_for_task(FAILED), json.dumps(meta))
+    family = {FAILED: meta, "the-parent": {"status": "SUCCESS", "parent_id": "the-root"}, "the-root": {"status": "SUCCESS"}}
+    for job_id, found in family.items():
+        backend.set(backend.get_key_for_task(job_id), json.dumps(found))
     page = client.get("/job", params={"id": FAILED}).text
     assert "hunter2" not in page
-    for part in ("[redacted]", "<summary>Traceback</summary>", "no &lt;b&gt;", "/job?id=the-parent", "/job?id=the-child"):
+    for part in (
+        "[redacted]",
+        "<summary>Traceback</summary>",
+        "no &lt;b&gt;",
+        "/job?id=the-parent",
+        "/job?id=the-root",
+        "/job?id=the-child",
+    ):
         assert part in page, part
-    backend.delete(backend.get_key_for_task(FAILED))
+    for job_id in family:
+        backend.delete(backend.get_key_for_task(job_id))
+
+
+@pytest.mark.parametrize("above", ["PENDING", "circle"])
+def test_a_root_that_cannot_be_found_is_not_made_up(client: Client, shop_board: Shop, above: str) -> None:
+    """K4: a parent whose result has expired may have had one itself; and what was written by others may be anything."""
+    backend = shop_board.app.backend
+    family = {FAILED: "a-parent", "a-parent": FAILED} if above == "circle" else {FAILED: "a-parent"}
+    for job_id, parent in family.items():
+        backend.set(backend.get_key_for_task(job_id), json.dumps({"status": "SUCCESS", "parent_id": parent}))
+    page = client.get("/job", params={"id": FAILED}).text
+    assert "/job?id=a-parent" in page
+    assert "<dt>Root" not in page
+    for job_id in family:
+        backend.delete(backend.get_key_for_task(job_id))
 
 
 def test_a_result_backend_that_hangs_holds_up_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
