@@ -14,6 +14,8 @@ from starlette.responses import HTMLResponse
 
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
+from taskora_celery.board.feeds import ListFeed
+from taskora_celery.board.outbox import Outbox, frame
 from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
 from tests.support.browser import served
@@ -144,6 +146,30 @@ def test_the_first_job_appears_and_a_row_lives(pages: Pages, shop_board: Shop) -
     pages.wait_for("#rows", "mail.send")
     shop_board.end(job, "FAILURE", "no such column", "KeyError")
     pages.wait_for("#rows", "KeyError: no such column")
+    pages.is_well()
+
+
+def test_an_empty_page_waits_for_what_is_true(pages: Pages, shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: what a feed knew before the page was made is no reason to load it again and again."""
+    loads, looks, look = [], [], ListFeed.look
+
+    def greet(_: ListFeed, outbox: Outbox) -> None:
+        loads.append(1)
+        outbox.latest("what was told before", frame("list", {"ids": ["has-just-ended"]}))
+
+    async def looked(feed: ListFeed) -> None:
+        await look(feed)
+        looks.append(1)
+
+    pages.browser.get("about:blank")
+    monkeypatch.setattr(ListFeed, "greet", greet)
+    monkeypatch.setattr(ListFeed, "look", looked)
+    pages.open("/?q=state:running")
+    wait_until(lambda: len(looks) >= 3, "three looks")
+    assert len(loads) == 1
+    shop_board.begin("job-1")
+    pages.wait_for("#rows", "import.csv")
+    assert len(loads) == 2, "for the job, and for nothing else"
     pages.is_well()
 
 
