@@ -55,12 +55,17 @@ def board_app(
 
 
 class Board:
-    """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end."""
+    """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end.
 
-    def __init__(self, app: Any, auth: Auth | SecretAuth, hosts: Collection[str] | None, *, read_only: bool) -> None:
+    ``called`` is what the app is called behind ``celery -A``, for the commands that pages show; without it the app's own name.
+    """
+
+    def __init__(
+        self, app: Any, auth: Auth | SecretAuth, hosts: Collection[str] | None, *, read_only: bool, called: str | None = None
+    ) -> None:
         self._pages = pages()
-        self._renderer = Renderer(str(app.main or "Celery"), self._pages, read_only=read_only)
-        self.hub = Hub(app, self._renderer)
+        self._renderer = Renderer(str(app.main or called or "Celery"), self._pages, read_only=read_only)
+        self.hub = Hub(app, self._renderer, called or app.main or "your_app")
         self._collector = Collector(self.hub.store)
         known = None if hosts is None else host_names(hosts)
         self._guard = Guard(self._routed(), auth, known, self._error_page, read_only=read_only)

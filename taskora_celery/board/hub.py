@@ -51,13 +51,14 @@ class Listing(msgspec.Struct, frozen=True):
 class Hub:
     """What one board reads with. Everything but :meth:`asked`'s function runs in the event loop that uses it."""
 
-    def __init__(self, app: Any, renderer: Renderer) -> None:
-        """Nothing is read yet.
+    def __init__(self, app: Any, renderer: Renderer, called: str) -> None:
+        """Nothing is read yet. ``called`` is what the app is called behind ``celery -A``.
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """
         self.app = app
         self.renderer = renderer
+        self.called = called
         #: For threads, one at a time.
         self._reader = JobsReader.of(app)
         self.indexed = self._reader.indexed
@@ -85,7 +86,7 @@ class Hub:
 
         async def alone() -> T:
             async with self._asking:
-                return await asyncio.to_thread(context, Ask(self.app, self._reader, filters, self.now_ms()))
+                return await asyncio.to_thread(context, Ask(self.app, self._reader, filters, self.now_ms(), self.called))
 
         # Who asks may be cancelled; the thread goes on, and the next one is to wait for it.
         return await asyncio.shield(asyncio.ensure_future(alone()))

@@ -91,7 +91,7 @@ class JobPage:
             lines=lines[-LINES:], earlier=max(len(lines) - LINES, 0), dropped=status.dropped_logs,
             receipt=_RECEIPTS.get(request.query_params.get("cancel", "")),
             stream=None if context["row"].view.over else address(root, "job/events", id=job_id, after=position),
-            command=f"celery -A {self._hub.app.main or 'your_app'} jobs", shell_id=shlex.quote(one_line(job_id)),
+            command=f"celery -A {shlex.quote(self._hub.called)} jobs", shell_id=shlex.quote(one_line(job_id)),
             numbers=sorted({record.number for record in history_of(found)}),
         )  # fmt: skip
         return HTMLResponse(self._hub.renderer.render("job.html", root, **context))

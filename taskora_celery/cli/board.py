@@ -58,7 +58,7 @@ def command(
         parts["host_names"](allow_host)
     except ValueError as exc:
         raise Failure(f"--allow-host: {exc}", USAGE) from exc
-    board = parts["Board"](session.app, parts["SecretAuth"](secret), named, read_only=read_only)
+    board = parts["Board"](session.app, parts["SecretAuth"](secret), named, read_only=read_only, called=session.named)
     try:
         listener = parts["bound"](host, port)
     except OSError as exc:

@@ -363,6 +363,7 @@ def test_a_secret_of_ones_own_is_not_printed(command: Any) -> None:
     assert httpx.get(url).status_code == 401
     page = httpx.get(url, auth=("alice", "hunter2"))
     assert "No jobs yet" in page.text
+    assert "celery -A tests.support.jobs:app worker" in page.text
     assert httpx.post(f"{url}cancel", auth=("alice", "hunter2"), headers=FROM_HERE).status_code == 403
     metrics = httpx.get(f"{url}metrics", auth=("alice", "hunter2"))
     assert "taskora_up 1" in metrics.text

@@ -226,6 +226,23 @@ def test_an_app_without_a_list_says_so(redis_url: str) -> None:
     Runtime.forget(app)
 
 
+@pytest.mark.parametrize(
+    ("main", "called", "command"),
+    [("shop", None, "-A shop "), ("shop", "my proj.celery", "-A &#39;my proj.celery&#39; "), (None, None, "-A your_app ")],
+)
+def test_commands_name_the_app_as_it_was_called(redis_url: str, main: str | None, called: str | None, command: str) -> None:
+    """K4: the exact command: what Celery finds behind -A is seldom the name that the app gives itself."""
+    app = shop_app(redis_url)
+    app.main = main
+    shop = Shop(app, "", Board(app, SecretAuth(SECRET), (), read_only=False, called=called))
+    with running(shop.board) as shop.url, shop.client() as client:
+        assert f"celery {command}worker" in client.get("/").text
+        assert f"celery {command}worker -Q mail" in client.get("/workers?queue=mail").text
+        job = shop.begin("job-1")
+        assert f"celery {command}jobs logs -f {job.id}" in client.get("/job?id=job-1").text
+    Runtime.forget(app)
+
+
 def test_metrics_are_served_too(client: Client) -> None:
     """K5: behind the same door."""
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
