@@ -17,6 +17,8 @@ VALUE_BYTES = 32_768
 TRACEBACK_CHARS = 100_000
 #: So many children are named.
 CHILDREN = 100
+#: The root is looked for over so many parents.
+PARENTS = 20
 
 
 class BackendFacts(msgspec.Struct, frozen=True):
@@ -29,6 +31,8 @@ class BackendFacts(msgspec.Struct, frozen=True):
     result: str | None = None
     traceback: str | None = None
     parent: str | None = None
+    #: The job without a parent that all began with; None also where it cannot be found, and where there is no parent.
+    root: str | None = None
     group: str | None = None
     children: tuple[str, ...] = ()
     #: Why nothing can be said.
@@ -40,9 +44,23 @@ def backend_facts(app: Any, job_id: str) -> BackendFacts:
     redactor = Runtime.of(app).redactor
     try:
         meta = app.backend.get_task_meta(job_id)
+        root = _root(app, meta)
     except Exception as exc:  # noqa: BLE001 - any result backend's, or none
         return BackendFacts(failure=redactor.text(f"{type(exc).__name__}: {exc}", "reason")[:500])
-    return facts_in(meta, redactor)
+    return msgspec.structs.replace(facts_in(meta, redactor), root=root)
+
+
+def _root(app: Any, meta: Any) -> str | None:
+    """Return the job at which the parents of a job begin, as far as the backend still has them."""
+    above = None
+    for _ in range(PARENTS):
+        if not isinstance(meta, dict) or meta.get("status") in {None, "PENDING"}:
+            return None
+        if not meta.get("parent_id"):
+            return above
+        above = str(meta["parent_id"])
+        meta = app.backend.get_task_meta(above)
+    return None
 
 
 def facts_in(meta: Any, redactor: Redactor) -> BackendFacts:
@@ -55,7 +73,7 @@ def facts_in(meta: Any, redactor: Redactor) -> BackendFacts:
         str(meta["status"]), _json(meta.get("args"), redactor), _json(meta.get("kwargs"), redactor),
         _json(meta.get("result"), redactor) if ended else None,
         redactor.text(str(trace), "traceback")[-TRACEBACK_CHARS:] if trace else None,
-        _text(meta.get("parent_id")), _text(meta.get("group_id")), tuple(_ids(meta.get("children"), CHILDREN)),
+        _text(meta.get("parent_id")), None, _text(meta.get("group_id")), tuple(_ids(meta.get("children"), CHILDREN)),
     )  # fmt: skip
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -15,8 +17,8 @@ from urllib.parse import urlsplit
 from taskora_celery.metrics.access import Access, is_loopback
 
 __all__ = [
-    "HEADERS", "SAFE_METHODS", "Asked", "Auth", "SecretAuth", "comes_from_here", "is_known_host", "new_secret", "open_auth",
-    "own_auth",
+    "HEADERS", "SAFE_METHODS", "Asked", "Auth", "SecretAuth", "comes_from_here", "host_names", "is_known_host", "is_led_here",
+    "new_secret", "open_auth", "own_auth",
 ]  # fmt: skip
 
 #: Methods that change nothing.
@@ -55,6 +57,30 @@ def is_known_host(host: str | None, names: Collection[str]) -> bool:
     return is_loopback(name) or name in {known.lower() for known in names}
 
 
+def host_names(names: Collection[str]) -> tuple[str, ...]:
+    """Return the names under which a board may be asked for, as :func:`is_known_host` takes them.
+
+    :raises TypeError: it is one text, and not several.
+    :raises ValueError: one is no name: it has a scheme, a path, a port or a wildcard.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"allow_hosts={names!r} is one text: give a list of names, such as [{names!r}]")
+    for name in names:
+        if not _is_name(name):
+            raise ValueError(f"{name!r} is no name of a host: give it alone, without scheme, port, path and wildcard")
+    return tuple(name.strip("[]").rstrip(".") for name in names)
+
+
+def _is_name(name: str) -> bool:
+    found = _HOST.fullmatch(name)
+    if found is not None:
+        return found["name"] == name
+    with contextlib.suppress(ValueError):  # an address of IPv6 without its brackets
+        ipaddress.ip_address(name)
+        return True
+    return False
+
+
 def comes_from_here(headers: Mapping[str, str]) -> bool:
     """Say whether a request that changes something was made by a page of this very origin.
 
@@ -69,6 +95,15 @@ def comes_from_here(headers: Mapping[str, str]) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(host) and parts.netloc.lower() == host.lower()
+
+
+def is_led_here(headers: Mapping[str, str]) -> bool:
+    """Say whether a link on another site has led a person here, by a browser that keeps back its ``SameSite=Strict`` cookie then.
+
+    It sends the cookie when the page that it was given asks again; that one comes from here, and so there is no third.
+    """
+    site, mode, dest = (headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
+    return site in {"cross-site", "same-site"} and (mode, dest) == ("navigate", "document")
 
 
 class Asked(Protocol):

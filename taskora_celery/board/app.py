@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskora_celery.board import actions, jobpage, listpage
-from taskora_celery.board.access import Auth, SecretAuth, open_auth, own_auth
+from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, host_names, open_auth, own_auth
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import FilterError, Page, pages, titled
@@ -24,6 +24,7 @@ from taskora_celery.board.stream import VIEWERS, Join, stream
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import OPENMETRICS, PROMETHEUS, exposition, wants_openmetrics
+from taskora_celery.sse import EVENT_STREAM
 
 __all__ = ["Board", "board_app"]
 
@@ -44,7 +45,8 @@ def board_app(
     ``allow_hosts`` alone. With ``auth`` any host is answered unless ``allow_hosts`` names some.
 
     :raises StoreNotConfiguredError: no Redis is known to keep job records in.
-    :raises TypeError: ``auth`` can not be called.
+    :raises TypeError: ``auth`` can not be called, or ``allow_hosts`` is one text.
+    :raises ValueError: one of ``allow_hosts`` is no name.
     """
     if auth is not None and not callable(auth):
         raise TypeError(f"auth={auth!r} cannot be called: give a function of the request, or None for a board that only shows")
@@ -53,14 +55,20 @@ def board_app(
 
 
 class Board:
-    """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end."""
+    """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end.
 
-    def __init__(self, app: Any, auth: Auth | SecretAuth, hosts: Collection[str] | None, *, read_only: bool) -> None:
+    ``called`` is what the app is called behind ``celery -A``, for the commands that pages show; without it the app's own name.
+    """
+
+    def __init__(
+        self, app: Any, auth: Auth | SecretAuth, hosts: Collection[str] | None, *, read_only: bool, called: str | None = None
+    ) -> None:
         self._pages = pages()
-        self._renderer = Renderer(str(app.main or "Celery"), self._pages, read_only=read_only)
-        self.hub = Hub(app, self._renderer)
+        self._renderer = Renderer(str(app.main or called or "Celery"), self._pages, read_only=read_only)
+        self.hub = Hub(app, self._renderer, called or app.main or "your_app")
         self._collector = Collector(self.hub.store)
-        self._guard = Guard(self._routed(), auth, hosts, self._error_page, read_only=read_only)
+        known = None if hosts is None else host_names(hosts)
+        self._guard = Guard(self._routed(), auth, known, self._error_page, read_only=read_only)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -76,10 +84,13 @@ class Board:
         routes: list[Any] = [
             Route("/", lists.page), Route("/events", self._streaming(lists.join)),
             Route("/job", job.page), Route("/job/events", self._streaming(job.join)), Route("/job/logs", job.download),
-            Route("/job/cancel", acts.cancel, methods=["POST"]),
-            Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
             Route("/metrics", self._metrics), Mount("/static", StaticFiles(packages=[("taskora_celery.board", "static")])),
         ]  # fmt: skip
+        if not self._renderer.read_only:
+            routes += [
+                Route("/job/cancel", acts.cancel, methods=["POST"]),
+                Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
+            ]  # fmt: skip
         for page in self._pages.values():
             routes.append(Route(f"/{page.name}", self._page(page)))
             routes.append(Route(f"/{page.name}/events", self._streaming(self._join_page(page))))
@@ -124,7 +135,10 @@ class Board:
         async def streamed(request: Request) -> Response:
             if self.hub.viewers >= VIEWERS:
                 return PlainTextResponse("too many streams are open; try again later\n", 503, {"Retry-After": "10"})
-            return stream(self.hub, await joining(request))
+            join = await joining(request)
+            if request.method == "HEAD":  # a stream would go on, and its connection take no other request
+                return Response(headers=EVENT_STREAM)
+            return stream(self.hub, join)
 
         return streamed
 
@@ -150,6 +164,9 @@ class Board:
         return answer
 
     async def _away(self, request: Request, exc: Any) -> Response:
+        if request.method not in SAFE_METHODS:  # a page that came again by itself would ask for something else
+            text = f"So it is not known what of that was done. Look at the jobs before you do it again. {exc}"
+            return self._error(request, 503, "Redis cannot be reached", text)
         html = self._renderer.render(
             "away.html", root_of(request), title="Redis is away", text=str(exc), now_ms=self.hub.now_ms()
         )

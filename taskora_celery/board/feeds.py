@@ -270,6 +270,7 @@ class JobFeed(Feed):
     async def run(self) -> None:
         """Tell what is new, until the job is over."""
         await self.hub.prepared()
+        await self._begin_within()
         reader = self.hub.reader_of(self._id)
         async with aclosing(reader.changes(after=self._position, least=FRAME_SECONDS / 2, on_outage=self.outage)) as changes:
             async for change in changes:
@@ -279,6 +280,18 @@ class JobFeed(Feed):
                 elif change.over:
                     self._frames["gone"] = frame("gone", {})
                     self.tell("gone", self._frames["gone"], at_once=True)
+
+    async def _begin_within(self) -> None:
+        """Begin no later than where the journal ends: the position came from outside, or is that of an earlier job of this id.
+
+        Else the first line behind it would look like the first of another run, and all would be told to everybody again.
+        """
+        try:
+            found = await self.hub.store_of_loop().read(self._id)
+        except (StoreUnavailableError, UnicodeError):  # what reads the changes waits for the store, and tells of it
+            return
+        if found is not None:
+            self._position = min(self._position, found.fields.get("q", 0) - 1)
 
     def _told_lines(self, change: Change) -> None:
         for line in lines_of(change.events):

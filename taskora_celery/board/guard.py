@@ -7,17 +7,18 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskora_celery.board.access import HEADERS, SAFE_METHODS, Auth, SecretAuth, comes_from_here, is_known_host
+from taskora_celery.board.access import HEADERS, SAFE_METHODS, Auth, SecretAuth, comes_from_here, is_known_host, is_led_here
 
 __all__ = ["Guard", "who"]
 
 logger = logging.getLogger("taskora_celery.board")
 
 _WHO = "taskora.who"
+_ROOT = "taskora.root"
 
 #: Renders the page of an error: status, title, text, root path.
 ErrorPage = Callable[[int, str, str, str], str]
@@ -51,6 +52,9 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        # Under a mount of our own the path of the board is not what `root_path` says; and where it knows an application, a router
+        # says by an error, for which there is a page, what it has not.
+        scope = {"app": self, **scope, _ROOT: str(scope.get("root_path", "")).rstrip("/")}
 
         async def sent(message: Message) -> None:
             nonlocal begun
@@ -63,6 +67,8 @@ class Guard:
         try:
             refusal = await self._refusal(request)
             await (refusal or self._app)(scope, receive, sent)
+        except ClientDisconnect:  # who asked has gone, in the middle of a form: nobody is left to be told
+            logger.debug("who asked for %s has gone", request.url.path)
         except Exception:
             # The board's outer edge. Where an answer has begun, its server sees that it is not whole, and cuts it.
             logger.exception("the board failed at %s", request.url.path)
@@ -96,6 +102,8 @@ class Guard:
         text = "Open the address that the command printed when it started: its token lets this browser in."
         answer = self._error(request, 401, "Who are you?", text)
         answer.headers["WWW-Authenticate"] = secret.challenge
+        if request.method == "GET" and is_led_here(request.headers):
+            answer.headers["Refresh"] = "0"  # reading changes nothing, and no frame and no script of theirs sees the answer
         return answer
 
     def _error(self, request: Request, status: int, title: str, text: str) -> Response:
@@ -104,7 +112,7 @@ class Guard:
 
 def root_of(request: Request) -> str:
     """Return the path under which the board is mounted, without a slash at its end."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
+    return str(request.scope[_ROOT])
 
 
 def _let_in(request: Request, secret: SecretAuth) -> Response:

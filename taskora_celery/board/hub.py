@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from taskora_celery.aio import AsyncJobReader
+from taskora_celery.board.backend import BackendDesk
 from taskora_celery.board.feeds import Feed, JobFeed, ListFeed, PageFeed, RowFeed
 from taskora_celery.board.outbox import Outbox, frame
 from taskora_celery.board.pages import Ask, Page
@@ -23,6 +24,7 @@ from taskora_celery.reading import history_of
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.aio import AsyncRedisReader
 from taskora_celery.store.protocol import JobStore
+from taskora_celery.texts import cut_line
 from taskora_celery.views import GOING, JobView
 
 __all__ = ["CHIPS", "Hub", "Listing"]
@@ -31,6 +33,8 @@ __all__ = ["CHIPS", "Hub", "Listing"]
 CHIPS = ("running", "retrying", "stalled", "queued", "failed", "cancelled", "done")
 #: Counts are so old at most, in seconds.
 COUNTS_FRESH = 1.0
+#: Of a task's name so many characters stand in the title of its job's page.
+TITLE_CHARS = 120
 T = TypeVar("T")
 
 
@@ -47,13 +51,14 @@ class Listing(msgspec.Struct, frozen=True):
 class Hub:
     """What one board reads with. Everything but :meth:`asked`'s function runs in the event loop that uses it."""
 
-    def __init__(self, app: Any, renderer: Renderer) -> None:
-        """Nothing is read yet.
+    def __init__(self, app: Any, renderer: Renderer, called: str) -> None:
+        """Nothing is read yet. ``called`` is what the app is called behind ``celery -A``.
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """
         self.app = app
         self.renderer = renderer
+        self.called = called
         #: For threads, one at a time.
         self._reader = JobsReader.of(app)
         self.indexed = self._reader.indexed
@@ -63,6 +68,8 @@ class Hub:
         self._census = Census(self._reader.store, self._reader.facts)
         self._counts: tuple[float, StateCounts] = float("-inf"), StateCounts({})
         self._asking = asyncio.Lock()
+        #: What the result backend knows.
+        self.desk = BackendDesk(app)
         self._feeds: dict[Any, Feed] = {}
         self._viewers: set[Outbox] = set()
         self.closing = False
@@ -79,7 +86,7 @@ class Hub:
 
         async def alone() -> T:
             async with self._asking:
-                return await asyncio.to_thread(context, Ask(self.app, self._reader, filters, self.now_ms()))
+                return await asyncio.to_thread(context, Ask(self.app, self._reader, filters, self.now_ms(), self.called))
 
         # Who asks may be cancelled; the thread goes on, and the next one is to wait for it.
         return await asyncio.shield(asyncio.ensure_future(alone()))
@@ -180,7 +187,9 @@ class Hub:
         records = history_of(change.snapshot)
         attempts = [attempt_row(record, last=record is records[-1], view=view) for record in records]
         share = f"{row.share} " if row.going and row.share else ""
-        return {"row": row, "attempts": attempts, "title": f"{share}{row.state} · {row.task}", "can_cancel": row.state in GOING}
+        # A stream tells the title as it is, and a tab obeys control characters as a page does.
+        title = f"{share}{row.state} · {cut_line(row.task, TITLE_CHARS)}"
+        return {"row": row, "attempts": attempts, "title": title, "can_cancel": row.state in GOING}
 
     # --- feeds ------------------------------------------------------------------------------------------------------------
 
@@ -240,5 +249,6 @@ class Hub:
     def close(self) -> None:
         """End all streams: a server that waits for its connections would wait for ever."""
         self.closing = True
+        self.desk.close()
         for outbox in self._viewers:
             outbox.close()

@@ -17,10 +17,10 @@ from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import Line, lines_of, passing
+from taskora_celery.board.search import whole_number
 from taskora_celery.board.stream import Join
 from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
-from taskora_celery.extended import backend_facts
 from taskora_celery.following import Change
 from taskora_celery.reading import chosen, history_of
 from taskora_celery.records import LEVELS
@@ -64,9 +64,10 @@ def log_filter(query: Mapping[str, str]) -> LogFilter:
     level, attempt, text = query.get("level", ""), query.get("attempt", ""), query.get("text", "").strip()
     if level and level not in LEVELS:
         raise FilterError(f"level={level!r} is no level: one of {', '.join(LEVELS)}")
-    if attempt and not (attempt.isascii() and attempt.isdigit()):
-        raise FilterError(f"attempt={attempt!r} is no attempt: a number, from 1 on")
-    return LogFilter(level, int(attempt) if attempt else None, text)
+    number = whole_number(attempt)
+    if attempt and number is None:
+        raise FilterError(f"attempt={attempt[:40]!r} is no attempt: a number, from 1 on")
+    return LogFilter(level, number, text)
 
 
 class JobPage:
@@ -78,13 +79,8 @@ class JobPage:
     async def page(self, request: Request) -> Response:
         """Return the page."""
         job_id, root, wanted = request.query_params.get("id", ""), root_of(request), log_filter(request.query_params)
-        found, facts = await asyncio.gather(
-            self._read(job_id, 0), asyncio.to_thread(backend_facts, self._hub.app, job_id), return_exceptions=True
-        )
-        for failure in (found, facts):
-            if isinstance(failure, BaseException):
-                raise failure
-        assert isinstance(found, Snapshot)
+        found = await self._read(job_id, 0)
+        facts = await self._hub.desk.facts(job_id)
         await self._hub.prepared()
         context = self._hub.job_context(Change(job_id, found, []))
         lines = await asyncio.to_thread(_lines, found, wanted)  # ten thousand take a moment that others would feel
@@ -95,7 +91,7 @@ class JobPage:
             lines=lines[-LINES:], earlier=max(len(lines) - LINES, 0), dropped=status.dropped_logs,
             receipt=_RECEIPTS.get(request.query_params.get("cancel", "")),
             stream=None if context["row"].view.over else address(root, "job/events", id=job_id, after=position),
-            command=f"celery -A {self._hub.app.main or 'your_app'} jobs", shell_id=shlex.quote(one_line(job_id)),
+            command=f"celery -A {shlex.quote(self._hub.called)} jobs", shell_id=shlex.quote(one_line(job_id)),
             numbers=sorted({record.number for record in history_of(found)}),
         )  # fmt: skip
         return HTMLResponse(self._hub.renderer.render("job.html", root, **context))
@@ -122,9 +118,11 @@ class JobPage:
                 found = await self._read(job_id, 0)
             except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
                 return feed
-            lines = lines_of(decode(found.journal, after))
+            end = found.fields.get("q", 0) - 1
+            # Behind the end there is nothing: the position is of an earlier job of this id, and this one's journal is all news.
+            lines = lines_of(decode(found.journal, after if after <= end else -1))
             frames = [(line.seq, hub.line_frame(line, root)) for line in lines]
-            outbox.caught_up(frames, found.fields.get("q", 0) - 1)
+            outbox.caught_up(frames, end)
             return feed
 
         return join

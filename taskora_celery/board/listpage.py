@@ -13,7 +13,9 @@ from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import job_row
+from taskora_celery.board.search import whole_number
 from taskora_celery.board.stream import Join
+from taskora_celery.queues import worker_command
 
 __all__ = ["ListPage", "limit_of", "search_of"]
 
@@ -27,8 +29,8 @@ def search_of(request: Request) -> str:
 
 def limit_of(request: Request) -> int:
     """Return how many jobs a request wants, at most."""
-    text = request.query_params.get("limit", "")
-    return min(max(int(text), 1), MOST) if text.isascii() and text.isdigit() else LIMIT
+    found = whole_number(request.query_params.get("limit", ""))
+    return LIMIT if found is None else min(max(found, 1), MOST)
 
 
 class ListPage:
@@ -51,7 +53,7 @@ class ListPage:
             "now_ms": listing.now_ms, "rows": [job_row(view, listing.now_ms) for view in listing.views] if not problem else [],
             "more": min(limit * 2, MOST) if listing.more and limit < MOST and not problem else None,
             "indexed": self._hub.indexed, "stream": None if problem else address(root, "events", q=shown, limit=limit),
-            "any_jobs": any(listing.counts.counts.values()), **self._hub.chips(listing, shown),
+            "command": worker_command(self._hub.called), **self._hub.chips(listing, shown),
         }  # fmt: skip
         return HTMLResponse(self._hub.renderer.render("jobs.html", root, **context), 400 if problem else 200)
 

@@ -17,6 +17,8 @@ __all__ = ["FRAME_SECONDS", "Outbox", "frame"]
 FRAME_SECONDS = 0.1
 #: So many lines wait for a viewer whose connection is slow; then they are left out, and counted.
 LINES_WAITING = 2_000
+#: Of so many things it is remembered when they were told, before those that may be told again are forgotten.
+MOMENTS_KEPT = 1_000
 #: What is sent in one piece is about so large, in bytes: who is slow is seen to be slow.
 PIECE_BYTES = 65_536
 
@@ -33,7 +35,7 @@ class Outbox:
     def __init__(self) -> None:
         self._lines: deque[tuple[int, bytes]] = deque()
         self._missing = 0
-        #: What is to be told, by what it is about, and the moment from which it may be.
+        #: What is to be told, by what it is about; and when something was told of it last, in monotonic seconds.
         self._latest: dict[Hashable, bytes] = {}
         self._told: dict[Hashable, float] = {}
         self._changed = asyncio.Event()
@@ -88,6 +90,8 @@ class Outbox:
             for about in [about for about in self._latest if now - self._told.get(about, -math.inf) >= FRAME_SECONDS]:
                 pieces.append(self._latest.pop(about))
                 self._told[about] = now
+        if len(self._told) > MOMENTS_KEPT:  # a page that is open for weeks sees millions of jobs go by
+            self._told = {about: told for about, told in self._told.items() if now - told < FRAME_SECONDS}
         return b"".join(pieces)
 
     def pause(self, now: float) -> float | None:

@@ -9,7 +9,7 @@ import msgspec
 from taskora_celery.board.pages import FilterError
 from taskora_celery.views import JobFilter, state_named
 
-__all__ = ["SEARCH_CHARS", "filter_of", "searched", "with_states"]
+__all__ = ["SEARCH_CHARS", "filter_of", "searched", "whole_number", "with_states"]
 
 #: A search is so long at most.
 SEARCH_CHARS = 500
@@ -17,6 +17,8 @@ _NAMES = ("id", "task", "state", "worker", "reason")
 #: ``name:value``, ``name:"a value"``, ``word``, ``"several words"``.
 _TERM = re.compile(r'(?:(?P<name>[A-Za-z]+):)?(?:"(?P<quoted>[^"]*)"|(?P<plain>[^\s"]+))(?=\s|$)')
 _GLOB = re.compile(r"[*?\[]")
+#: A number in an address has so many digits at most: Python reads none that is thousands of digits long.
+_DIGITS = 15
 
 
 class Term(msgspec.Struct, frozen=True):
@@ -100,6 +102,11 @@ def with_states(text: str, states: frozenset[str]) -> str:
         terms = []
     kept = [_written(term) for term in terms if term.name != "state"]
     return " ".join([*kept, *([f"state:{','.join(sorted(states))}"] if states else [])])
+
+
+def whole_number(text: str) -> int | None:
+    """Return a number that somebody has written into an address; None for what is none, or has more than 15 digits."""
+    return int(text) if len(text) <= _DIGITS and text.isascii() and text.isdigit() else None
 
 
 def _written(term: Term) -> str:

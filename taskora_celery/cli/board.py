@@ -47,12 +47,18 @@ def command(
     """
     if auth is not None and not auth.strip(": "):
         raise Failure("--auth is empty", USAGE)
+    if auth is not None and auth.endswith(":"):
+        raise Failure("--auth has a user, and no password: give user:password, or a token without a colon at its end", USAGE)
     if auth is None and not is_loopback(host):
         raise Failure(f"--host {host} can be reached from outside: give --auth, or listen on 127.0.0.1", USAGE)
     parts = _parts()
     secret = auth or parts["new_secret"]()
     named = (*allow_host, *(() if is_loopback(host) or host in {"0.0.0.0", "::"} else (host,)))  # noqa: S104 - compared
-    board = parts["Board"](session.app, parts["SecretAuth"](secret), named, read_only=read_only)
+    try:
+        parts["host_names"](allow_host)
+    except ValueError as exc:
+        raise Failure(f"--allow-host: {exc}", USAGE) from exc
+    board = parts["Board"](session.app, parts["SecretAuth"](secret), named, read_only=read_only, called=session.named)
     try:
         listener = parts["bound"](host, port)
     except OSError as exc:

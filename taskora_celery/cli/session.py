@@ -43,8 +43,10 @@ class Failure(Exception):  # noqa: N818 - it is how a command ends
 class Session:
     """One run of a command."""
 
-    def __init__(self, app: Any, output: Output, called: str = "celery jobs") -> None:
+    def __init__(self, app: Any, output: Output, called: str = "celery jobs", named: str | None = None) -> None:
         self.app = app
+        #: What the app was called behind ``-A``, for hints; None where it is not known.
+        self.named = named
         self.output = output
         #: How the group of commands was called, for hints.
         self.called = called
@@ -82,7 +84,7 @@ class JobsCommand(click.Command):
             output.note(f"Error: {NO_APP}")
             ctx.exit(USAGE)
         name = named if isinstance(named, str) else ctx.obj.app.main
-        ctx.obj = session = Session(ctx.obj.app, output, f"celery -A {name} jobs")
+        ctx.obj = session = Session(ctx.obj.app, output, f"celery -A {name} jobs", name)
         try:
             return _failing(session, lambda: super(JobsCommand, self).invoke(ctx))
         except Failure as failure:

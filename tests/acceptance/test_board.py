@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.responses import HTMLResponse
 
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
+from taskora_celery.board.feeds import ListFeed
+from taskora_celery.board.outbox import Outbox, frame
 from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
+from tests.support.browser import served
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -142,6 +146,30 @@ def test_the_first_job_appears_and_a_row_lives(pages: Pages, shop_board: Shop) -
     pages.wait_for("#rows", "mail.send")
     shop_board.end(job, "FAILURE", "no such column", "KeyError")
     pages.wait_for("#rows", "KeyError: no such column")
+    pages.is_well()
+
+
+def test_an_empty_page_waits_for_what_is_true(pages: Pages, shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: what a feed knew before the page was made is no reason to load it again and again."""
+    loads, looks, look = [], [], ListFeed.look
+
+    def greet(_: ListFeed, outbox: Outbox) -> None:
+        loads.append(1)
+        outbox.latest("what was told before", frame("list", {"ids": ["has-just-ended"]}))
+
+    async def looked(feed: ListFeed) -> None:
+        await look(feed)
+        looks.append(1)
+
+    pages.browser.get("about:blank")
+    monkeypatch.setattr(ListFeed, "greet", greet)
+    monkeypatch.setattr(ListFeed, "look", looked)
+    pages.open("/?q=state:running")
+    wait_until(lambda: len(looks) >= 3, "three looks")
+    assert len(loads) == 1
+    shop_board.begin("job-1")
+    pages.wait_for("#rows", "import.csv")
+    assert len(loads) == 2, "for the job, and for nothing else"
     pages.is_well()
 
 
@@ -357,6 +385,30 @@ def test_jobs_are_cancelled_from_an_address_of_which_browsers_say_little(browser
         pages.wait_for("main", "asked to stop: they run")
         pages.is_well()
         list(story)
+
+
+def test_a_link_from_another_site_leads_in(pages: Pages, shop_board: Shop) -> None:
+    """K4: to who was let in, though browsers keep the cookie back at first; and the address, from wherever it is opened."""
+    shop_board.begin("job-1")
+
+    async def chat(scope: Any, receive: Any, send: Any) -> None:
+        page = f"<a href='{shop_board.url}/job?id=job-1'>job</a> <a href='{shop_board.url}/?token={SECRET}'>board</a>"
+        await HTMLResponse(page)(scope, receive, send)
+
+    with served(chat) as url:
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        pages.browser.get(elsewhere)
+        pages.browser.find_element("link text", "job").click()
+        pages.wait_for("#head", "import.csv")
+        pages.wait_for("#connection", "live")
+        pages.browser.delete_all_cookies()
+        pages.browser.get(shop_board.url)
+        pages.wait_for("main", "Who are you?")
+        pages.browser.get(elsewhere)
+        pages.browser.find_element("link text", "board").click()
+        pages.wait_for("#rows", "import.csv")
+        assert "token" not in pages.browser.current_url
+        pages.is_well()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

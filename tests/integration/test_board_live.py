@@ -120,6 +120,21 @@ def test_a_viewer_that_comes_back_misses_nothing_and_is_told_nothing_twice(shop_
             assert texts(other) == ["0", "1", "2", "3", "4", "5"]
 
 
+def test_a_position_that_is_not_in_the_journal_is_one_viewer_s_own_affair(shop_board: Shop) -> None:
+    """K4: who claims one, or was there when the id was another job's, is told all; the others are told nothing twice."""
+    job = shop_board.begin("job-1")
+    job.logs("0", "1")
+    with shop_board.client() as client, client.watching("/job/events?id=job-1&after=99999999") as claiming:
+        claiming.until("head")
+        with client.watching("/job/events?id=job-1&after=-1") as other:
+            other.until("line", ">1<")
+            for text in ("2", "3"):
+                job.logs(text)
+                other.until("line", f">{text}<")
+            claiming.until("line", ">3<")
+    assert texts(other) == texts(claiming) == ["0", "1", "2", "3"]
+
+
 def test_a_retry_and_the_next_attempt_are_told(shop_board: Shop) -> None:
     """K4: a row for each attempt, with its reason, and when the next one begins."""
     job = shop_board.begin("job-1")
@@ -129,6 +144,15 @@ def test_a_retry_and_the_next_attempt_are_told(shop_board: Shop) -> None:
         assert "data-next=" in attempts
         shop_board.begin("job-1", attempt=2)
         assert "running" in stream.until("attempts", ">2<").data["html"]
+
+
+def test_the_title_of_a_tab_obeys_no_text_of_a_job(shop_board: Shop) -> None:
+    """K4, Fault 23: what the page's script puts there is as harmless as what the template did, and fits."""
+    shop_board.begin("job-1", name="task \u202egnp.exe\x1b" + "x" * 1_000)
+    with shop_board.client() as client, client.watching("/job/events?id=job-1") as stream:
+        title = stream.until("head").data["title"]
+    assert title.startswith(r"running · task \u202egnp.exe\x1bxxx")
+    assert len(title) < 200
 
 
 def test_an_expired_job_says_so(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +242,23 @@ def test_an_outage_is_told_and_waited_for(frail: RedisServer) -> None:
     Runtime.forget(app)
 
 
+@pytest.mark.parametrize(
+    ("path", "form"), [("/cancel", {"ids": '["a", "b"]', "count": "2"}), ("/job/cancel?id=a", {"reason": "wrong"})]
+)
+def test_an_action_that_meets_an_outage_does_not_come_again_by_itself(
+    frail: RedisServer, path: str, form: dict[str, str]
+) -> None:
+    """K4: nobody knows what of it was done, so a person is to look first; a page that came again would ask for all jobs."""
+    app = shop_app(frail.url())
+    with running(Board(app, SecretAuth(SECRET), (), read_only=False)) as url, client_of(url) as client:
+        client.get("/")
+        frail.stop()
+        answer = client.post(path, data=form, headers=FROM_HERE)
+        assert (answer.status_code, "refresh" in answer.headers) == (503, False)
+        assert "it is not known what of that was done" in answer.text
+    Runtime.forget(app)
+
+
 def test_a_password_is_never_shown() -> None:
     """K4: not in the page of an outage."""
     app = shop_app("redis://user:hunter2@127.0.0.1:1/0")
@@ -304,6 +345,8 @@ def test_the_command_refuses_what_is_not_safe(command: Any) -> None:
     for arguments, code, says in (
         (("--host", "0.0.0.0"), 2, "--host 0.0.0.0 can be reached from outside: give --auth, or listen on 127.0.0.1"),
         (("--auth", ":"), 2, "--auth is empty"),
+        (("--auth", "alice:"), 2, "--auth has a user, and no password"),
+        (("--allow-host", "https://board.shop"), 2, "--allow-host: 'https://board.shop' is no name of a host"),
         (("--host", "203.0.113.1", "--auth", "x"), 1, "cannot listen on 203.0.113.1"),
     ):
         process = command(*arguments)
@@ -320,6 +363,7 @@ def test_a_secret_of_ones_own_is_not_printed(command: Any) -> None:
     assert httpx.get(url).status_code == 401
     page = httpx.get(url, auth=("alice", "hunter2"))
     assert "No jobs yet" in page.text
+    assert "celery -A tests.support.jobs:app worker" in page.text
     assert httpx.post(f"{url}cancel", auth=("alice", "hunter2"), headers=FROM_HERE).status_code == 403
     metrics = httpx.get(f"{url}metrics", auth=("alice", "hunter2"))
     assert "taskora_up 1" in metrics.text

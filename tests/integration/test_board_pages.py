@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,13 +11,13 @@ import pytest
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
 from taskora_celery.runtime import Runtime
-from tests.support.boards import FROM_HERE, SECRET, client_of, running
+from tests.support.boards import FROM_HERE, SECRET, Shop, client_of, running
 from tests.support.scripted_jobs import FAILED, IMPORT, MAIL, RENDER, shop_app, write_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.boards import Client, Shop
+    from tests.support.boards import Client
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ def test_more_is_shown_on_demand(client: Client) -> None:
     page = client.get("/", params={"limit": 2}).text
     assert len(ids(page)) == 2
     assert 'href="/?limit=4"' in page
-    assert len(ids(client.get("/", params={"limit": "x"}).text)) == 6
+    for limit in ("x", "9" * 5_000):
+        assert len(ids(client.get("/", params={"limit": limit}).text)) == 6
 
 
 def test_a_job_has_all_that_is_known_of_it(client: Client, shop_board: Shop) -> None:
@@ -96,12 +98,53 @@ def test_what_the_backend_has_is_shown_folded_and_redacted(client: Client, shop_
         "args": [{"password": "hunter2"}], "kwargs": {"n": 1}, "traceback": "Traceback\n  token=hunter2\n<b>",
         "result": {"exc_type": "ValueError", "exc_module": "builtins", "exc_message": ["no <b>"]},
     }  # fmt: skip
-    backend.set(backend.get_key_for_task(FAILED), json.dumps(meta))
+    family = {FAILED: meta, "the-parent": {"status": "SUCCESS", "parent_id": "the-root"}, "the-root": {"status": "SUCCESS"}}
+    for job_id, found in family.items():
+        backend.set(backend.get_key_for_task(job_id), json.dumps(found))
     page = client.get("/job", params={"id": FAILED}).text
     assert "hunter2" not in page
-    for part in ("[redacted]", "<summary>Traceback</summary>", "no &lt;b&gt;", "/job?id=the-parent", "/job?id=the-child"):
+    for part in (
+        "[redacted]",
+        "<summary>Traceback</summary>",
+        "no &lt;b&gt;",
+        "/job?id=the-parent",
+        "/job?id=the-root",
+        "/job?id=the-child",
+    ):
         assert part in page, part
-    backend.delete(backend.get_key_for_task(FAILED))
+    for job_id in family:
+        backend.delete(backend.get_key_for_task(job_id))
+
+
+@pytest.mark.parametrize("above", ["PENDING", "circle"])
+def test_a_root_that_cannot_be_found_is_not_made_up(client: Client, shop_board: Shop, above: str) -> None:
+    """K4: a parent whose result has expired may have had one itself; and what was written by others may be anything."""
+    backend = shop_board.app.backend
+    family = {FAILED: "a-parent", "a-parent": FAILED} if above == "circle" else {FAILED: "a-parent"}
+    for job_id, parent in family.items():
+        backend.set(backend.get_key_for_task(job_id), json.dumps({"status": "SUCCESS", "parent_id": parent}))
+    page = client.get("/job", params={"id": FAILED}).text
+    assert "/job?id=a-parent" in page
+    assert "<dt>Root" not in page
+    for job_id in family:
+        backend.delete(backend.get_key_for_task(job_id))
+
+
+def test_a_result_backend_that_hangs_holds_up_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: the page shows the record, and says what is missing; other pages, and the board's end, wait for nothing."""
+    monkeypatch.setattr("taskora_celery.board.backend.ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        app = shop_app(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        app.conf.taskora_redis_url = redis_url
+        shop = Shop(app, "", Board(app, SecretAuth(SECRET), (), read_only=False))
+        with running(shop.board) as shop.url, shop.client() as client:
+            for number in range(10):
+                shop.begin(f"job-{number}").logs("a line")
+                page = client.get(f"/job?id=job-{number}").text
+                assert "a line" in page
+                assert "cannot be asked for arguments, result and traceback: it has not answered for 0.2 s" in page
+            assert "job-9" in client.get("/").text
+    Runtime.forget(app)
 
 
 def test_a_log_is_filtered_by_the_server_too(client: Client) -> None:
@@ -111,7 +154,8 @@ def test_a_log_is_filtered_by_the_server_too(client: Client) -> None:
     assert "rendering 25 pages" not in page
     assert 'data-whole="no"' in page
     assert client.get("/job", params={"id": RENDER, "level": "loud"}).status_code == 400
-    assert client.get("/job", params={"id": RENDER, "attempt": "x"}).status_code == 400
+    for attempt in ("x", "9" * 5_000):
+        assert client.get("/job", params={"id": RENDER, "attempt": attempt}).status_code == 400
 
 
 def test_a_long_log_shows_its_end_and_the_download_has_all(client: Client, shop_board: Shop) -> None:
@@ -179,6 +223,23 @@ def test_an_app_without_a_list_says_so(redis_url: str) -> None:
     app.conf.taskora_index_limit = 0
     with running(Board(app, SecretAuth(SECRET), (), read_only=False)) as url, client_of(url) as client:
         assert "This app keeps no list of its jobs" in client.get("/").text
+    Runtime.forget(app)
+
+
+@pytest.mark.parametrize(
+    ("main", "called", "command"),
+    [("shop", None, "-A shop "), ("shop", "my proj.celery", "-A &#39;my proj.celery&#39; "), (None, None, "-A your_app ")],
+)
+def test_commands_name_the_app_as_it_was_called(redis_url: str, main: str | None, called: str | None, command: str) -> None:
+    """K4: the exact command: what Celery finds behind -A is seldom the name that the app gives itself."""
+    app = shop_app(redis_url)
+    app.main = main
+    shop = Shop(app, "", Board(app, SecretAuth(SECRET), (), read_only=False, called=called))
+    with running(shop.board) as shop.url, shop.client() as client:
+        assert f"celery {command}worker" in client.get("/").text
+        assert f"celery {command}worker -Q mail" in client.get("/workers?queue=mail").text
+        job = shop.begin("job-1")
+        assert f"celery {command}jobs logs -f {job.id}" in client.get("/job?id=job-1").text
     Runtime.forget(app)
 
 

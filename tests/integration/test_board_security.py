@@ -19,7 +19,7 @@ from taskora_celery.board.access import HEADERS, SecretAuth
 from taskora_celery.board.app import Board
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.runtime import Runtime
-from tests.support.boards import FROM_HERE, SECRET, client_of, running
+from tests.support.boards import FROM_HERE, SECRET, Shop, client_of, running
 from tests.support.browser import served
 from tests.support.pages import code_of
 from tests.support.scripted_jobs import shop_app
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from starlette.requests import Request
-
-    from tests.support.boards import Shop
 
 PAGES = ("/", "/job?id=x", "/events", "/job/events?id=x", "/job/logs?id=x", "/metrics", "/static/board.js", "/cancel", "/nothing")
 ACTIONS = ("/job/cancel?id=job-1", "/cancel")
@@ -138,6 +136,25 @@ def test_path_tricks_lead_nowhere(shop_board: Shop, path: str) -> None:
     assert b"import" not in answer
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "says"),
+    [
+        ("GET", "/nothing", "There is no page with this address."),
+        ("GET", "/static/nothing", "There is no page with this address."),
+        ("PUT", "/job", "Method Not Allowed"),
+        ("POST", "/static/board.js", "Method Not Allowed"),
+    ],
+)
+def test_what_there_is_not_is_a_page_that_leads_back(shop_board: Shop, method: str, path: str, says: str) -> None:
+    """K4: with the style of the board, and a link to its list, wherever it was looked for."""
+    with shop_board.client() as client:
+        answer = client.request(method, path, headers=FROM_HERE)
+    assert answer.status_code in {404, 405}
+    assert says in answer.text
+    assert 'href="/static/board.css?' in answer.text
+    assert 'href="/">To the jobs<' in answer.text
+
+
 def test_a_read_only_board_stops_nothing(redis_url: str) -> None:
     """K4: and offers no way to."""
     app = shop_app(redis_url)
@@ -145,9 +162,11 @@ def test_a_read_only_board_stops_nothing(redis_url: str) -> None:
     with running(board) as url, client_of(url) as client:
         for path in ACTIONS:
             assert client.post(path, data={"count": "0", "ids": "[]"}, headers=FROM_HERE).status_code == 403
-        page = client.get("/").text
-    assert "read-only" in page
-    assert "Cancel" not in page
+        Shop(app, url, board).begin("job-1")
+        pages = [client.get(path) for path in ("/", "/job?id=job-1", "/cancel")]
+    assert [page.status_code for page in pages] == [200, 200, 404]
+    assert all("Cancel" not in page.text for page in pages)
+    assert "read-only" in pages[0].text
     Runtime.forget(app)
 
 
@@ -158,6 +177,24 @@ def test_a_form_is_a_form_and_not_larger_than_one(shop_board: Shop) -> None:
         assert client.post("/cancel", data={"ids": "x" * 200_000}, headers=FROM_HERE).status_code == 413
         assert client.post("/cancel", data={"ids": "{", "count": "1"}, headers=FROM_HERE).status_code == 400
         assert client.post("/cancel", data={"ids": '["job-1"]', "count": "2"}, headers=FROM_HERE).status_code == 400
+
+
+def test_half_a_form_does_nothing_and_is_no_failure(shop_board: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """K4, Fault 23: who leaves in the middle of it fills no log with tracebacks."""
+    caplog.set_level("DEBUG", "taskora_celery.board")
+    shop_board.begin("job-1")
+    host, port = shop_board.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            f"POST /job/cancel?id=job-1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {SECRET}\r\n"
+            "Sec-Fetch-Site: same-origin\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+        )
+        assert raw.recv(100).startswith(b"HTTP/1.1 100"), "the form is being read"
+        raw.sendall(b"reason=")
+    wait_until(lambda: "has gone" in caplog.text, "the end of the connection to be noticed")
+    assert "failed" not in caplog.text
+    assert "j" not in shop_board.store.read("job-1").fields  # type: ignore[union-attr]
 
 
 def test_a_hundred_open_streams_do_not_keep_the_others_out(shop_board: Shop) -> None:
@@ -171,6 +208,16 @@ def test_a_hundred_open_streams_do_not_keep_the_others_out(shop_board: Shop) -> 
         assert shop_board.board.hub.viewers == 100
         assert client.get("/").status_code == 200
     wait_until(lambda: not shop_board.board.hub.viewers, "the viewers to be forgotten")
+
+
+def test_who_asks_for_the_head_of_a_stream_is_no_viewer(shop_board: Shop) -> None:
+    """Fault 23: a stream without a body would hold its connection, and a viewer's place, for as long as somebody likes."""
+    with shop_board.client() as client:
+        for path in ("/events", "/job/events?id=x", "/workers/events"):
+            head = client.head(path)
+            assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
+            assert client.get("/static/icon.svg", timeout=5).status_code == 200, "over the same connection"
+    assert not shop_board.board.hub.viewers
 
 
 def test_more_viewers_than_there_is_room_for_are_told_to_come_back(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +257,8 @@ def test_a_mounted_board_says_who_may_see_it(app: Celery) -> None:
     """K4: `auth=` must be given, and be something that can be asked."""
     with pytest.raises(TypeError, match="auth"):
         board_app(app)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"allow_hosts='shop\.example' is one text"):
+        board_app(app, auth=None, allow_hosts="shop.example")
     with pytest.raises(TypeError, match="auth='secret' cannot be called"):
         board_app(app, auth="secret")  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.board.access import SecretAuth, comes_from_here, is_known_host, new_secret
+from taskora_celery.board.access import SecretAuth, comes_from_here, host_names, is_known_host, is_led_here, new_secret
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,21 @@ def test_a_board_answers_under_no_other_name(host: str | None) -> None:
     assert not is_known_host(host, ["board.shop"])
 
 
+@pytest.mark.parametrize("name", ["https://board.shop", "board.shop:443", "*.shop", "board.shop/jobs", "", "a b", "[::1]:80"])
+def test_a_name_that_no_request_could_have_is_refused(name: str) -> None:
+    """K4: at once, and not by refusing each request later."""
+    with pytest.raises(ValueError, match="is no name of a host: give it alone"):
+        host_names(["board.shop", name])
+
+
+def test_names_may_be_given_as_people_write_them() -> None:
+    """K4: but one text is not a list of its letters."""
+    assert host_names(["board.shop.", "[fe80::1]", "fe80::2", "10.0.0.1"]) == ("board.shop", "fe80::1", "fe80::2", "10.0.0.1")
+    assert is_known_host("[FE80::1]:80", host_names(["[fe80::1]"]))
+    with pytest.raises(TypeError, match=r"allow_hosts='board.shop' is one text: give a list of names, such as \['board.shop'\]"):
+        host_names("board.shop")
+
+
 @pytest.mark.parametrize(
     ("headers", "here"),
     [
@@ -54,6 +69,23 @@ def test_a_board_answers_under_no_other_name(host: str | None) -> None:
 def test_what_changes_something_comes_from_a_page_of_ours(headers: dict[str, str], here: bool) -> None:
     """K4, Fault 23: `Sec-Fetch-Site` decides; without it `Origin` is to be `Host`; without both nobody knows."""
     assert comes_from_here(headers) is here
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "led"),
+    [
+        ("cross-site", "navigate", "document", True),
+        ("same-site", "navigate", "document", True),
+        ("same-origin", "navigate", "document", False),
+        ("none", "navigate", "document", False),
+        ("cross-site", "navigate", "iframe", False),
+        ("cross-site", "no-cors", "script", False),
+    ],
+)
+def test_a_link_on_another_site_leads_a_person_here(site: str, mode: str, dest: str, led: bool) -> None:
+    """K4: the browser asks again with its cookie, once; a frame or a script of theirs does not."""
+    assert is_led_here({"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}) is led
+    assert not is_led_here({})
 
 
 def test_a_token_lets_in_by_address_by_header_and_by_cookie() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from taskora_celery.board.outbox import FRAME_SECONDS, LINES_WAITING, PIECE_BYTES, Outbox, frame
+from taskora_celery.board.outbox import FRAME_SECONDS, LINES_WAITING, MOMENTS_KEPT, PIECE_BYTES, Outbox, frame
 
 
 def test_a_frame_is_one_line_of_json_whatever_the_text_holds() -> None:
@@ -28,6 +28,17 @@ def test_of_one_thing_the_latest_is_told_ten_times_a_second_at_most() -> None:
     assert outbox.taken(100.1 + 1e-6) == b"a3"
     assert outbox.taken(101.0) == b""
     assert outbox.pause(101.0) is None
+
+
+def test_a_viewer_that_stays_for_weeks_does_not_grow() -> None:
+    """K4: safe to leave running: what was told of jobs that have gone by is not remembered, and the rest keeps its pace."""
+    outbox = Outbox()
+    for number in range(3 * MOMENTS_KEPT):
+        outbox.latest(number, b"x")
+        outbox.taken(100.0 + number)
+    assert len(outbox._told) <= MOMENTS_KEPT + 1
+    outbox.latest(number, b"y")
+    assert outbox.taken(100.0 + number + FRAME_SECONDS / 2) == b""
 
 
 def test_the_last_word_is_told_at_once() -> None:

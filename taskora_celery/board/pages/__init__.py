@@ -36,6 +36,8 @@ class Ask(msgspec.Struct, frozen=True):
     filters: Mapping[str, str]
     #: Milliseconds since the epoch.
     now_ms: int
+    #: What the app is called behind ``celery -A``.
+    called: str
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskora_celery.board.pages import Ask, Page
-from taskora_celery.board.pages.workers import app_name, await_round, seen_now
+from taskora_celery.board.pages.workers import await_round, seen_now
 from taskora_celery.queues import queues_seen, worker_command
 
 __all__ = ["PAGE"]
@@ -18,7 +18,7 @@ WARNED_OF = 10
 def _context(ask: Ask) -> Mapping[str, Any]:
     found, workers, _ = seen_now(ask.app, ask.reader, ask.now_ms)
     views = [] if found is None else queues_seen(found, workers)
-    unserved = [(view, worker_command(app_name(ask.app), view.name)) for view in views if view.unserved]
+    unserved = [(view, worker_command(ask.called, view.name)) for view in views if view.unserved]
     return {
         "news": f"{len(unserved)} without a worker" if unserved else "",
         "round": found,

@@ -14,7 +14,7 @@ from taskora_celery.rounds import Inspector
 from taskora_celery.views import GOING
 from taskora_celery.workers import JOBS_LOOKED_AT, OFFLINE_AFTER, WorkerView, standing_text, workers_seen
 
-__all__ = ["FIRST_WAIT", "PAGE", "app_name", "await_round", "jobs_of", "seen_now"]
+__all__ = ["FIRST_WAIT", "PAGE", "await_round", "jobs_of", "seen_now"]
 
 #: Seconds that somebody who opens the page waits for the first round; without it the page says that workers are being asked.
 FIRST_WAIT = ANSWER_TIMEOUT + 1.5
@@ -32,7 +32,7 @@ def _context(ask: Ask) -> Mapping[str, Any]:
         "queue": queue,
         "left": left,
         "offline_after": OFFLINE_AFTER,
-        "command": worker_command(app_name(ask.app), queue or None),
+        "command": worker_command(ask.called, queue or None),
     }
 
 
@@ -51,11 +51,6 @@ def seen_now(app: Any, reader: JobsReader, now_ms: int) -> tuple[Round | None, l
 def await_round(app: Any) -> None:
     """Wait for the first round, or for a new one where nobody has asked for long."""
     Inspector.of(app).seen(FIRST_WAIT)
-
-
-def app_name(app: Any) -> str:
-    """Return what an app is called behind ``celery -A``."""
-    return str(app.main or "Celery")
 
 
 def jobs_of(view: WorkerView) -> str | None:

@@ -56,12 +56,14 @@
     const row = rowOf(id);
     if (row) morph(row, fragment(html).firstElementChild);
   };
+  let filling = 0;
   const onList = ({ ids }) => {
     const shown = new Set(rows ? all("tr.row", rows).map((row) => JSON.parse(row.dataset.id)) : []);
     const fresh = ids.filter((id) => !shown.has(id)).length;
     const news = $("news");
     if (!news) return;
-    if (fresh && !rows && document.activeElement !== $("q")) { location.reload(); return; }
+    clearTimeout(filling); // what is told first may be older than the page, which would load itself again and again
+    if (fresh && !rows && document.activeElement !== $("q")) { filling = setTimeout(() => location.reload(), 500); return; }
     say(news, fresh + " new");
     news.hidden = !fresh;
   };
