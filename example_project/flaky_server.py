@@ -1,7 +1,7 @@
 """A small web server that is busy, then down, then well: ``python -m example_project.flaky_server``.
 
 The first request for a page is answered 429 with ``Retry-After``, the second 503, the third 200; then it starts over. Pages below
-``/steady/`` are always well.
+``/steady/`` are always well, those below ``/missing/`` are not there, and those below ``/busy/`` ask for a longer wait, once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FlakyServer"]
 
-#: Seconds that the 429 asks for.
+#: Seconds that the 429 asks for; below ``/busy/``.
 RETRY_AFTER = 2
+LONG_RETRY_AFTER = 20
 _ANSWERS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.OK)
-_STEADY = "/steady/"
+_BUSY = "/busy/"
+#: What other pages are answered, by the beginning of their paths.
+_OTHER_ANSWERS = {
+    "/steady/": (HTTPStatus.OK,),
+    "/missing/": (HTTPStatus.NOT_FOUND,),
+    _BUSY: (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.OK),
+}
 _PAGE = b"<!doctype html><title>Orders</title><h1>Orders</h1><p>All 42 of them have been shipped.</p>\n"
 
 
@@ -44,10 +51,9 @@ class FlakyServer(ThreadingHTTPServer):
 
     def next_answer(self, path: str) -> HTTPStatus:
         """Return what the next request for this page is answered."""
-        if path.startswith(_STEADY):
-            return HTTPStatus.OK
+        answers = next((found for start, found in _OTHER_ANSWERS.items() if path.startswith(start)), _ANSWERS)
         with self._lock:
-            answer = _ANSWERS[self._requests[path] % len(_ANSWERS)]
+            answer = answers[self._requests[path] % len(answers)]
             self._requests[path] += 1
             return answer
 
@@ -70,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = _PAGE if answer is HTTPStatus.OK else f"{answer.value} {answer.phrase}\n".encode()
         self.send_response(answer)
         if answer is HTTPStatus.TOO_MANY_REQUESTS:
-            self.send_header("Retry-After", str(RETRY_AFTER))
+            self.send_header("Retry-After", str(LONG_RETRY_AFTER if self.path.startswith(_BUSY) else RETRY_AFTER))
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

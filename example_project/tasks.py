@@ -8,7 +8,6 @@ import functools
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -24,8 +23,8 @@ from taskora_celery import Context, start_process
 
 #: A checkpoint after this many files: at most so many are read twice when a worker is lost.
 CHECKPOINT_EVERY = 25
-#: A pause after this many files: under gevent and eventlet nothing else runs until this job waits for something, and what
-#: keeps its lease alive takes a few turns.
+#: A pause after this many files, which ends the job where it should stop. Under gevent and eventlet nothing else runs until this
+#: job waits for something, and what keeps its lease alive takes a few turns.
 PAUSE_EVERY = 5
 #: Seconds to wait for a page.
 FETCH_TIMEOUT = 10.0
@@ -55,7 +54,7 @@ def index_sources(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
             ctx.checkpoint({"path": path, "statistics": statistics.dump()})
             ctx.log.debug("checkpoint", path=path, files=n, of=len(paths))
         if n % PAUSE_EVERY == 0:
-            time.sleep(0.001)
+            ctx.sleep(0.001)
     ctx.log.info("indexed", files=statistics.files, unparsable=statistics.unparsable)
     return statistics.report(root)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from example_project.demo.terminal import Screen
     from taskora_celery.records import Event
 
-__all__ = ["Cancellation"]
+__all__ = ["CANCEL_AT", "REASON", "Cancellation"]
 
 #: So far, in percent, the job is when it is cancelled.
 CANCEL_AT = 30.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
+from example_project.demo.board import require_board
 from example_project.demo.run import Run
 from example_project.demo.stop import DemoError, Interrupted, Stop
 from example_project.demo.terminal import OutputGoneError, Screen
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     screen = Screen(stdout)
     try:
         require_pool(options.pool)
+        if options.board:
+            require_board()
         return Run(screen, stop, options).run()
     except DemoError as exc:
         screen.close()
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m example_project.demo",
-        description="Runs four jobs in a real Celery worker and follows them; with --kill or --cancel one job.",
+        description="Runs four jobs in a real Celery worker and follows them; with --kill or --cancel one, with --board many.",
         epilog="REDIS_URL names the Redis to use; without it the demo starts one of its own.",
     )
     parser.add_argument("--pool", choices=POOLS, default="prefork", help="the worker's pool (default: %(default)s)")
@@ -63,6 +66,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     scene.add_argument(
         "--cancel", action="store_true", help="cancel a job in the middle of it: the process that it runs ends, its file goes"
+    )
+    scene.add_argument(
+        "--board", action="store_true", help="show jobs on the board, in a browser: they are sent in turns, until Ctrl-C"
     )
     parser.add_argument("--root", type=_directory, help="the source tree to read (default: Python's standard library)")
     parser.add_argument("--stay", action="store_true", help="leave workers and Redis running at the end, until Ctrl-C")

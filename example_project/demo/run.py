@@ -6,15 +6,17 @@ import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from example_project.demo.accident import Accident
+from example_project.demo.board import Board
 from example_project.demo.cancellation import Cancellation
 from example_project.demo.jobs import Feed, JobView
 from example_project.demo.panel import TITLE, brief, event_line, rows
 from example_project.demo.processes import Processes
 from example_project.demo.redis_server import RedisServer, own_redis, users_redis
-from example_project.demo.stop import DemoError, Stop
+from example_project.demo.show import Show, programme
+from example_project.demo.stop import DemoError, Interrupted, Stop
 from example_project.demo.summary import (
     attempts_table,
     deliveries_table,
@@ -69,6 +71,8 @@ class Run:
         with self._processes() as processes, FlakyServer() as pages:
             server = self._redis(processes)
             self._start_workers(processes, server)
+            if self._options.board:
+                self._show_board(processes, server, pages)
             self._send(pages, processes.directory)
             self._watch(server)
             return self._finish(server)
@@ -87,7 +91,8 @@ class Run:
     def _farewell(self) -> None:
         self._screen.close()
         if self._stop.name is not None:
-            self._screen.print(f"\n{self._stop.name}: stopping worker and Redis (Ctrl-C again: at once)")
+            what = "board, workers and Redis" if self._options.board else "worker and Redis"
+            self._screen.print(f"\n{self._stop.name}: stopping {what} (Ctrl-C again: at once)")
 
     def _redis(self, processes: Processes) -> RedisServer:
         url = os.environ.get("REDIS_URL")
@@ -99,18 +104,38 @@ class Run:
         return server
 
     def _start_workers(self, processes: Processes, server: RedisServer) -> None:
-        for name in ("w1@demo", "w2@demo") if self._options.kill else (None,):
+        for name in ("w1@demo", "w2@demo") if self._options.kill or self._options.board else (None,):
             worker = Worker(processes, self._options.pool, server.url, name)
             self._screen.print(f"  $ {worker.command}")
             self._workers.append(worker)
         seconds = max(worker.wait_ready(self._stop) for worker in self._workers)
         self._screen.print(f"  ready after {seconds:.1f} s", "")
 
+    def _show_board(self, processes: Processes, server: RedisServer, pages: FlakyServer) -> NoReturn:
+        """Show jobs on the board, and send more of them, until a signal comes."""
+        board = Board(processes, server.url)
+        self._screen.print(f"  $ {board.command}")
+        address = board.wait_ready(self._stop)
+        text = "Jobs are sent in turns until Ctrl-C. Their board, with a token that lets this browser in:"
+        self._screen.print("", f"  {text}", "", f"  {self._screen.style(address, 'bold')}", "")
+        show = Show(self._screen, programme(pages.url, processes.directory, self._root()))
+        try:
+            while True:
+                self._stop.check()
+                server.check()
+                board.check()
+                self._check_workers()
+                self._screen.update(show.turn(FRAME), rows(self._screen, show.views, time.time()), "")
+        except Interrupted:
+            if not server.own:
+                show.withdraw("the demo has ended")
+            raise
+
     def _send(self, pages: FlakyServer, directory: Path) -> None:
         """Send the jobs, the short ones first: in the solo pool one runs after the other. A scene has one job."""
         from example_project.tasks import fetch_page, fetch_pages, index_sources, pack_sources, partial_of, word_count
 
-        root = {"root": str(self._options.root)} if self._options.root else {}
+        root = self._root()
         if self._options.cancel:
             data = {**root, "target": str(directory / "sources.tar.xz")}
             pack = _view("pack_sources", pack_sources.delay(data))
@@ -127,6 +152,9 @@ class Run:
         self._views.append(index)
         if self._options.kill:
             self._scene = Accident(self._screen, index, self._workers)
+
+    def _root(self) -> dict[str, str]:
+        return {"root": str(self._options.root)} if self._options.root else {}
 
     def _watch(self, server: RedisServer) -> None:
         """Show what happens until all jobs have ended."""

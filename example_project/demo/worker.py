@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from example_project.demo.processes import Processes
     from example_project.demo.stop import Stop
 
-__all__ = ["POOLS", "Worker", "require_pool"]
+__all__ = ["POOLS", "Worker", "environment", "require_pool"]
 
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 #: Seconds that the worker has to become ready, and to finish what runs when it is stopped.
@@ -56,7 +56,7 @@ class Worker:
             [sys.executable, "-m", "celery", *self._arguments],
             self._log,
             GRACE,
-            env=_environment(url, processes.directory),
+            env=environment(url, processes.directory),
             cwd=_ROOT,
         )
 
@@ -103,10 +103,10 @@ class Worker:
         return f"The end of the log of {self.name or 'the worker'}:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _environment(url: str, directory: Path) -> dict[str, str]:
+def environment(url: str, directory: Path) -> dict[str, str]:
     """Return this process's environment with our Redis, and no proxy between the job and the server on loopback.
 
-    What the worker keeps in temporary files is in ``directory``: one that is killed cannot remove them.
+    What a process keeps in temporary files is in ``directory``: one that is killed cannot remove them.
     """
     direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1")))
     return {**os.environ, "REDIS_URL": url, "TMPDIR": str(directory), "no_proxy": direct, "NO_PROXY": direct}

@@ -42,7 +42,7 @@ def test_every_file_is_counted_and_reported(sources: Path) -> None:
 
 def test_another_worker_goes_on_from_the_checkpoint(sources: Path) -> None:
     """The first delivery is lost, as with its worker: no file is counted twice."""
-    run = run_job(tasks.index_sources, {"root": str(sources)}, lease_lost_at=32)
+    run = run_job(tasks.index_sources, {"root": str(sources)}, lease_lost_at=37)
     assert (run.state, run.deliveries, run.result["files"]) == ("SUCCESS", 2, 30)
     assert "going on from the checkpoint" in [entry.message for entry in run.logs]
 

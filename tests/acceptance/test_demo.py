@@ -1,4 +1,4 @@
-"""``python -m example_project.demo``, as somebody runs it who looks at this library for the first time; its output is a file."""
+"""``python -m example_project.demo``, as somebody runs it who looks at this library for the first time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol, cast
 
+import httpx
 import pytest
 
 from example_project.demo.redis_server import RedisServer
+from example_project.demo.show import ENOUGH, FEW, PACE, due
 from example_project.demo.summary import further
 from example_project.demo.terminal import Screen
-from tests.support.commands import Commands
+from tests.support.commands import Commands, Terminal
 from tests.support.processes import ManagedProcess
-from tests.support.worker import REPO_ROOT, worker_env
+from tests.support.waiting import wait_until
+from tests.support.worker import REPO_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +36,7 @@ GOES_ON = (
     r"AGAIN  (\d+\.\d) s after the kill (w[12]@demo) has it \(delivery 2\) and goes on from the checkpoint: (\d+\.\d) % .*, "
     r"behind (\S+\.py)$"
 )
+ADDRESS = r"^  (http://127\.0\.0\.1:\d+/)\?token=(\S+)$"
 
 
 class StartDemo(Protocol):
@@ -43,16 +47,24 @@ class StartDemo(Protocol):
 
 
 @pytest.fixture
-def start_demo(redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Iterator[StartDemo]:
-    """A factory of demos; after the test none of them has left a process that talks to Redis, or a temporary directory."""
+def demo_env(redis_url: str, redis_client: redis.Redis, commands_dir: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A demo's environment; after the test it has left no process that talks to Redis, and no temporary directory."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    before, started = _clients(redis_client), list[ManagedProcess]()
+    before = _clients(redis_client)
+    yield {**Commands(redis_url, commands_dir).env, "REDIS_URL": redis_url, "TMPDIR": str(temporary)}
+    assert list(temporary.iterdir()) == []
+    assert _clients(redis_client) == before
+
+
+@pytest.fixture
+def start_demo(demo_env: dict[str, str], tmp_path: Path) -> Iterator[StartDemo]:
+    """A factory of demos."""
+    started = list[ManagedProcess]()
 
     def start(*arguments: str) -> ManagedProcess:
         command = [sys.executable, "-m", "example_project.demo", *arguments]
-        env = {**worker_env(redis_url), "REDIS_URL": redis_url, "TMPDIR": str(temporary)}
-        demo = ManagedProcess("demo", command, tmp_path / "demo.log", env=env, cwd=REPO_ROOT)
+        demo = ManagedProcess("demo", command, tmp_path / "demo.log", env=demo_env, cwd=REPO_ROOT)
         started.append(demo)
         demo.start()
         return demo
@@ -60,8 +72,6 @@ def start_demo(redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Ite
     yield start
     for demo in started:
         demo.close()
-    assert list(temporary.iterdir()) == []
-    assert _clients(redis_client) == before
 
 
 def _clients(client: redis.Redis) -> set[str]:
@@ -186,3 +196,52 @@ def test_a_demo_that_is_interrupted_behind_the_kill_leaves_nothing_running(start
     demo.signal(signal.SIGINT)
     assert demo.wait(30) == 128 + signal.SIGINT
     assert "SIGINT: stopping" in demo.logs()
+
+
+def test_a_board_shows_jobs_of_all_kinds_until_ctrl_c(start_demo: StartDemo, redis_url: str) -> None:
+    """K4: at the address that is printed once, with a token that lets a browser in; then the board is gone."""
+    demo = start_demo("--board")
+    address = demo.wait_for_log(ADDRESS, 60)
+    assert httpx.get(address[1]).status_code == 401
+    with httpx.Client(follow_redirects=True, timeout=10) as browser:
+        assert browser.get(f"{address[1]}?token={address[2]}").url == address[1]
+
+        def shows(path: str, text: str) -> None:
+            wait_until(lambda: text in browser.get(address[1] + path).text, f"{text} on the page {path}", 40)
+
+        for state in ("running", "retrying", "failed", "cancelled", "done"):
+            shows(f"?q=state:{state}", f'data-state="{state}"')
+        shows("failures", "HTTP Error &lt;number&gt;: Not Found")
+        shows("workers", "w1@demo")
+        shows("queues", "w1@demo, w2@demo")
+    demo.signal(signal.SIGINT)
+    assert demo.wait(30) == 128 + signal.SIGINT
+    output = demo.logs()
+    assert output.count(address[2]) == 1
+    assert re.search(r"fetch_page +RETRY +429 Too Many Requests: attempt 2 in 20.0 s", output), output
+    assert re.search(r"pack_sources +CANCEL after \d+\.\d s: not needed any more", output), output
+    assert "SIGINT: stopping board, workers and Redis" in output
+    assert "Traceback" not in output
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address[1])
+
+
+def test_a_board_is_shown_in_a_terminal(demo_env: dict[str, str]) -> None:
+    """K4: with a panel of the jobs below the address; Ctrl-C, from the keyboard, ends all."""
+    command = [sys.executable, "-m", "example_project.demo", "--board", "--pool", "threads"]
+    with Terminal(command, demo_env, 100, 40) as terminal:
+        text = terminal.wait_for(lambda text: "?token=" in text and "index_sources  " in text, "the address and a job", 60)
+        assert "Jobs are sent in turns until Ctrl-C" in text
+        terminal.type("\x03")
+        code, text = terminal.end(30)
+    assert code == 128 + signal.SIGINT
+    assert text.count("?token=") == 1
+    assert "Traceback" not in text
+
+
+def test_the_boards_jobs_come_one_by_one_and_are_never_too_many() -> None:
+    """Whoever looks for an hour has a machine that still does other things."""
+    assert due(100.0, 100.0 - PACE, ENOUGH - 1)
+    assert not due(100.0, 100.1 - PACE, ENOUGH - 1)
+    assert due(100.0, 100.0, FEW - 1)
+    assert not due(100.0, 0.0, ENOUGH)

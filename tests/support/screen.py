@@ -7,6 +7,8 @@ import re
 from taskora_celery.cli.text import width
 
 _PIECES = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)|(.)", re.DOTALL)
+#: The cursor is hidden, and shown again.
+_CURSOR = {("?25", "l"), ("?25", "h")}
 
 
 class Screen:
@@ -36,7 +38,7 @@ class Screen:
         elif letter == "J" and number in {"", "0"}:
             self.lines = self.lines[: self._row + 1]
             self.lines[self._row] = self.lines[self._row][: self._column]
-        elif letter != "m":
+        elif letter != "m" and (number, letter) not in _CURSOR:
             raise AssertionError(f"the terminal was sent the sequence CSI {number}{letter}")
 
     def _newline(self, char: str) -> None:
