@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,21 @@ def test_a_mounted_board_asks_its_application(app: Celery) -> None:
         assert all(link.startswith("/jobs/") for link in links)
         assert 'data-stream="/jobs/events' in page.text
         assert httpx.get(f"{url}/jobs/static/board.js", headers={"X-User": "alice"}).status_code == 200
+
+
+def test_a_websocket_is_refused_before_anybody_is_asked(app: Celery) -> None:
+    """K4: a mounted board is offered what its server takes; it has no use for one, and `auth` knows requests alone."""
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "path": "/events", "root_path": "", "query_string": b"", "headers": []}
+    asyncio.run(board_app(app, auth=None)(scope, receive, send))
+    assert told == [{"type": "websocket.close", "code": 1008}]
 
 
 def test_a_coroutine_may_decide_and_hosts_may_be_named(app: Celery) -> None:
