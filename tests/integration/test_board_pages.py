@@ -203,6 +203,7 @@ def test_many_are_cancelled_by_their_number(client: Client, shop_board: Shop) ->
     done = client.post("/cancel", data={"ids": ids_field, "count": " 2 ", "reason": "all wrong"}, headers=FROM_HERE)
     assert "asked to stop" in done.text
     assert "too late" in done.text
+    assert '<span class="tag">stopping</span>' in client.get("/", params={"q": f"id:{IMPORT}"}).text
 
 
 def test_a_failure_of_the_board_tells_nothing_of_itself(

@@ -71,6 +71,12 @@ def test_the_token_leads_to_a_cookie_and_out_of_the_address(shop_board: Shop) ->
     assert secured.headers["set-cookie"].endswith("; Secure"), "behind a proxy that speaks TLS"
 
 
+def test_a_token_in_the_address_of_an_action_lets_nobody_in(shop_board: Shop) -> None:
+    """K4: it is for the one address that was printed; whatever changes something needs the cookie."""
+    answer = httpx.post(f"{shop_board.url}/cancel?token={SECRET}", data={"ids": "[]", "count": "0"}, headers=FROM_HERE)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
+
+
 def test_a_token_leads_to_no_other_host(shop_board: Shop) -> None:
     """Fault 23: a path of two slashes would be another host's name."""
     answer = httpx.get(f"{shop_board.url}//evil.example/?token={SECRET}")
@@ -343,11 +349,11 @@ def test_who_cancels_stands_in_the_log_of_the_job(shop_board: Shop, app: Celery)
         page = client.get(answer.headers["location"]).text
         assert "cancel requested by alice: wrong file" in page
         assert "The job was asked to stop." in page
-        form = {"ids": '["job-2", "gone"]', "count": "2", "reason": "all wrong"}
+        form = {"ids": '["job-2", "gone"]', "count": "2", "reason": "all wrong, token=hunter2"}
         done = client.post("/jobs/cancel", data=form)
         assert done.status_code == 200
         assert "asked to stop" in done.text
         assert "not found" in done.text
     event = next(event for event in JobHandle("job-2", app=app).events(timeout=10) if event.kind == "cancel")
-    assert (event.data["by"], event.data["reason"]) == ("alice", "all wrong")
+    assert (event.data["by"], event.data["reason"]) == ("alice", "all wrong, token=[redacted]"), "F7: redacted, too"
     assert cancel_job(app, "job-2").outcome == "requested"
