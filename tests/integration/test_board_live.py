@@ -180,6 +180,13 @@ def test_a_viewer_that_does_not_read_is_told_what_was_left_out(shop_board: Shop,
     assert left_out + len([event for event in slow.told if event.name == "line"]) == 6_001
 
 
+def test_a_stream_on_which_nothing_happens_shows_that_it_is_there(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K4: proxies close what is silent, and a viewer that has gone is noticed by what cannot be sent."""
+    monkeypatch.setattr("taskora_celery.board.stream.HEARTBEAT", 0.1)
+    with shop_board.client() as client, client.stream("GET", "/job/events?id=nobody", timeout=10) as response:
+        assert any(line == ":" for line in response.iter_lines())
+
+
 def test_streams_end_in_good_order_with_their_board(redis_url: str) -> None:
     """K4: the last piece is whole, so a browser takes it for an end and not for a failure."""
     app = shop_app(redis_url)
@@ -233,6 +240,8 @@ def test_an_outage_is_told_and_waited_for(frail: RedisServer) -> None:
         stream.until("list")
         frail.stop()
         assert stream.until("outage").data["text"].startswith("Redis cannot be reached; trying again.")
+        with client.watching("/events") as late:
+            assert late.until("outage").data["text"].startswith("Redis cannot be reached")
         away = client.get("/")
         assert (away.status_code, away.headers["refresh"]) == (503, "5")
         assert "Redis cannot be reached" in away.text

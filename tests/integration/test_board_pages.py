@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from taskora_celery.board.access import SecretAuth
+from taskora_celery.board.actions import BULK_MOST
 from taskora_celery.board.app import Board
 from taskora_celery.runtime import Runtime
 from tests.support.boards import FROM_HERE, SECRET, Shop, client_of, running
@@ -72,6 +73,7 @@ def test_more_is_shown_on_demand(client: Client) -> None:
     page = client.get("/", params={"limit": 2}).text
     assert len(ids(page)) == 2
     assert 'href="/?limit=4"' in page
+    assert "limit=500" in client.get("/", params={"limit": 100_000}).text, "and no more than that"
     for limit in ("x", "9" * 5_000):
         assert len(ids(client.get("/", params={"limit": limit}).text)) == 6
 
@@ -196,9 +198,12 @@ def test_many_are_cancelled_by_their_number(client: Client, shop_board: Shop) ->
     assert wrong.status_code == 400
     assert "nothing was cancelled" in wrong.text
     assert "j" not in shop_board.store.read(IMPORT).fields  # type: ignore[union-attr]
+    many = {"ids": json.dumps([IMPORT, *map(str, range(BULK_MOST))]), "count": str(BULK_MOST + 1)}
+    assert client.post("/cancel", data=many, headers=FROM_HERE).status_code == 400, "a thousand go at once"
     done = client.post("/cancel", data={"ids": ids_field, "count": " 2 ", "reason": "all wrong"}, headers=FROM_HERE)
     assert "asked to stop" in done.text
     assert "too late" in done.text
+    assert '<span class="tag">stopping</span>' in client.get("/", params={"q": f"id:{IMPORT}"}).text
 
 
 def test_a_failure_of_the_board_tells_nothing_of_itself(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,12 @@ def test_the_token_leads_to_a_cookie_and_out_of_the_address(shop_board: Shop) ->
         assert browser.get("/?token=wrong").status_code == 200, "who is in already stays in"
     secured = httpx.get(f"{shop_board.url}/?token={SECRET}", headers={"X-Forwarded-Proto": "https"})
     assert secured.headers["set-cookie"].endswith("; Secure"), "behind a proxy that speaks TLS"
+
+
+def test_a_token_in_the_address_of_an_action_lets_nobody_in(shop_board: Shop) -> None:
+    """K4: it is for the one address that was printed; whatever changes something needs the cookie."""
+    answer = httpx.post(f"{shop_board.url}/cancel?token={SECRET}", data={"ids": "[]", "count": "0"}, headers=FROM_HERE)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
 
 
 def test_a_token_leads_to_no_other_host(shop_board: Shop) -> None:
@@ -276,6 +283,21 @@ def test_a_mounted_board_asks_its_application(app: Celery) -> None:
         assert httpx.get(f"{url}/jobs/static/board.js", headers={"X-User": "alice"}).status_code == 200
 
 
+def test_a_websocket_is_refused_before_anybody_is_asked(app: Celery) -> None:
+    """K4: a mounted board is offered what its server takes; it has no use for one, and `auth` knows requests alone."""
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "path": "/events", "root_path": "", "query_string": b"", "headers": []}
+    asyncio.run(board_app(app, auth=None)(scope, receive, send))
+    assert told == [{"type": "websocket.close", "code": 1008}]
+
+
 def test_a_coroutine_may_decide_and_hosts_may_be_named(app: Celery) -> None:
     """K4: as applications have it."""
 
@@ -327,11 +349,11 @@ def test_who_cancels_stands_in_the_log_of_the_job(shop_board: Shop, app: Celery)
         page = client.get(answer.headers["location"]).text
         assert "cancel requested by alice: wrong file" in page
         assert "The job was asked to stop." in page
-        form = {"ids": '["job-2", "gone"]', "count": "2", "reason": "all wrong"}
+        form = {"ids": '["job-2", "gone"]', "count": "2", "reason": "all wrong, token=hunter2"}
         done = client.post("/jobs/cancel", data=form)
         assert done.status_code == 200
         assert "asked to stop" in done.text
         assert "not found" in done.text
     event = next(event for event in JobHandle("job-2", app=app).events(timeout=10) if event.kind == "cancel")
-    assert (event.data["by"], event.data["reason"]) == ("alice", "all wrong")
+    assert (event.data["by"], event.data["reason"]) == ("alice", "all wrong, token=[redacted]"), "F7: redacted, too"
     assert cancel_job(app, "job-2").outcome == "requested"

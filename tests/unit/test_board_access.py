@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.board.access import SecretAuth, comes_from_here, host_names, is_known_host, is_led_here, new_secret
+from taskora_celery.board.access import HEADERS, SecretAuth, comes_from_here, host_names, is_known_host, is_led_here, new_secret
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,18 @@ def test_a_link_on_another_site_leads_a_person_here(site: str, mode: str, dest: 
     """K4: the browser asks again with its cookie, once; a frame or a script of theirs does not."""
     assert is_led_here({"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}) is led
     assert not is_led_here({})
+
+
+def test_what_each_answer_says_of_itself_is_spelled_out() -> None:
+    """K4: only the board's own files, in no frame, from no cache, with no word to others; none may go without being missed."""
+    assert dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; ")) == {
+        "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "img-src": "'self'", "connect-src": "'self'",
+        "form-action": "'self'", "base-uri": "'none'", "frame-ancestors": "'none'",
+    }  # fmt: skip
+    assert {name: value for name, value in HEADERS.items() if name != "Content-Security-Policy"} == {
+        "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
+        "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+    }  # fmt: skip
 
 
 def test_a_token_lets_in_by_address_by_header_and_by_cookie() -> None:
