@@ -12,6 +12,7 @@ from markupsafe import escape
 
 from taskora_celery._version import __version__
 from taskora_celery.board.pages import Page
+from taskora_celery.board.rows import short_id
 from taskora_celery.cli.words import age, clock, moment
 from taskora_celery.texts import cut_line, duration_text, one_line, visible
 from taskora_celery.views import STATES
@@ -39,7 +40,7 @@ class Renderer:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self._environment.filters.update(
-            age=age, clock=clock, moment=moment, line=one_line, cut=cut_line, duration=duration_text,
+            age=age, clock=clock, moment=moment, line=one_line, cut=cut_line, duration=duration_text, short=short_id,
             lines=lambda text: escape(shown_lines(text)), json=lambda value: escape(json.dumps(value)), raw=escape,
         )  # fmt: skip
         self._environment.globals.update(

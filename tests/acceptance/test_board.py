@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +13,7 @@ from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
 from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
+from tests.support.chromium import emulate
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 pytest.importorskip("selenium")
 pytestmark = pytest.mark.board
 
-#: The directory in which to leave pictures of the pages: docs/images.
-SCREENSHOTS = os.environ.get("TASKORA_TEST_SCREENSHOTS")
 HOSTILE = '<img src=x onerror="window.obeyed=1"><script>window.obeyed=1</script>\'"&amp;\x1b[31m\u202egnp.exe\u2066\x00'
 #: Runs in each page before anything else, outside of its policy: what the page's own scripts and policy complain of.
 _LISTEN = """
@@ -96,11 +93,6 @@ class Pages:
         assert self.run("return complaints") == []
         assert not self.run("return !!window.obeyed || !!document.querySelector('main img, main script')")
 
-    def picture(self, name: str) -> None:
-        """Leave a picture of the page, where one is wanted."""
-        if SCREENSHOTS:
-            self.browser.save_screenshot(str(Path(SCREENSHOTS) / name))
-
 
 @pytest.fixture
 def pages(browser: Any, shop_board: Shop) -> Iterator[Pages]:
@@ -146,18 +138,12 @@ def test_the_first_job_appears_and_a_row_lives(pages: Pages, shop_board: Shop) -
 
 
 def test_each_kind_of_job_is_told_by_word_and_shape(pages: Pages, shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K4: no state is told by its colour alone; also the pictures of the docs."""
+    """K4: no state is told by its colour alone."""
     monkeypatch.setattr(scripted_jobs, "SHOWN_MS", int(time.time() * 1000))
     scripted_jobs.write_jobs(shop_board.store)
-    pages.browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
-    )
-    pages.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 500, "deviceScaleFactor": 1, "mobile": False}
-    )
+    emulate(pages.browser, 1280, 900, "light")
     pages.open()
     pages.wait_for("#chips", "stalled 1")
-    pages.picture("board.png")
     states = pages.run(
         "return [...document.querySelectorAll('.state')].map(e => [e.textContent, e.querySelector('use').href.baseVal])"
     )
@@ -166,10 +152,6 @@ def test_each_kind_of_job_is_told_by_word_and_shape(pages: Pages, shop_board: Sh
     assert pages.run("return [...document.querySelectorAll('progress')].map(e => e.ariaLabel)")[0] == "progress of reports.render"
     pages.open(f"/job?id={scripted_jobs.RENDER}")
     assert pages.one("#log").get_attribute("role") == "log"
-    pages.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    )
-    pages.picture("board-job.png")
     pages.is_well()
 
 
@@ -367,10 +349,7 @@ def test_no_page_is_wider_than_the_screen(pages: Pages, shop_board: Shop, width:
     job.logs("word" * 500)
     job.progress({"percent": 30, "message": "m" * 300})
     job.end_in_retry("r" * 400, 60)
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 640}
-    pages.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    pages.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    emulate(pages.browser, width, 900, scheme)
     for path in ("/", f"/job?id={job.id}", "/cancel", "/?q=nothing", "/job?id=nobody"):
         pages.open(path)
         assert pages.run("return document.documentElement.scrollWidth <= innerWidth"), path

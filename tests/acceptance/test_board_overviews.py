@@ -9,6 +9,7 @@ import pytest
 
 from taskora_celery.rounds import Inspector
 from tests.acceptance.test_board import HOSTILE, Pages, pages  # noqa: F401 - a fixture
+from tests.support.chromium import emulate
 from tests.support.executions import ScriptedExecution
 from tests.support.waiting import wait_until
 
@@ -105,10 +106,7 @@ def test_they_fit_any_screen_with_whatever_people_call_things(
 ) -> None:
     """K4: rows become cards below 640 pixels, long words break, text is shown and not obeyed, and each table has a name."""
     fill(shop_board, HOSTILE.replace("\x00", "") + "y" * 120)
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 640}
-    pages.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    pages.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    emulate(pages.browser, width, 900, scheme)
     for path in PATHS:
         pages.open(path)
         assert pages.run("return document.documentElement.scrollWidth <= innerWidth"), path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.chromium import NO_BROWSER, chromium
 from tests.support.processes import ManagedProcess
 from tests.support.redis_server import HOST, free_port
 from tests.support.waiting import wait_until
@@ -22,14 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 START_TIMEOUT = 60.0  # seconds: 2-3 s alone
-NO_BROWSER = "no chromedriver: install one (Debian: `apt-get install chromium chromium-driver`)"
 #: The one line of K2.
 CONFIG = "from taskora_celery.flower import format_task, tasks_columns\n"
-#: Chromium as root, without a screen, and without a word to anybody but the page.
-_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-)  # fmt: skip
 
 
 class Flower(ManagedProcess):
@@ -92,20 +86,8 @@ class Flower(ManagedProcess):
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium, driven by Selenium."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    driver = shutil.which("chromedriver")
-    if driver is None:
+    pytest.importorskip("selenium.webdriver")
+    if shutil.which("chromedriver") is None:
         pytest.skip(NO_BROWSER)
-    from selenium.webdriver.chrome.service import Service
-
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        for flag in (*_FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        chromium = shutil.which("chromium")
-        if chromium is not None:
-            options.binary_location = chromium
-        opened = webdriver.Chrome(options=options, service=Service(driver))
-        opened.set_page_load_timeout(30)
+    with chromium() as opened:
         yield opened
-        opened.quit()
