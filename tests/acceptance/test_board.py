@@ -226,6 +226,21 @@ def test_a_log_is_filtered_in_the_page(pages: Pages, shop_board: Shop) -> None:
     pages.is_well()
 
 
+def test_ages_count_on_and_a_log_wraps_or_does_not(pages: Pages, shop_board: Shop) -> None:
+    """K4: time goes on without a word from the server; wide lines are the reader's choice."""
+    shop_board.begin("job-1").logs("word " * 200)
+    pages.open("/job?id=job-1")
+    age = "return document.querySelector('#head [data-ago]').textContent"
+    before = pages.run(age)
+    wait_until(lambda: pages.run(age) != before, "a second to pass")
+    wide = "const l = document.getElementById('log'); return l.scrollWidth > l.clientWidth"
+    assert not pages.run(wide)
+    pages.one("#wrap").click()
+    assert pages.run(wide)
+    assert pages.one("#wrap").get_attribute("aria-pressed") == "false"
+    pages.is_well()
+
+
 def test_a_lost_connection_is_taken_up_again(browser: Any, shop_board: Shop, pages: Pages) -> None:
     """K4: without a gap, by the position of the last line."""
     job = shop_board.begin("job-1")
