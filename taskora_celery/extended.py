@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 
 from taskora_celery.encoding import to_plain
-from taskora_celery.redaction import Redactor
+from taskora_celery.redaction import TEXT_CHARS, Redactor
 from taskora_celery.runtime import Runtime
 
 __all__ = ["BackendFacts", "backend_facts", "facts_in"]
 
 #: So much of a value, and of a traceback, is kept: bytes and characters.
 VALUE_BYTES = 32_768
-TRACEBACK_CHARS = 100_000
+TRACEBACK_CHARS = TEXT_CHARS
 #: So many children are named.
 CHILDREN = 100
 #: The root is looked for over so many parents.
@@ -72,9 +72,14 @@ def facts_in(meta: Any, redactor: Redactor) -> BackendFacts:
     return BackendFacts(
         str(meta["status"]), _json(meta.get("args"), redactor), _json(meta.get("kwargs"), redactor),
         _json(meta.get("result"), redactor) if ended else None,
-        redactor.text(str(trace), "traceback")[-TRACEBACK_CHARS:] if trace else None,
+        redactor.text(_end_of(str(trace)), "traceback") if trace else None,
         _text(meta.get("parent_id")), None, _text(meta.get("group_id")), tuple(_ids(meta.get("children"), CHILDREN)),
     )  # fmt: skip
+
+
+def _end_of(trace: str) -> str:
+    """Return the last lines of a traceback, which tell most; whole ones, since the name of a secret may be cut off its value."""
+    return trace if len(trace) <= TRACEBACK_CHARS else trace[-TRACEBACK_CHARS:].partition("\n")[2]
 
 
 def _text(value: Any) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import bootsteps
-from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.signals import worker_shutdown, worker_shutting_down
 
 from taskora_celery.worker.keeper import Keeper
@@ -34,10 +34,10 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         # Housekeeping only: the thread ends by itself when the pool has ended.
         worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
 
-        # Sent by the handler of SIGTERM: a solo worker's step would learn of a shutdown only behind its job. Elsewhere `close`
-        # comes within a second, and nobody must listen: Celery sends its signals under a plain lock, so a SIGQUIT that comes
-        # while SIGTERM's is being sent waits for itself, for ever (only where there are receivers).
-        if issubclass(parent.pool_cls, SoloPool):
+        # Sent by the handler of SIGTERM: a solo worker's step would learn of a shutdown only behind its job, that of greenlets
+        # seconds later. In prefork `close` comes within a second, and nobody must listen: Celery sends its signals under a plain
+        # lock, so a SIGQUIT, which ends prefork's jobs, waits for itself for ever where it comes while SIGTERM's is being sent.
+        if not issubclass(parent.pool_cls, PreforkPool):
             worker_shutting_down.connect(self._on_shutting_down, weak=False, dispatch_uid=f"taskora-shutdown-{id(parent)}")
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:

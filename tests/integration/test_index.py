@@ -143,7 +143,7 @@ def test_who_may_only_read_reads_all_the_same(redis_server: RedisServer, redis_u
     with redis_store(Endpoint(redis_url)) as store, redis_server.client() as client:
         ScriptedExecution(store)
         store.note(["job-1", "gone"], [], NOW_MS)
-        allowed = ("+@read", "+@connection", "+evalsha", "+eval", "+script", "+@pubsub")
+        allowed = ("+@read", "+@connection", "+select", "+evalsha", "+eval", "+script", "+@pubsub")
         client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "&*", *allowed)
         try:
             with redis_store(Endpoint(redis_url.replace("redis://", "redis://reader:secret@"))) as reader:

@@ -52,7 +52,10 @@ def test_the_jobs_around_it_are_named_and_bounded() -> None:
     found = facts(parent_id="p", group_id="g", children=children)
     assert (found.parent, found.group, found.children[:4]) == ("p", "g", ("a", "b", "c", "n0"))
     assert len(found.children) == CHILDREN
-    assert len(facts(traceback="x" * 2 * TRACEBACK_CHARS).traceback or "") == TRACEBACK_CHARS
+    lines = [f"line {n}, token=hidden" for n in range(TRACEBACK_CHARS // 10)]
+    shown = (facts(traceback="\n".join(lines)).traceback or "").splitlines()
+    assert 500 < len(shown) < TRACEBACK_CHARS // 20
+    assert shown == [line.replace("hidden", "[redacted]") for line in lines[-len(shown) :]], "the last, and no part of a line"
 
 
 def test_a_backend_that_fails_is_said_to_and_no_failure() -> None:

@@ -616,10 +616,9 @@ def test_a_warm_shutdown_lets_the_keeper_go_on(started: Started) -> None:
     assert started.told[3:] == ["stop"]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_no_signal_is_listened_to_that_a_signal_handler_sends(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+def test_no_signal_is_listened_to_that_a_signal_handler_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """I3, fault 10: Celery sends it under a lock, on which a SIGQUIT in the middle of SIGTERM's handler would wait for itself."""
-    started = Started(monkeypatch, pool)
+    started = Started(monkeypatch, "prefork")
     assert not started.shutting_down.receivers
     with started.shutting_down.lock:  # the handler of SIGTERM, when SIGQUIT's runs in the middle of it
         started.shutting_down.send(sender="w1@host", sig="SIGQUIT", how="Cold", exitcode=0)
