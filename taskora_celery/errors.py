@@ -214,6 +214,10 @@ class RetryError(TaskoraError):
         text = self.reason or self.cause or "retry"
         return f"{text} (retry in {self.delay:g} s)" if self.delay is not None else text
 
+    def __repr__(self) -> str:
+        """What Celery's log line and event of a retry show behind the delay; the numbers are in the record."""
+        return f"RetryError({self.reason or self.cause or ''!r})"
+
 
 class MaxRetriesExceededError(TaskoraError, _CeleryMaxRetriesExceededError):  # type: ignore[misc]
     """``ctx.retry`` was raised and ``max_retries`` is used up; Celery's own class is a base.

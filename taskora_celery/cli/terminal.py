@@ -103,7 +103,10 @@ class Output:
         if not lines:
             return ""
         # A terminal that became narrower has wrapped them.
-        return f"\x1b[{sum(rows_of(line, self.columns) for line in lines)}A\r\x1b[J"
+        up = f"\x1b[{sum(rows_of(line, self.columns) for line in lines)}A\r"
+        # The first line by itself: a terminal may take an erasure from its very corner for `clear`, and keep what was there in its
+        # history (tmux does), one picture after the other.
+        return f"{up}\x1b[K\n\x1b[J\x1b[A"
 
     def _send(self, text: str) -> None:
         self._data.write(text)

@@ -152,8 +152,8 @@ def check_recovery(facts: Facts) -> Iterator[Finding]:
     effective = min([facts.visibility_timeout, *told])
     yield Finding(
         "recovery", Level.OK,
-        f"visibility timeout {effective:g} s: a dead worker's messages are due so long behind its last renewal, and put back "
-        f"then by any worker with this library; kombu's own sweep runs every {facts.sweep_interval:g} s",
+        f"visibility timeout {effective:g} s: so long after its last renewal a dead worker's messages come back, by any worker "
+        f"with this library; kombu's own sweep runs every {facts.sweep_interval:g} s",
     )  # fmt: skip
     if len({facts.visibility_timeout, *told}) > 1:
         all_told = ", ".join(f"{worker.name} {worker.visibility_timeout:g} s" for worker in _ours(facts)

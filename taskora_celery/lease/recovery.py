@@ -34,15 +34,15 @@ class Recovery:
         if self.sweep_interval <= self.visibility_timeout:
             return None
         return (
-            f"kombu's own sweep runs every {self.sweep_interval:g} s: where no worker with this library runs, a dead worker's "
-            "messages wait that long. Set unacked_restore_interval=1 and unacked_restore_throttle=1 in broker_transport_options "
+            f"where only workers without this library are left, kombu's own sweep, every {self.sweep_interval:g} s, is what "
+            "finds them. Set unacked_restore_interval=1 and unacked_restore_throttle=1 in broker_transport_options "
             "(Celery 5.7 and later)"
         )
 
     @property
     def told(self) -> str:
         """What a worker's log says of it at its start: one line."""
-        due = f"a dead worker's messages are put back {self.visibility_timeout:g} s behind its last renewal"
+        due = f"taskora_celery: a dead worker's messages come back {self.visibility_timeout:g} s after its last renewal"
         return due if self.warning is None else f"{due}; {self.warning}"
 
 

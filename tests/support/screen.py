@@ -35,8 +35,10 @@ class Screen:
     def _control(self, number: str, letter: str) -> None:
         if letter == "A":
             self._row = max(self._row - int(number or 1), 0)
-        elif letter == "J" and number in {"", "0"}:
-            self.lines = self.lines[: self._row + 1]
+        elif letter in "JK" and number in {"", "0"}:
+            if letter == "J":
+                assert (self._row, self._column) != (0, 0), "tmux keeps what is erased from its corner on in its history"
+                self.lines = self.lines[: self._row + 1]
             self.lines[self._row] = self.lines[self._row][: self._column]
         elif letter != "m" and (number, letter) not in _CURSOR:
             raise AssertionError(f"the terminal was sent the sequence CSI {number}{letter}")

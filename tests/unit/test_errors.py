@@ -117,7 +117,9 @@ def test_what_stays_in_the_process_is_no_argument_of_a_retry() -> None:
 
 
 def test_the_text_of_a_retry_says_when(backend: Any) -> None:
-    """I4: this is what Flower and the log show."""
+    """I4: where it is printed, and where Celery's log line and event of a retry put it behind the delay."""
+    assert repr(RetryError("rate limited", 30.0, "HTTPError: 429", 2, 1_790_000_000_000)) == "RetryError('rate limited')"
+    assert (repr(RetryError(cause="HTTPError: 503")), repr(RetryError())) == ("RetryError('HTTPError: 503')", "RetryError('')")
     assert str(RetryError("rate limited", 30.0)) == "rate limited (retry in 30 s)"
     assert str(RetryError(cause="HTTPError: 503")) == "HTTPError: 503"
     assert str(RetryError()) == "retry"

@@ -39,10 +39,10 @@ def test_a_sweep_that_is_slower_than_the_timeout_is_warned_of() -> None:
 
 def test_the_workers_log_has_one_line_of_it() -> None:
     """D11: with the way out, where there is need of one."""
-    assert Recovery(3600, 100).told == "a dead worker's messages are put back 3600 s behind its last renewal"
+    assert Recovery(3600, 100).told == "taskora_celery: a dead worker's messages come back 3600 s after its last renewal"
     assert (
         Recovery(30, 100).told
-        == f"a dead worker's messages are put back 30 s behind its last renewal; {Recovery(30, 100).warning}"
+        == f"taskora_celery: a dead worker's messages come back 30 s after its last renewal; {Recovery(30, 100).warning}"
     )
 
 

@@ -247,7 +247,7 @@ def test_a_slow_sweep_is_told_of_when_the_worker_starts(caplog: pytest.LogCaptur
 
     caplog.set_level("INFO", "taskora_celery.worker")
     CheckSettings(Parent())
-    assert f"a dead worker's messages are put back {timeout} s behind its last renewal" in caplog.text
+    assert f"a dead worker's messages come back {timeout} s after its last renewal" in caplog.text
     assert ("Set unacked_restore_interval=1" in caplog.text) is told
 
 
