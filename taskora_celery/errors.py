@@ -215,7 +215,7 @@ class RetryError(TaskoraError):
         return f"{text} (retry in {self.delay:g} s)" if self.delay is not None else text
 
     def __repr__(self) -> str:
-        """What Celery's log line and event of a retry show behind the delay; the numbers are in the record."""
+        """Return what Celery's log line and event of a retry show after the delay; the numbers are in the record."""
         return f"RetryError({self.reason or self.cause or ''!r})"
 
 

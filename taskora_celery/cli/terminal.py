@@ -104,8 +104,8 @@ class Output:
             return ""
         # A terminal that became narrower has wrapped them.
         up = f"\x1b[{sum(rows_of(line, self.columns) for line in lines)}A\r"
-        # The first line by itself: a terminal may take an erasure from its very corner for `clear`, and keep what was there in its
-        # history (tmux does), one picture after the other.
+        # The first line by itself: tmux takes an erasure from its very corner for `clear`, and keeps in its history what was
+        # there, one picture after the other.
         return f"{up}\x1b[K\n\x1b[J\x1b[A"
 
     def _send(self, text: str) -> None:
