@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -18,8 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: The oldest and the newest Python that are supported; where one is not installed, it is passed over.
 PYTHONS = ("3.10", "3.13")
+#: Those that a user asks for, all tried.
+EXTRAS = ("board", "demo", "sqs")
 #: What `jobs` answers where no Redis does.
 UNREACHABLE = 69
+#: And what the board answers then to who has its token.
+AWAY = 503
 
 APP = """
 from celery import Celery
@@ -64,9 +70,9 @@ def main() -> int:
     """Build, look, try; return the exit status."""
     with tempfile.TemporaryDirectory() as directory:
         dist = Path(directory) / "dist"
-        _run(sys.executable, "-m", "build", "--outdir", str(dist), str(ROOT))
+        run(sys.executable, "-m", "build", "--outdir", str(dist), str(ROOT))
         (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
-        _run(sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist))
+        run(sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist))
         look_at(wheel)
         pythons = [python for version in PYTHONS if (python := find_python(version)) is not None] or [sys.executable]
         for number, python in enumerate(pythons):
@@ -128,34 +134,79 @@ def find_python(version: str) -> str | None:
 
 
 def try_wheel(wheel: Path, python: str, directory: Path) -> None:
-    """Install the wheel into a fresh environment, and use it as a user does.
+    """Install the wheel into a fresh environment, and use it as a user does: alone, then with its extras, the board and the demo.
 
     :raises subprocess.CalledProcessError: something does not work.
     """
-    _run(python, "-m", "venv", str(directory / "venv"))
+    run(python, "-m", "venv", str(directory / "venv"))
     own = str(directory / "venv" / "bin" / "python")
-    _run(own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel), "pytest>=8")
+    run(own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel), "pytest>=8")
+    use(own, directory)
+    run(own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[{','.join(EXTRAS)}]")
+    run(own, "-c", "import boto3, pycurl, kombu.transport.SQS")
+    try_board(own, directory)
+    # Only the example: with the whole checkout beside it, its package would be found and not the one that is installed.
+    shutil.copytree(ROOT / "example_project", directory / "example_project")
+    told = run(own, "-m", "example_project.demo", "--cancel", cwd=directory)
+    assert "REVOKED" in told
+
+
+def try_board(python: str, directory: Path) -> None:
+    """Start the board, and ask for its pages without and with its token; there is no Redis behind it.
+
+    :raises AssertionError: it lets in nobody, or everybody.
+    """
+    command = [python, "-m", "celery", "-A", "shop", "jobs", "board", "--port=0"]
+    print("$", *command, flush=True)
+    with subprocess.Popen(command, cwd=directory, env=_env(), stdout=subprocess.PIPE, text=True) as board:
+        try:
+            assert board.stdout is not None
+            url = board.stdout.readline().split()[-1]
+            print(url.partition("?")[0], flush=True)
+            assert [_status(url.partition("?")[0]), _status(url)] == [401, AWAY]
+        finally:
+            board.terminate()
+
+
+def _status(url: str) -> int:
+    """Return the status of what a browser gets that keeps cookies and follows redirects."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    try:
+        with opener.open(url, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def use(python: str, directory: Path) -> None:
+    """Use what is installed for this interpreter: its modules, its commands, its fixtures.
+
+    :raises subprocess.CalledProcessError: something does not work.
+    """
     (directory / "shop.py").write_text(APP)
     (directory / "test_shop.py").write_text(TEST)
-    celery = [str(directory / "venv" / "bin" / "celery"), "-A", "shop", "jobs"]
-    _run(own, "-c", IMPORTS, str(ROOT), cwd=directory)
-    assert "watch" in _run(*celery, "--help", cwd=directory)
-    _run(*celery, "list", cwd=directory, status=UNREACHABLE)
-    _run(own, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=directory)
+    celery = [python, "-m", "celery", "-A", "shop", "jobs"]
+    run(python, "-c", IMPORTS, str(ROOT), cwd=directory)
+    assert "watch" in run(*celery, "--help", cwd=directory)
+    run(*celery, "list", cwd=directory, status=UNREACHABLE)
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=directory)
 
 
-def _run(*command: str, cwd: Path | None = None, status: int = 0) -> str:
+def run(*command: str, cwd: Path | None = None, status: int = 0) -> str:
     """Run a command, show what it says, and return what it prints; nothing leads it to the checkout.
 
     :raises subprocess.CalledProcessError: its exit status is another one.
     """
-    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
     print("$", *(part if "\n" not in part else "…" for part in command), flush=True)
-    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=_env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(done.stdout, end="", flush=True)
     if done.returncode != status:
         raise subprocess.CalledProcessError(done.returncode, command)
     return done.stdout
+
+
+def _env() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
 
 
 if __name__ == "__main__":
