@@ -3,8 +3,6 @@
 The source directory is the root of the repository, so that a link between two Markdown files is the same here and on GitHub.
 """
 
-from pathlib import Path
-
 from taskora_celery import __version__
 
 project = "taskora-celery"
@@ -39,18 +37,3 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
-
-#: Entries of docs/index.rst that may be there before their pages are.
-PAGES_TO_COME = ("board", "reliability", "performance", "scale", "../SECURITY")
-
-
-def leave_out_pages_to_come(_app: object, document: str, source: list[str]) -> None:
-    """Drop the entries of pages that are not written yet from the table of contents."""
-    if document == root_doc:
-        missing = {page for page in PAGES_TO_COME if not (Path(__file__).parent / f"{page}.md").exists()}
-        source[0] = "\n".join(line for line in source[0].splitlines() if line.strip() not in missing)
-
-
-def setup(app: object) -> None:
-    """Be an extension of this one site."""
-    app.connect("source-read", leave_out_pages_to_come)

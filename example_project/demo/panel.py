@@ -63,11 +63,17 @@ def line(screen: Screen, view: JobView, timestamp_ms: int, mark: str, text: str,
 
 def _log_line(screen: Screen, view: JobView, entry: LogEntry) -> str:
     name, color = _LEVELS.get(entry.level, ("", "dim"))
-    message, meta = clean(entry.message), (f"{clean(key)}={clean(value)}" for key, value in (entry.meta or {}).items())
+    message, meta = clean(entry.message), (f"{clean(key)}={_last_line(value)}" for key, value in (entry.meta or {}).items())
     first, *rest = _wrapped(screen, "  ".join((message, *meta)))
     shown = first[: len(message)] + screen.style(first[len(message) :], "dim")
     below = (f"\n{' ' * INDENT}{screen.style(part, 'dim')}" for part in rest)
     return _begin(screen, view, entry.timestamp) + screen.style(name.ljust(MARK), color) + shown + "".join(below)
+
+
+def _last_line(value: object) -> str:
+    # Of a stack it is the one that tells most; the rest is to be read on the board, and with `jobs logs`.
+    *above, last = str(value).rstrip().splitlines() or [""]
+    return f"… {clean(last.strip())}" if above else clean(last)
 
 
 def _wrapped(screen: Screen, text: str) -> list[str]:
