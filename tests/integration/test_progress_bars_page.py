@@ -24,6 +24,7 @@ from tests.support.worker import REPO_ROOT, worker_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 for needed in ("django", "fastapi"):
     pytest.importorskip(needed)
@@ -58,8 +59,10 @@ def test_the_job_reports_as_the_page_says() -> None:
     assert page.shown(handle.record()) == DONE
 
 
-def test_the_views_of_fastapi(job: JobHandle) -> None:
-    """J2: progress, the stream, a cancel that comes too late; and what nobody knows waits."""
+def test_the_views_of_fastapi(job: JobHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """J2: progress, the stream, a cancel that comes too late; and what nobody knows waits. And the page itself."""
+    (tmp_path / "bar.html").write_text(html(told=False))
+    monkeypatch.chdir(tmp_path)
 
     async def ask() -> tuple[Any, ...]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=page.api), base_url="http://shop") as client:
@@ -69,9 +72,11 @@ def test_the_views_of_fastapi(job: JobHandle) -> None:
                 (await client.post("/jobs/job-1/cancel")).json(),
                 names_of((await client.get("/jobs/job-1/events")).text),
                 (await client.post("/imports?rows=3")).json(),
+                (await client.get("/?job=job-1")).text,
             )
 
-    progress, unknown, receipt, events, sent = asyncio.run(ask())
+    progress, unknown, receipt, events, sent, shown = asyncio.run(ask())
+    assert shown == html(told=False)
     assert (progress, unknown, receipt) == (DONE, WAITING, {"outcome": "too_late"})
     assert events == ["state", "progress", "outcome"]
     assert len(sent["id"]) == 36
