@@ -21,12 +21,12 @@ from taskora_celery import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit code: 0, 1 (a job or the worker failed), 2 (something is missing), 130 (Ctrl-C)."""
-    options = _options(arguments)
+    options = parser().parse_args(arguments)
     stop = Stop()
     stop.install()
     stdout = cast("TextIO", sys.stdout)
@@ -53,14 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the demo's command line."""
+    made = argparse.ArgumentParser(
         prog="python -m example_project.demo",
         description="Runs four jobs in a real Celery worker and follows them; with --kill or --cancel one, with --board many.",
         epilog="REDIS_URL names the Redis to use; without it the demo starts one of its own.",
     )
-    parser.add_argument("--pool", choices=POOLS, default="prefork", help="the worker's pool (default: %(default)s)")
-    scene = parser.add_mutually_exclusive_group()
+    made.add_argument("--pool", choices=POOLS, default="prefork", help="the worker's pool (default: %(default)s)")
+    scene = made.add_mutually_exclusive_group()
     scene.add_argument(
         "--kill", action="store_true", help="kill the worker that runs the long job in the middle of it: another one goes on"
     )
@@ -70,9 +71,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     scene.add_argument(
         "--board", action="store_true", help="show jobs on the board, in a browser: they are sent in turns, until Ctrl-C"
     )
-    parser.add_argument("--root", type=_directory, help="the source tree to read (default: Python's standard library)")
-    parser.add_argument("--stay", action="store_true", help="leave workers and Redis running at the end, until Ctrl-C")
-    return parser.parse_args(arguments)
+    made.add_argument("--root", type=_directory, help="the source tree to read (default: Python's standard library)")
+    made.add_argument("--stay", action="store_true", help="leave workers and Redis running at the end, until Ctrl-C")
+    return made
 
 
 def _directory(value: str) -> Path:

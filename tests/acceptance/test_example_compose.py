@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from example_project.celery import app
+from example_project.flaky_server import FlakyServer
 from example_project.tasks import word_count
 from tests.support.apps import pointed_at
 from tests.support.commands import Commands
+from tests.support.pages import blocks_of
 from tests.support.processes import ManagedProcess
 from tests.support.redis_server import RedisServer, find_binary
 from tests.support.worker import REPO_ROOT
@@ -56,8 +58,13 @@ def test_the_image_is_made_of_what_is_there() -> None:
     assert f"Python :: {version}" in (REPO_ROOT / "pyproject.toml").read_text("utf-8")
 
 
-def test_its_redis_and_its_worker_run_a_job(tmp_path: Path) -> None:
-    """With the very options of the file; only the addresses are others."""
+def test_its_redis_and_its_worker_run_the_jobs_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the very options of the file; only the addresses are others, and the tree that is read is a small one."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "one.py").write_text("def first():\n    return 1\n")
+    (block,) = blocks_of("../example_project/README.md")
+    assert "index_sources.delay({})" in block
+    assert "http://127.0.0.1:PORT/orders" in block
     program, *options = SERVICES["redis"]["command"]
     assert program == "redis-server"
     lines = [f"{name.removeprefix('--')} {value}" for name, value in zip(options[::2], options[1::2], strict=True)]
@@ -69,7 +76,11 @@ def test_its_redis_and_its_worker_run_a_job(tmp_path: Path) -> None:
             worker.wait_for_log(r" ready\.$", 60)
             with pointed_at(app, url):
                 assert word_count.delay("a b a").get(timeout=30)["words"] == 3
+                with FlakyServer() as server_of_pages:
+                    typed = block.replace("({})", f"({{'root': {str(tmp_path / 'tree')!r}}})")
+                    exec(typed.replace("http://127.0.0.1:PORT", server_of_pages.url), {})
             assert worker.stop() == 0
+    assert "info indexed {'files': 1, 'unparsable': 0}" in capsys.readouterr().out
 
 
 def test_its_board_lets_in_who_has_the_password(redis_url: str, tmp_path: Path) -> None:

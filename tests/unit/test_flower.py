@@ -15,6 +15,7 @@ from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.flower import Records, ShownTask, tasks_columns
 from taskora_celery.runtime import Runtime
 from tests.support.executions import ScriptedExecution
+from tests.support.pages import DOCS, blocks_of
 from tests.support.scripted_store import ScriptedStore
 
 if TYPE_CHECKING:
@@ -157,3 +158,12 @@ def test_times_are_in_the_apps_zone(rig: Rig) -> None:
     shown = rig.shown()
     assert shown._fields[2] == "attempt 1"
     assert getattr(shown, "attempt 1") == "running since 23:13:20.000 on w1@host"
+
+
+def test_the_line_of_the_page_is_that_of_the_example() -> None:
+    """K2: it gives what Flower's configuration asks for, and the example project has it."""
+    (line,) = blocks_of("flower.md")
+    names: dict[str, Any] = {}
+    exec(line, names)
+    assert (names["format_task"], names["tasks_columns"]) == (face.format_task, face.tasks_columns)
+    assert line in (DOCS.parent / "example_project" / "flowerconfig.py").read_text("utf-8")

@@ -104,3 +104,12 @@ def test_the_docs_list_the_metrics_as_they_are() -> None:
     page = (DOCS / "metrics.md").read_text("utf-8")
     assert metrics_table() in page
     assert page.count(str(PORT)) >= 2
+
+
+def test_the_configuration_of_prometheus_reads_the_exporter() -> None:
+    """K5: it is YAML, names the rules that are shipped, and asks at the port in force."""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "metrics.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    told = yaml.safe_load(block)
+    assert [(DOCS / "monitoring" / name).is_file() for name in told["rule_files"]] == [True]
+    (scrape,) = told["scrape_configs"]
+    assert scrape["static_configs"] == [{"targets": [f"127.0.0.1:{PORT}"]}]

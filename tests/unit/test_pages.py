@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from example_project.demo.cli import parser
 from taskora_celery.cli import jobs
 from tests.support.pages import DOCS
 
@@ -18,6 +19,9 @@ _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _COMMAND = re.compile(r"celery -A \S+ jobs ([a-z]+)([^`\n|#]*)")
+_TOX = re.compile(r"tox (?:run )?-e (\w+)")
+_DEMO = re.compile(r"tox run -e demo -- ([^`\n#]*)")
+_EXTRAS = re.compile(r"(?:taskora-celery|pip install [-\w ]*['\"]?\.)\[([\w,]+)\]")
 _OPTION = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -39,6 +43,19 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / name).resolve() if name else page
         assert target.is_file(), f"{link}: no such file (a link to a directory is none on the built site)"
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+@each_page
+def test_what_pages_say_to_tox_and_pip_is_there(page: Path) -> None:
+    """The environments of tox.ini, the demo's options, and the extras of pyproject.toml."""
+    text = page.read_text("utf-8")
+    environments = {"py", *re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text("utf-8"), re.MULTILINE)}
+    assert set(_TOX.findall(text)) <= environments
+    told = {option for options in _DEMO.findall(text) for option in _OPTION.findall(options)}
+    assert told <= {option for action in parser()._actions for option in action.option_strings}
+    extras = (ROOT / "pyproject.toml").read_text("utf-8").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    named = {extra for extras in _EXTRAS.findall(text) for extra in extras.split(",")}
+    assert named <= set(re.findall(r"^(\w+) = \[", extras, re.MULTILINE))
 
 
 @each_page
