@@ -38,11 +38,14 @@ STATES = {
 ENDED = frozenset(STATES[name] for name in Outcome.FINAL)
 GOING = frozenset(STATES.values()) - ENDED
 
-
 #: A line of progress is cut to so many characters.
 LINE_CHARS = 200
 #: The keys of the common shape of progress, ``ctx.progress(current, total=…, message=…)``.
 _SHAPE = frozenset({"current", "total", "percent", "message"})
+
+
+#: Of so many jobs it is remembered where their progress began: as many as an index has by default.
+PACES_KEPT = 10_000
 
 
 class TaskFacts(msgspec.Struct, frozen=True):
@@ -160,7 +163,8 @@ def time_left(percent: float, at_ms: int, since: tuple[float, int] | None, now_m
 class Paces:
     """Remembers where each delivery's progress began. For one reader; one that looks again knows better.
 
-    A delivery begins at 0 %, except where it went on from a checkpoint: then it begins where it was first seen.
+    A delivery begins at 0 %, except where it went on from a checkpoint: then it begins where it was first seen. A reader may live
+    for weeks, so of more than :data:`PACES_KEPT` jobs the one that was met first is forgotten.
     """
 
     def __init__(self) -> None:
@@ -175,6 +179,8 @@ class Paces:
                 return None
             resumed = run != (1, 1) and "k" in snapshot.fields
             known = self._since[status.id] = run, (percent, at_ms) if resumed else (0.0, status.started_ms)
+            if len(self._since) > PACES_KEPT:
+                del self._since[next(iter(self._since))]
         return known[1]
 
 

@@ -16,6 +16,7 @@ from taskora_celery.views import (
     ENDED,
     GOING,
     LINE_CHARS,
+    PACES_KEPT,
     STATES,
     JobFilter,
     JobView,
@@ -173,6 +174,17 @@ def test_speed_is_not_measured_over_what_was_done_before(store: MemoryStore) -> 
         second.progress(51 + (at - 11_000) / 500)
         assert seen(store, NOW_MS + at, paces=paces).left == (None if left is None else pytest.approx(23.5))
     assert seen(store, NOW_MS + 12_000).left is None, "at the first look nobody can say"
+
+
+def test_a_reader_that_lives_for_weeks_does_not_grow(store: MemoryStore) -> None:
+    """K4: safe to leave running: millions of jobs go by, and each begins somewhere."""
+    ScriptedExecution(store).progress(10)
+    snapshot, paces = store.read("job-1", attempts=True), Paces()
+    assert snapshot is not None
+    for number in range(PACES_KEPT + 10):
+        assert view_of(f"job-{number}", snapshot, 100, FACTS, NOW_MS + 1_000, paces).percent == 10.0
+    assert len(paces._since) == PACES_KEPT
+    assert f"job-{PACES_KEPT + 9}" in paces._since
 
 
 def test_what_an_earlier_delivery_reported_has_no_speed(store: MemoryStore) -> None:
