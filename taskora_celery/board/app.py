@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -14,11 +13,11 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taskora_celery.board import actions, jobpage, listpage
+from taskora_celery.board import actions, jobpage, listpage, tablepage
 from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, host_names, open_auth, own_auth
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
-from taskora_celery.board.pages import FilterError, Page, pages, titled
+from taskora_celery.board.pages import FilterError, pages
 from taskora_celery.board.rendering import Renderer
 from taskora_celery.board.stream import VIEWERS, Join, stream
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
@@ -92,44 +91,14 @@ class Board:
                 Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
             ]  # fmt: skip
         for page in self._pages.values():
-            routes.append(Route(f"/{page.name}", self._page(page)))
-            routes.append(Route(f"/{page.name}/events", self._streaming(self._join_page(page))))
+            shown = tablepage.TablePage(self.hub, page)
+            routes += [Route(f"/{page.name}", shown.page), Route(f"/{page.name}/events", self._streaming(shown.join))]
         handlers: Mapping[Any, Any] = {
             HTTPException: self._refused, StoreUnavailableError: self._away, FilterError: self._unread,
             JobNotFoundError: self._gone,
         }  # fmt: skip
         # Not `Starlette`: what fails unforeseen is the guard's, whose answer has our headers and tells nothing.
         return ExceptionMiddleware(Router(routes), handlers)
-
-    # --- pages of the table -----------------------------------------------------------------------------------------------
-
-    def _page(self, page: Page) -> Handler:
-        async def shown(request: Request) -> Response:
-            root, filters = root_of(request), dict(request.query_params)
-            if page.ready is not None:
-                await asyncio.to_thread(page.ready, self.hub.app)
-            context = await self.hub.asked(page.context, filters)
-            events = f"{root}/{page.name}/events" + (f"?{request.url.query}" if request.url.query else "")
-            html = self._renderer.render(
-                page.template, root, here=page.name, title=page.title, fragment=page.fragment, stream=events, outage=None,
-                **{"now_ms": self.hub.now_ms(), "full_title": titled(page, context), **context},
-            )  # fmt: skip
-            return HTMLResponse(html)
-
-        return shown
-
-    def _join_page(self, page: Page) -> Callable[[Request], Awaitable[Join]]:
-        async def joining(request: Request) -> Join:
-            filters, root = dict(request.query_params), root_of(request)
-
-            async def join(outbox: Any) -> Any:
-                feed = self.hub.page(page, filters, root)
-                feed.join(outbox)
-                return feed
-
-            return join
-
-        return joining
 
     def _streaming(self, joining: Callable[[Request], Awaitable[Join]]) -> Handler:
         async def streamed(request: Request) -> Response:

@@ -11,7 +11,9 @@ import msgspec
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.board.backend import BackendDesk
-from taskora_celery.board.feeds import Feed, JobFeed, ListFeed, PageFeed, RowFeed
+from taskora_celery.board.feeds import Feed, PageFeed
+from taskora_celery.board.jobfeed import JobFeed
+from taskora_celery.board.listfeed import ListFeed, RowFeed
 from taskora_celery.board.outbox import Outbox, frame
 from taskora_celery.board.pages import Ask, Page
 from taskora_celery.board.rendering import Renderer
@@ -120,14 +122,6 @@ class Hub:
         """The store, for threads."""
         return self._reader.store
 
-    @staticmethod
-    def check(search: str) -> None:
-        """Look whether a search can be read.
-
-        :raises FilterError: it cannot.
-        """
-        filter_of(search)
-
     def seen(self, change: Change) -> JobView:
         """Return a job whose record was read, as it is seen now."""
         assert change.snapshot is not None
@@ -199,25 +193,25 @@ class Hub:
             feed = self._feeds[key] = make()
         return feed
 
-    def list(self, search: str, limit: int, root: str) -> ListFeed:
+    def list_feed(self, search: str, limit: int, root: str) -> ListFeed:
         """Return the feed of a search."""
         key = "list", search, limit, root
         found: ListFeed = self._feed(key, lambda: ListFeed(self, key, search, limit, root))
         return found
 
-    def row(self, job_id: str, root: str) -> RowFeed:
+    def row_feed(self, job_id: str, root: str) -> RowFeed:
         """Return the feed of a job's row."""
         key = "row", job_id, root
         found: RowFeed = self._feed(key, lambda: RowFeed(self, key, job_id, root))
         return found
 
-    def job(self, job_id: str, root: str, after: int) -> JobFeed:
+    def job_feed(self, job_id: str, root: str, after: int) -> JobFeed:
         """Return the feed of a job's page; where it is made now, it begins behind ``after``."""
         key = "job", job_id, root
         found: JobFeed = self._feed(key, lambda: JobFeed(self, key, job_id, root, after))
         return found
 
-    def page(self, page: Page, filters: Mapping[str, str], root: str) -> PageFeed:
+    def page_feed(self, page: Page, filters: Mapping[str, str], root: str) -> PageFeed:
         """Return the feed of a page of the table."""
         kept = dict(filters)
         key = "page", page.name, tuple(sorted(kept.items())), root

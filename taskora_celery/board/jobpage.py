@@ -6,7 +6,7 @@ import asyncio
 import re
 import shlex
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
@@ -109,23 +109,25 @@ class JobPage:
         """Return what lets a viewer hear of the job, from the position on that its browser names."""
         job_id, root = request.query_params.get("id", ""), root_of(request)
         after = _position(request.headers.get("last-event-id") or request.query_params.get("after"))
-        hub = self._hub
 
-        async def join(outbox: Outbox) -> Any:
-            feed = hub.job(job_id, root, after)
-            feed.join(outbox)
-            try:
-                found = await self._read(job_id, 0)
-            except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
-                return feed
-            end = found.fields.get("q", 0) - 1
-            # Behind the end there is nothing: the position is of an earlier job of this id, and this one's journal is all news.
-            lines = lines_of(decode(found.journal, after if after <= end else -1))
-            frames = [(line.seq, hub.line_frame(line, root)) for line in lines]
-            outbox.caught_up(frames, end)
-            return feed
+        @asynccontextmanager
+        async def join(outbox: Outbox) -> AsyncGenerator[None, None]:
+            async with self._hub.job_feed(job_id, root, after).viewed(outbox):
+                await self._catch_up(outbox, job_id, root, after)
+                yield
 
         return join
+
+    async def _catch_up(self, outbox: Outbox, job_id: str, root: str, after: int) -> None:
+        """Tell a viewer what it has missed: each has a position of its own, and the feed is for all."""
+        try:
+            found = await self._read(job_id, 0)
+        except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
+            return
+        end = found.fields.get("q", 0) - 1
+        # Behind the end there is nothing: the position is of an earlier job of this id, and this one's journal is all news.
+        lines = lines_of(decode(found.journal, after if after <= end else -1))
+        outbox.caught_up([(line.seq, self._hub.line_frame(line, root)) for line in lines], end)
 
     async def download(self, request: Request) -> Response:
         """Return the log as NDJSON, line by line."""

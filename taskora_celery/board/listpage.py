@@ -9,11 +9,10 @@ from starlette.responses import HTMLResponse, Response
 
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
-from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import job_row
-from taskora_celery.board.search import whole_number
+from taskora_celery.board.search import filter_of, whole_number
 from taskora_celery.board.stream import Join
 from taskora_celery.queues import worker_command
 
@@ -58,13 +57,10 @@ class ListPage:
         return HTMLResponse(self._hub.renderer.render("jobs.html", root, **context), 400 if problem else 200)
 
     async def join(self, request: Request) -> Join:
-        """Return what lets a viewer hear of the list."""
+        """Return what lets a viewer hear of the list.
+
+        :raises FilterError: the search cannot be read.
+        """
         search, limit, root = search_of(request), limit_of(request), root_of(request)
-        self._hub.check(search)
-
-        async def join(outbox: Outbox) -> Any:
-            feed = self._hub.list(search, limit, root)
-            feed.join(outbox)
-            return feed
-
-        return join
+        filter_of(search)
+        return lambda outbox: self._hub.list_feed(search, limit, root).viewed(outbox)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 
 from starlette.responses import StreamingResponse
 
-from taskora_celery.board.feeds import Feed
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.outbox import Outbox
 from taskora_celery.sse import EVENT_STREAM
@@ -26,8 +26,8 @@ LOOK = 0.5
 PIECES = 0.02
 _RETRY = b"retry: 1000\n\n"
 
-#: Lets an outbox hear of a feed, which it returns.
-Join = Callable[[Outbox], Awaitable[Feed]]
+#: Lets an outbox hear of a feed, from the beginning of the block to its end, however that comes about.
+Join = Callable[[Outbox], AbstractAsyncContextManager[None]]
 
 
 def server_ends() -> bool:
@@ -47,21 +47,18 @@ def stream(hub: Hub, join: Join) -> StreamingResponse:
 
 async def _pieces(hub: Hub, join: Join) -> AsyncGenerator[bytes, None]:
     outbox = Outbox()
-    feed: Feed | None = None
     hub.enter(outbox)
     try:
         yield _RETRY
-        feed = await join(outbox)
-        told = time.monotonic()
-        while not (outbox.closed or server_ends()):
-            piece = await outbox.take(LOOK)
-            if not piece and time.monotonic() - told >= HEARTBEAT:
-                piece = b":\n\n"
-            if piece:
-                yield piece
-                told = time.monotonic()
-                await asyncio.sleep(PIECES)
+        async with join(outbox):
+            told = time.monotonic()
+            while not (outbox.closed or server_ends()):
+                piece = await outbox.take(LOOK)
+                if not piece and time.monotonic() - told >= HEARTBEAT:
+                    piece = b":\n\n"
+                if piece:
+                    yield piece
+                    told = time.monotonic()
+                    await asyncio.sleep(PIECES)
     finally:
         hub.leave(outbox)
-        if feed is not None:
-            feed.leave(outbox)

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
-from taskora_celery.board.feeds import ListFeed
+from taskora_celery.board.listfeed import ListFeed
 from taskora_celery.board.outbox import Outbox, frame
 from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
