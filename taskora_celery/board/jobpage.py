@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
@@ -13,22 +13,21 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
+from taskora_celery.board.logfilter import LogFilter, log_filter
 from taskora_celery.board.outbox import Outbox
-from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
-from taskora_celery.board.rows import Line, lines_of, passing
-from taskora_celery.board.search import whole_number
+from taskora_celery.board.rows import Line, entry_line, lines_of
 from taskora_celery.board.stream import Join
 from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.following import Change
-from taskora_celery.reading import chosen, history_of
+from taskora_celery.reading import history_of
 from taskora_celery.records import LEVELS
 from taskora_celery.store.journal import decode, decode_logs
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.texts import one_line
 
-__all__ = ["JobPage", "LogFilter", "log_filter"]
+__all__ = ["JobPage"]
 
 #: So many lines of the log are shown at first, the newest.
 LINES = 500
@@ -38,36 +37,6 @@ _RECEIPTS = {
     "cancelled": "The job is cancelled; it will not run.", "requested": "The job was asked to stop.",
     "too_late": "Too late: the job had ended.", "unknown": "There is no record of the job any more; nothing was changed.",
 }  # fmt: skip
-
-
-class LogFilter:
-    """Which lines of a log are wanted."""
-
-    def __init__(self, level: str = "", attempt: int | None = None, text: str = "") -> None:
-        self.level = level
-        self.attempt = attempt
-        self.text = text
-
-    def __bool__(self) -> bool:
-        return bool(self.level or self.text or self.attempt is not None)
-
-    def takes(self, line: Line) -> bool:
-        """Say whether a line is."""
-        return passing(line, self.level, self.attempt, self.text)
-
-
-def log_filter(query: Mapping[str, str]) -> LogFilter:
-    """Return the filter in a query.
-
-    :raises FilterError: a level or an attempt is none.
-    """
-    level, attempt, text = query.get("level", ""), query.get("attempt", ""), query.get("text", "").strip()
-    if level and level not in LEVELS:
-        raise FilterError(f"level={level!r} is no level: one of {', '.join(LEVELS)}")
-    number = whole_number(attempt)
-    if attempt and number is None:
-        raise FilterError(f"attempt={attempt[:40]!r} is no attempt: a number, from 1 on")
-    return LogFilter(level, number, text)
 
 
 class JobPage:
@@ -145,10 +114,7 @@ def _lines(snapshot: Snapshot, wanted: LogFilter) -> list[Line]:
 async def _documents(job_id: str, snapshot: Snapshot, wanted: LogFilter) -> AsyncGenerator[str, None]:
     for at in range(0, len(snapshot.journal), BATCHES):
         entries = decode_logs(snapshot.journal[at : at + BATCHES])
-        entries = chosen(entries, level=wanted.level or None, attempt=wanted.attempt, after=None, limit=None)
-        text = wanted.text.lower()
-        lines = [encoded(log_document(job_id, entry)) for entry in entries]
-        yield "".join(f"{line}\n" for line in lines if text in line.lower())
+        yield "".join(f"{encoded(log_document(job_id, entry))}\n" for entry in entries if wanted.takes(entry_line(entry)))
         await asyncio.sleep(0)
 
 

@@ -13,7 +13,7 @@ from taskora_celery.records import AttemptRecord, Event, LogEntry, Outcome
 from taskora_celery.texts import cut_line
 from taskora_celery.views import STATES, JobView, attempt_text, message_of, named
 
-__all__ = ["AttemptRow", "JobRow", "Line", "attempt_row", "job_row", "line_of", "lines_of", "passing", "short_id"]
+__all__ = ["AttemptRow", "JobRow", "Line", "attempt_row", "entry_line", "job_row", "line_of", "lines_of", "short_id"]
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 #: So much of a line of progress, of a reason and of an id fits into a row.
@@ -126,7 +126,7 @@ def lines_of(events: Iterable[Event]) -> Iterator[Line]:
 def line_of(event: Event) -> Line | None:
     """Return an event as a line; None where it is none."""
     if event.kind == "log":
-        return _entry(event.data)
+        return entry_line(event.data)
     if event.kind == "gap":
         return Line(event.seq, event.timestamp, "gap", 0, f"{event.data['count']} entries are not kept")
     if event.kind not in {"state", "cancel"}:
@@ -135,7 +135,8 @@ def line_of(event: Event) -> Line | None:
     return Line(event.seq, event.timestamp, "event", event.data.get("attempt", 0), text) if text else None
 
 
-def _entry(entry: LogEntry) -> Line:
+def entry_line(entry: LogEntry) -> Line:
+    """Return a log entry as a line."""
     meta = tuple((str(key), _shown(value)) for key, value in (entry.meta or {}).items())
     return Line(entry.seq, entry.timestamp, entry.level, entry.attempt, entry.message, meta, entry.logger or "")
 
@@ -161,14 +162,3 @@ def _happened(event: Event) -> str:
     word = {"RETRY": "will be tried again", Outcome.LOST: "lost", Outcome.REJECTED: "given back"}.get(state, str(state).lower())
     delay, why = data.get("delay"), named(data.get("error"), data.get("reason"))
     return word + (f" in {delay:g} s" if isinstance(delay, (int, float)) else "") + (f": {why}" if why else "")
-
-
-def passing(line: Line, level: str, attempt: int | None, text: str) -> bool:
-    """Say whether a line passes the filters of the log; what happened passes that of levels."""
-    order = ("debug", "info", "warn", "error")
-    if level and line.kind in order and order.index(line.kind) < order.index(level):
-        return False
-    if attempt is not None and line.attempt not in {attempt, 0}:
-        return False
-    meta = " ".join(f"{key}={value}" for key, value in line.meta)
-    return not text or text.lower() in f"{line.text} {meta}".lower()

@@ -177,6 +177,8 @@ def test_a_long_log_shows_its_end_and_the_download_has_all(client: Client, shop_
     assert lines[0]["id"] == job.id
     some = client.get("/job/logs", params={"id": job.id, "text": "line 77", "attempt": "1", "level": "info"}).text
     assert len(some.splitlines()) == 11
+    for text in ("message", "long one", '":'):  # not of the lines, but of the documents that they are in
+        assert client.get("/job/logs", params={"id": job.id, "text": text}).text == "", "the lines that the page would show"
 
 
 def test_a_wrong_id_is_explained(client: Client) -> None:
