@@ -22,10 +22,10 @@ from taskora_celery.views import GOING, JobFilter, JobView
 
 __all__ = ["BULK_MOST", "Actions"]
 
-#: A form has so many bytes at most: a thousand ids, and a reason.
-FORM_BYTES = 131_072
 #: So many jobs are cancelled in one go.
 BULK_MOST = 1_000
+#: A form has so many bytes at most: that many ids, of any reasonable length, and a reason.
+FORM_BYTES = 1_048_576
 
 
 class Actions:
@@ -96,7 +96,7 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > FORM_BYTES:
-            raise HTTPException(413, "The form is too large.")
+            raise HTTPException(413, "The form is too large: cancel fewer jobs at once, by a search that finds fewer.")
     try:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10))
     except ValueError as exc:

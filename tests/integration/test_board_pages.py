@@ -190,6 +190,16 @@ def test_a_wrong_id_is_explained(client: Client) -> None:
         assert "taskora_record_ttl" in answer.text
 
 
+def test_the_form_has_room_for_as_many_jobs_as_it_offers(client: Client) -> None:
+    """K4: users choose ids, and may choose long ones; what is larger still is told what to do."""
+    long_ids = json.dumps([f"{n}/" + "reports of customers 2026/" * 8 for n in range(BULK_MOST)])
+    done = client.post("/cancel", data={"ids": long_ids, "count": str(BULK_MOST)}, headers=FROM_HERE)
+    assert f"<b>{BULK_MOST}</b></td><td>not found" in done.text
+    larger = client.post("/cancel", data={"ids": long_ids * 8, "count": "1"}, headers=FROM_HERE)
+    assert larger.status_code == 413
+    assert "cancel fewer jobs at once" in larger.text
+
+
 def test_many_are_cancelled_by_their_number(client: Client, shop_board: Shop) -> None:
     """K4: what would be cancelled is said, with its number, which is to be typed; only those jobs are."""
     ask = client.get("/cancel", params={"q": "task:import"}).text
