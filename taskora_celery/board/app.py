@@ -14,13 +14,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskora_celery.board import actions, jobpage, listpage, tablepage
-from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, host_names, open_auth, own_auth
+from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, open_auth, own_auth
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import FilterError, pages
 from taskora_celery.board.rendering import Renderer
 from taskora_celery.board.stream import VIEWERS, Join, stream
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
+from taskora_celery.metrics.access import host_names
 from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import OPENMETRICS, PROMETHEUS, exposition, wants_openmetrics
 from taskora_celery.sse import EVENT_STREAM

@@ -355,7 +355,14 @@ def test_the_command_refuses_what_is_not_safe(command: Any) -> None:
         (("--host", "0.0.0.0"), 2, "--host 0.0.0.0 can be reached from outside: give --auth, or listen on 127.0.0.1"),
         (("--auth", ":"), 2, "--auth is empty"),
         (("--auth", "alice:"), 2, "--auth has a user, and no password"),
-        (("--allow-host", "https://board.shop"), 2, "--allow-host: 'https://board.shop' is no name of a host"),
+        (
+            ("--allow-host", "https://board.shop"),
+            2,
+            "'--allow-host': 'https://board.shop' is no name of a host",
+        ),
+        (("--auth", "\udcff"), 2, "--auth is no UTF-8 text"),
+        (("--port", "65536"), 2, "Invalid value for '--port': 65536 is not in the range"),
+        (("--host", "a b", "--auth", "x"), 1, "cannot listen on a b"),
         (("--host", "203.0.113.1", "--auth", "x"), 1, "cannot listen on 203.0.113.1"),
     ):
         process = command(*arguments)

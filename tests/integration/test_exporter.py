@@ -175,7 +175,16 @@ def test_wrong_usage_says_what_is_wrong() -> None:
     assert CliRunner().invoke(command, []).exit_code == 2
 
 
-@pytest.mark.parametrize("flags", [["--port", "65536"], ["--port", "-1"], ["--auth", "user:\udcff"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--port", "65536"],
+        ["--port", "-1"],
+        ["--auth", "user:\udcff"],
+        ["--auth", "user:"],
+        ["--allow-host", "http://metrics.shop"],
+    ],
+)
 def test_what_no_client_can_ask_for_is_wrong_usage(flags: list[str]) -> None:
     """K3: exit code 2 and a line, no traceback."""
     result = run(*flags)
