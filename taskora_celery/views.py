@@ -119,14 +119,16 @@ def percent_of(value: Any) -> float | None:
 
 
 def message_of(value: Any) -> str:
-    """Return what a progress value says in words: ``"12/25 rendering"``; empty where it says nothing."""
-    if isinstance(value, str):
-        return value
+    """Return what a progress value says beside its percentage: ``12/25 rendering``, ``rows=7``, ``150``; empty where nothing.
+
+    It is as long as the value, and may hold any character.
+    """
     if not isinstance(value, Mapping):
-        return ""
+        return "" if value is None or percent_of(value) is not None else str(value)
     current, total, message = value.get("current"), value.get("total"), value.get("message")
     counted = "" if current is None else f"{current}" if total is None else f"{current}/{total}"
-    return " ".join(part for part in (counted, "" if message is None else str(message)) if part)
+    others = (f"{key}={item}" for key, item in value.items() if key not in _SHAPE)
+    return " ".join(part for part in (counted, "" if message is None else str(message), *others) if part)
 
 
 def progress_line(value: Any, *endings: str) -> str:
@@ -136,11 +138,7 @@ def progress_line(value: Any, *endings: str) -> str:
     """
     share = percent_of(value)
     # Rounded down: what is not done is never shown as 100%.
-    words = ["" if share is None else f"{math.floor(share * 10) / 10:g}%", message_of(value)[:LINE_CHARS]]
-    if isinstance(value, Mapping):
-        words += [f"{key}={item}"[:LINE_CHARS] for key, item in value.items() if key not in _SHAPE]
-    elif value is not None and not any(words):
-        words.append(str(value)[:LINE_CHARS])
+    words = ("" if share is None else f"{math.floor(share * 10) / 10:g}%", message_of(value))
     tail = " · ".join(ending for ending in endings if ending)
     line = cut_line(" ".join(word for word in words if word), LINE_CHARS - len(tail) - len(" · "))
     return " · ".join(part for part in (line, tail) if part)

@@ -62,15 +62,10 @@ def short_id(job_id: str) -> str:
 
 def job_row(view: JobView, now_ms: int) -> JobRow:
     """Return what is shown of a job at ``now_ms``."""
-    status, value = view.status, view.status.progress
-    message = message_of(value)
-    if not message and view.percent is None and isinstance(value, (int, float)) and not isinstance(value, bool):
-        message = f"{value:g}"
-    if isinstance(value, dict) and not message:
-        message = ", ".join(f"{key}={item}" for key, item in value.items() if key != "percent")
+    status = view.status
     return JobRow(
         view.id, short_id(view.id), status.name or "(no name)", view.state, not view.over, view.percent,
-        "" if view.percent is None else f"{math.floor(view.percent)}%", cut_line(message, _MESSAGE_CHARS),
+        "" if view.percent is None else f"{math.floor(view.percent)}%", cut_line(message_of(status.progress), _MESSAGE_CHARS),
         None if view.left is None else now_ms + math.ceil(view.left * 1000), view.next_ms, attempt_text(view), status.delivery,
         cut_line(view.reason or "", _REASON_CHARS), status.alive_ms if view.state in {"running", "stalled"} else None,
         status.worker, status.created_ms, status.started_ms, status.ended_ms if view.over else None, view.cancelling, view,

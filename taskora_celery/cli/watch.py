@@ -193,9 +193,4 @@ def _why(view: JobView) -> str:
 
 def _share(view: JobView, now_ms: int) -> str:
     """Return the percentage and the time left, or how long it waits; what a progress says otherwise is its message."""
-    return progress_text(view, now_ms) if view.percent is not None or view.next_ms is not None else _value(view)
-
-
-def _value(view: JobView) -> str:
-    value = view.status.progress
-    return f"{value}" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+    return progress_text(view, now_ms) if view.percent is not None or view.next_ms is not None else ""

@@ -53,7 +53,7 @@ def test_an_id_is_short_where_it_is_random_and_cut_where_it_is_long() -> None:
         (None, None, "", ""),
         ({"percent": 48.9, "current": 12, "total": 25, "message": "on"}, 48.9, "12/25 on", "48%"),
         (99.96, 99.96, "", "99%"),
-        (1234, None, "1234", ""),
+        (1_234_567, None, "1234567", ""),
         ("words", None, "words", ""),
         ({"files": 3, "percent": 5}, 5.0, "files=3", "5%"),
     ],

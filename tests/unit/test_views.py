@@ -82,11 +82,13 @@ def test_the_percentage_of_a_progress(value: Any, percent: float | None) -> None
     ("value", "message"),
     [
         ({"current": 12, "total": 25, "message": "rendering"}, "12/25 rendering"), ({"current": 12}, "12"),
-        ({"message": "reading"}, "reading"), ({"rows": 7}, ""), ("half", "half"), (48, ""), (None, ""),
+        ({"message": "reading"}, "reading"), ({"rows": 7}, "rows=7"), ("half", "half"), (48, ""), (None, ""),
+        (1_234_567, "1234567"), (-0.5, "-0.5"), (True, "True"), ([1, 2], "[1, 2]"),
+        ({"current": 1, "total": 2, "percent": 50, "file": "a"}, "1/2 file=a"),
     ],
 )  # fmt: skip
 def test_the_message_of_a_progress(value: Any, message: str) -> None:
-    """K3: what it says in words."""
+    """K3, K4: what it says in words, the same in each face; a percentage is shown apart."""
     assert message_of(value) == message
 
 
