@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,7 +19,7 @@ from taskora_celery.texts import cut_line
 
 __all__ = [
     "ENDED", "GOING", "LINE_CHARS", "QUEUED", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text", "is_silent",
-    "message_of", "named", "percent_of", "progress_line", "state_named", "time_left", "view_of",
+    "is_uuid", "message_of", "named", "percent_of", "progress_line", "state_named", "time_left", "view_of",
 ]  # fmt: skip
 
 #: The word for what no record shows: who sends a job writes none.
@@ -38,6 +39,7 @@ STATES = {
 ENDED = frozenset(STATES[name] for name in Outcome.FINAL)
 GOING = frozenset(STATES.values()) - ENDED
 
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 #: A line of progress is cut to so many characters.
 LINE_CHARS = 200
 #: The keys of the common shape of progress, ``ctx.progress(current, total=…, message=…)``.
@@ -95,6 +97,11 @@ def state_named(name: str) -> str:
     if word not in GOING and word not in ENDED:
         raise ValueError(f"{name!r} is no state: one of {', '.join(STATES.values())}")
     return word
+
+
+def is_uuid(job_id: str) -> bool:
+    """Say whether an id is a UUID, as Celery gives jobs: its first eight characters tell it from others."""
+    return _UUID.fullmatch(job_id) is not None
 
 
 def attempt_text(view: JobView) -> str:

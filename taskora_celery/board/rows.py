@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,11 +10,10 @@ import msgspec
 
 from taskora_celery.records import AttemptRecord, Event, LogEntry, Outcome
 from taskora_celery.texts import cut_line
-from taskora_celery.views import STATES, JobView, attempt_text, message_of, named
+from taskora_celery.views import STATES, JobView, attempt_text, is_uuid, message_of, named
 
 __all__ = ["AttemptRow", "JobRow", "Line", "attempt_row", "entry_line", "job_row", "line_of", "lines_of", "short_id"]
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 #: So much of a line of progress, of a reason and of an id fits into a row.
 _MESSAGE_CHARS, _REASON_CHARS, _ID_CHARS = 120, 300, 20
 #: What stands in a line of the log for a step of a cancel.
@@ -57,7 +55,7 @@ class JobRow(msgspec.Struct, frozen=True):
 
 def short_id(job_id: str) -> str:
     """Return what of an id tells one job from others at a glance; the whole of it is never far."""
-    return job_id[:8] if _UUID.fullmatch(job_id) else cut_line(job_id, _ID_CHARS) or "(empty)"
+    return job_id[:8] if is_uuid(job_id) else cut_line(job_id, _ID_CHARS) or "(empty)"
 
 
 def job_row(view: JobView, now_ms: int) -> JobRow:
