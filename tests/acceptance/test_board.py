@@ -241,6 +241,24 @@ def test_ages_count_on_and_a_log_wraps_or_does_not(pages: Pages, shop_board: Sho
     pages.is_well()
 
 
+def test_what_has_left_the_page_is_found_all_the_same(pages: Pages, shop_board: Shop) -> None:
+    """K4: a page keeps the newest lines of a long log, and says so; from then on the filter is the server's."""
+    job = shop_board.begin("job-1")
+    job.logs("the first")
+    pages.open("/job?id=job-1")
+    pages.wait_for("#log", "the first")
+    assert pages.text("#earlier") == ""
+    last = "return document.querySelector('.line:last-child .tx').textContent"
+    for at in range(0, 5_000, 1_000):  # in one go they would be too many for a connection
+        job.logs(*(f"line {n}" for n in range(at, at + 1_000)))
+        wait_until(lambda at=at: pages.run(last) == f"line {at + 999}", "the last line")  # type: ignore[misc]
+    pages.wait_for("#earlier", "Earlier lines are not shown here")
+    assert pages.run("return document.getElementById('log').childElementCount") == 5_000
+    pages.one("#text").send_keys("the first\n")
+    pages.wait_for("#log", "the first")
+    pages.is_well()
+
+
 def test_a_lost_connection_is_taken_up_again(browser: Any, shop_board: Shop, pages: Pages) -> None:
     """K4: without a gap, by the position of the last line."""
     job = shop_board.begin("job-1")

@@ -88,6 +88,12 @@
     waiting.hidden = !unseen;
     say(waiting, plural(unseen, "new line") + " ↓");
   };
+  // What is not in the page cannot be found in it: from now on the server filters.
+  const partial = () => {
+    log.dataset.whole = "no";
+    say($("earlier"), "Earlier lines are not shown here; the download has them all.");
+    $("earlier").hidden = false;
+  };
   let arriving = [], drawn = 0;
   const draw = () => {
     drawn = 0;
@@ -97,6 +103,7 @@
       if (!line.hidden && !following) unseen += 1;
       log.append(line);
     }
+    if (log.childElementCount > LINES) partial();
     while (log.childElementCount > LINES) log.firstElementChild.remove();
     if ($("no-lines")) $("no-lines").hidden = all(".line:not([hidden])", log).length > 0;
     follow(following);
@@ -111,6 +118,7 @@
     text.className = "tx";
     text.textContent = plural(count, "line") + " left out: this connection is too slow. Load the page again to see them.";
     line.append(text);
+    log.dataset.whole = "no";
     arriving.push(line.outerHTML);
     if (!drawn) drawn = setTimeout(draw, 30);
   };
