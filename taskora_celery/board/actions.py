@@ -79,9 +79,7 @@ class Actions:
         return receipt.outcome
 
     def _page(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
-        html = self._hub.renderer.render(
-            template, root_of(request), here=None, now_ms=self._hub.now_ms(), outage=None, stream=None, **context
-        )
+        html = self._hub.renderer.render(template, root_of(request), here=None, now_ms=self._hub.now_ms(), stream=None, **context)
         return HTMLResponse(html, status)
 
 

@@ -121,7 +121,7 @@ class Board:
     # --- what goes wrong --------------------------------------------------------------------------------------------------
 
     def _error_page(self, status: int, title: str, text: str, root: str) -> str:
-        return self._renderer.render("error.html", root, status=status, title=title, text=text, now_ms=self.hub.now_ms())
+        return self._renderer.render("error.html", root, status=status, title=title, text=text)
 
     def _error(self, request: Request, status: int, title: str, text: str) -> Response:
         return HTMLResponse(self._error_page(status, title, text, root_of(request)), status)
@@ -137,9 +137,7 @@ class Board:
         if request.method not in SAFE_METHODS:  # a page that came again by itself would ask for something else
             text = f"So it is not known what of that was done. Look at the jobs before you do it again. {exc}"
             return self._error(request, 503, "Redis cannot be reached", text)
-        html = self._renderer.render(
-            "away.html", root_of(request), title="Redis is away", text=str(exc), now_ms=self.hub.now_ms()
-        )
+        html = self._renderer.render("away.html", root_of(request), title="Redis is away", text=str(exc))
         return HTMLResponse(html, 503, {"Retry-After": "5", "Refresh": "5"})
 
     async def _unread(self, request: Request, exc: Any) -> Response:

@@ -56,7 +56,7 @@ class JobPage:
         position = found.fields.get("q", 0) - 1
         status = context["row"].view.status
         context.update(
-            here=None, now_ms=self._hub.now_ms(), outage=None, facts=facts, wanted=wanted, levels=tuple(LEVELS),
+            here=None, now_ms=self._hub.now_ms(), facts=facts, wanted=wanted, levels=tuple(LEVELS),
             lines=lines[-LINES:], earlier=max(len(lines) - LINES, 0), dropped=status.dropped_logs,
             receipt=_RECEIPTS.get(request.query_params.get("cancel", "")),
             stream=None if context["row"].view.over else address(root, "job/events", id=job_id, after=position),

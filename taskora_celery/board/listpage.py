@@ -48,7 +48,7 @@ class ListPage:
             listing = await self._hub.listing("", limit)
         shown = "" if problem else search
         context: dict[str, Any] = {
-            "here": "", "search": search, "problem": problem, "limit": limit, "outage": None,
+            "here": "", "search": search, "problem": problem, "limit": limit,
             "now_ms": listing.now_ms, "rows": [job_row(view, listing.now_ms) for view in listing.views] if not problem else [],
             "more": min(limit * 2, MOST) if listing.more and limit < MOST and not problem else None,
             "indexed": self._hub.indexed, "stream": None if problem else address(root, "events", q=shown, limit=limit),

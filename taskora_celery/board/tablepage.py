@@ -30,7 +30,7 @@ class TablePage:
         context = await self._hub.asked(page.context, dict(request.query_params))
         events = f"{root}/{page.name}/events" + (f"?{request.url.query}" if request.url.query else "")
         html = self._hub.renderer.render(
-            page.template, root, here=page.name, title=page.title, fragment=page.fragment, stream=events, outage=None,
+            page.template, root, here=page.name, title=page.title, fragment=page.fragment, stream=events,
             **{"now_ms": self._hub.now_ms(), "full_title": titled(page, context), **context},
         )  # fmt: skip
         return HTMLResponse(html)
