@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -61,8 +62,8 @@ def command(ctx: click.Context, ids: tuple[str, ...], timeout: float | None, *, 
     ctx.exit(exit_code(ends.values()))
 
 
-class _Scene:
-    """What is known of the watched jobs."""
+class _Scene(ABC):
+    """What is known of the watched jobs, and how it is shown."""
 
     def __init__(self, session: Session, job_ids: Sequence[str]) -> None:
         self.session = session
@@ -82,9 +83,9 @@ class _Scene:
         """Return the jobs as they are seen now."""
         return [self.session.reader.seen(job_id, snapshot, now_ms) for job_id, snapshot in self._snapshots.items()]
 
+    @abstractmethod
     def show(self, ends: dict[str, str]) -> None:
         """Write what is to be seen; ``ends`` says how jobs have ended."""
-        raise NotImplementedError
 
 
 class _Picture(_Scene):
