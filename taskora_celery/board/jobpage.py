@@ -18,7 +18,7 @@ from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import Line, entry_line, lines_of
 from taskora_celery.board.stream import Join
-from taskora_celery.cli.documents import encoded, log_document
+from taskora_celery.documents import encoded, log_document
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.following import Change
 from taskora_celery.reading import history_of

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import click
 
 from taskora_celery.cancelling import cancel_job
-from taskora_celery.cli.documents import encoded, receipt_document
 from taskora_celery.cli.drawing import short_ids, state_text
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, text, typed_ids
 from taskora_celery.cli.session import CANCELLED, DONE, FAILED, NOT_FOUND, USAGE, Failure, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following
+from taskora_celery.documents import encoded, receipt_document
 from taskora_celery.listing import ALL
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import CancelReceipt

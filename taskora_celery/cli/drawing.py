@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from taskora_celery.cli.table import Cell, Column
 from taskora_celery.cli.text import fit, one_line
-from taskora_celery.cli.words import age
+from taskora_celery.times import age
 from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = [

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import click
 
-from taskora_celery.cli.documents import detail_document, encoded
 from taskora_celery.cli.drawing import ID_CHARS, STATE_STYLES, beat_text, progress_text, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, resolved, some_ids
@@ -15,10 +14,11 @@ from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.table import Cell, Column, table
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import one_line, visible
-from taskora_celery.cli.words import age, clock
+from taskora_celery.documents import detail_document, encoded
 from taskora_celery.extended import traceback_of
 from taskora_celery.listing import JobDetail
 from taskora_celery.records import AttemptRecord
+from taskora_celery.times import age, clock
 from taskora_celery.views import JobView, attempt_text, is_uuid, message_of, named
 
 __all__ = ["command", "page"]

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from taskora_celery.cli.documents import encoded, job_document
 from taskora_celery.cli.drawing import STATE_STYLES, bar, beat_text, progress_text, short_ids, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids
@@ -19,10 +18,11 @@ from taskora_celery.cli.table import Cell, joined
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit, one_line
 from taskora_celery.cli.waiting import end_of, exit_code, following, goes_on
-from taskora_celery.cli.words import clock
+from taskora_celery.documents import encoded, job_document
 from taskora_celery.following import Change
 from taskora_celery.records import LogEntry
 from taskora_celery.store.protocol import Snapshot
+from taskora_celery.times import clock
 from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = ["Turns", "block", "brief", "command"]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskora_celery.cli.documents import AttemptDocument, DetailDocument, JobDocument, LogDocument, ReceiptDocument
 from taskora_celery.cli.session import CANCELLED as TOO_LATE
 from taskora_celery.cli.session import DONE as OK
 from taskora_celery.cli.session import INTERRUPTED, NOT_FOUND, TIMED_OUT, USAGE
 from taskora_celery.cli.text import rows_of
+from taskora_celery.documents import AttemptDocument, DetailDocument, JobDocument, LogDocument, ReceiptDocument
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 from tests.support.executions import ScriptedExecution
