@@ -157,7 +157,7 @@ def test_the_title_of_a_tab_obeys_no_text_of_a_job(shop_board: Shop) -> None:
 
 def test_an_expired_job_says_so(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """K4: and its stream is not a wait for nothing."""
-    monkeypatch.setattr("taskora_celery.aio.GONE_AFTER", 0.2)
+    monkeypatch.setattr("taskora_celery.following.GONE_AFTER", 0.2)
     monkeypatch.setattr("taskora_celery.aio.LOOK_EVERY", 0.1)
     with shop_board.client() as client, client.watching("/job/events?id=nobody") as stream:
         assert stream.until("gone").data == {}
