@@ -57,7 +57,13 @@ def board_app(
 class Board:
     """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end.
 
-    ``called`` is what the app is called behind ``celery -A``, for the commands that pages show; without it the app's own name.
+    ``auth`` returns the name of who asks, None for somebody who may not see it; ``hosts`` are the names under which it is answered
+    beside this machine's own, None for any. ``called`` is what the app is called behind ``celery -A``, for the commands that pages
+    show; without it the app's own name. For one event loop, the one that serves it.
+
+    :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+    :raises TypeError: ``hosts`` is one text.
+    :raises ValueError: one of ``hosts`` is no name.
     """
 
     def __init__(
