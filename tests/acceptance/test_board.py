@@ -161,6 +161,7 @@ def test_an_empty_page_waits_for_what_is_true(pages: Pages, shop_board: Shop, mo
     assert len(loads) == 1
     shop_board.begin("job-1")
     pages.wait_for("#rows", "import.csv")
+    wait_until(lambda: len(looks) >= 6 and len(loads) >= 2, "the stream of the page that has it")
     assert len(loads) == 2, "for the job, and for nothing else"
     pages.is_well()
 
