@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskora_celery.board import actions, jobpage, listpage, tablepage
 from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, open_auth, own_auth
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import FilterError, pages
@@ -72,6 +73,7 @@ class Board:
         self._pages = pages()
         self._renderer = Renderer(str(app.main or called or "Celery"), self._pages, read_only=read_only)
         self.hub = Hub(app, self._renderer, called or app.main or "your_app")
+        self.audience = Audience(self.hub)
         self._collector = Collector(self.hub.store)
         known = None if hosts is None else host_names(hosts)
         self._guard = Guard(self._routed(), auth, known, self._error_page, read_only=read_only)
@@ -82,10 +84,11 @@ class Board:
 
     def close(self) -> None:
         """End all streams; call it when the server begins to stop, in its event loop."""
+        self.audience.close()
         self.hub.close()
 
     def _routed(self) -> ASGIApp:
-        lists, job = listpage.ListPage(self.hub), jobpage.JobPage(self.hub)
+        lists, job = listpage.ListPage(self.hub, self.audience), jobpage.JobPage(self.hub, self.audience)
         acts = actions.Actions(self.hub)
         routes: list[Any] = [
             Route("/", lists.page), Route("/events", self._streaming(lists.join)),
@@ -98,7 +101,7 @@ class Board:
                 Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
             ]  # fmt: skip
         for page in self._pages.values():
-            shown = tablepage.TablePage(self.hub, page)
+            shown = tablepage.TablePage(self.hub, self.audience, page)
             routes += [Route(f"/{page.name}", shown.page), Route(f"/{page.name}/events", self._streaming(shown.join))]
         handlers: Mapping[Any, Any] = {
             HTTPException: self._refused, StoreUnavailableError: self._away, FilterError: self._unread,
@@ -109,12 +112,12 @@ class Board:
 
     def _streaming(self, joining: Callable[[Request], Awaitable[Join]]) -> Handler:
         async def streamed(request: Request) -> Response:
-            if self.hub.viewers >= VIEWERS:
+            if self.audience.viewers >= VIEWERS:
                 return PlainTextResponse("too many streams are open; try again later\n", 503, {"Retry-After": "10"})
             join = await joining(request)
             if request.method == "HEAD":  # a stream would go on, and its connection take no other request
                 return Response(headers=EVENT_STREAM)
-            return stream(self.hub, join)
+            return stream(self.audience, join)
 
         return streamed
 

@@ -9,19 +9,17 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskora_celery.backoff import outage_pause
+from taskora_celery.board.hub import Hub
 from taskora_celery.board.outbox import Outbox, frame
 from taskora_celery.board.pages import FilterError, Page, titled
 from taskora_celery.errors import StoreUnavailableError
 
-if TYPE_CHECKING:
-    from taskora_celery.board.hub import Hub
-
-__all__ = ["Feed", "PageFeed", "PolledFeed", "ViewerFeed"]
+__all__ = ["Feed", "OnEnd", "PageFeed", "PolledFeed", "ViewerFeed"]
 
 logger = logging.getLogger("taskora_celery.board")
 
@@ -30,14 +28,16 @@ IDLE_SHARE = 3
 #: Seconds behind the failure of a feed.
 FAILED_SECONDS = 5.0
 
+#: Hears of a feed to which nobody listens any more.
+OnEnd = Callable[["Feed"], None]
+
 
 class Feed(ABC):
     """One thing that is looked at, by a task that is started for the first who wants to hear, and ended with the last."""
 
-    def __init__(self, hub: Hub, key: Any) -> None:
+    def __init__(self, hub: Hub, on_end: OnEnd) -> None:
         self.hub = hub
-        #: What the hub finds it by.
-        self.key = key
+        self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -47,7 +47,7 @@ class Feed(ABC):
 
     def stop(self) -> None:
         """End the task."""
-        self.hub.forget(self)
+        self._on_end(self)
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -73,8 +73,8 @@ class Feed(ABC):
 class ViewerFeed(Feed):
     """A feed that viewers hear of: what a stream tells."""
 
-    def __init__(self, hub: Hub, key: Any) -> None:
-        super().__init__(hub, key)
+    def __init__(self, hub: Hub, on_end: OnEnd) -> None:
+        super().__init__(hub, on_end)
         self.viewers: set[Outbox] = set()
         #: What is said of the outage that there is.
         self._away: str | None = None
@@ -153,8 +153,8 @@ class PolledFeed(ViewerFeed):
 class PageFeed(PolledFeed):
     """The live part of a page of the table, under one mount path and with one set of filters."""
 
-    def __init__(self, hub: Hub, key: Any, page: Page, filters: dict[str, str], root: str) -> None:
-        super().__init__(hub, key)
+    def __init__(self, hub: Hub, on_end: OnEnd, page: Page, filters: dict[str, str], root: str) -> None:
+        super().__init__(hub, on_end)
         self.every = page.every
         self._page = page
         self._filters = filters

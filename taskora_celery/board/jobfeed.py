@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
 
-from taskora_celery.board.feeds import ViewerFeed
+from taskora_celery.board.feeds import OnEnd, ViewerFeed
+from taskora_celery.board.hub import Hub
 from taskora_celery.board.outbox import FRAME_SECONDS, Outbox, frame
 from taskora_celery.board.rows import lines_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.following import Change
-
-if TYPE_CHECKING:
-    from taskora_celery.board.hub import Hub
 
 __all__ = ["JobFeed"]
 
@@ -20,8 +17,8 @@ __all__ = ["JobFeed"]
 class JobFeed(ViewerFeed):
     """One job's page: its head, its attempts, and the lines of its log."""
 
-    def __init__(self, hub: Hub, key: Any, job_id: str, root: str, after: int) -> None:
-        super().__init__(hub, key)
+    def __init__(self, hub: Hub, on_end: OnEnd, job_id: str, root: str, after: int) -> None:
+        super().__init__(hub, on_end)
         self._id = job_id
         self._root = root
         #: Where the first viewer was; each reads by itself what came before this feed.

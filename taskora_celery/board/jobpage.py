@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.logfilter import LogFilter, log_filter
@@ -42,8 +43,9 @@ _RECEIPTS = {
 class JobPage:
     """Answers for one job; its id is in the query, since it may hold any character."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, audience: Audience) -> None:
         self._hub = hub
+        self._audience = audience
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -81,7 +83,7 @@ class JobPage:
 
         @asynccontextmanager
         async def join(outbox: Outbox) -> AsyncGenerator[None, None]:
-            async with self._hub.job_feed(job_id, root, after).viewed(outbox):
+            async with self._audience.job_feed(job_id, root, after).viewed(outbox):
                 await self._catch_up(outbox, job_id, root, after)
                 yield
 

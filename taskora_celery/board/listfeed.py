@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
 
-from taskora_celery.board.feeds import Feed, PolledFeed
+from taskora_celery.board.feeds import Feed, OnEnd, PolledFeed
+from taskora_celery.board.hub import Hub
 from taskora_celery.board.outbox import FRAME_SECONDS, Outbox, frame
 from taskora_celery.views import JobView
-
-if TYPE_CHECKING:
-    from taskora_celery.board.hub import Hub
 
 __all__ = ["ListFeed", "Listener", "RowFeed"]
 
@@ -27,8 +24,8 @@ Listener = Callable[[str, str, bool], None]
 class RowFeed(Feed):
     """The row of one job, for the lists in which it stands."""
 
-    def __init__(self, hub: Hub, key: Any, job_id: str, root: str) -> None:
-        super().__init__(hub, key)
+    def __init__(self, hub: Hub, on_end: OnEnd, job_id: str, root: str) -> None:
+        super().__init__(hub, on_end)
         self._id = job_id
         self._root = root
         self._html = ""
@@ -63,11 +60,14 @@ class ListFeed(PolledFeed):
 
     every = 1.0
 
-    def __init__(self, hub: Hub, key: Any, search: str, limit: int, root: str) -> None:
-        super().__init__(hub, key)
+    def __init__(
+        self, hub: Hub, on_end: OnEnd, search: str, limit: int, root: str, row_feed: Callable[[str], RowFeed]
+    ) -> None:  # fmt: skip
+        super().__init__(hub, on_end)
         self._search = search
         self._limit = limit
         self._root = root
+        self._row_feed = row_feed
         self._rows: dict[str, str] = {}
         self._watched: dict[str, RowFeed] = {}
         #: Jobs in the list that have ended: nothing about them changes any more.
@@ -99,7 +99,7 @@ class ListFeed(PolledFeed):
 
     def _watch(self, job_id: str) -> None:
         if job_id not in self._watched:
-            self._watched[job_id] = self.hub.row_feed(job_id, self._root)
+            self._watched[job_id] = self._row_feed(job_id)
             self._watched[job_id].hear(self._told)
 
     def _trim(self, shown: set[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import FilterError
@@ -35,8 +36,9 @@ def limit_of(request: Request) -> int:
 class ListPage:
     """Answers for the list."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, audience: Audience) -> None:
         self._hub = hub
+        self._audience = audience
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -63,4 +65,4 @@ class ListPage:
         """
         search, limit, root = search_of(request), limit_of(request), root_of(request)
         filter_of(search)
-        return lambda outbox: self._hub.list_feed(search, limit, root).viewed(outbox)
+        return lambda outbox: self._audience.list_feed(search, limit, root).viewed(outbox)

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.responses import StreamingResponse
 
-from taskora_celery.board.hub import Hub
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.outbox import Outbox
 from taskora_celery.sse import EVENT_STREAM
 
@@ -40,14 +40,14 @@ def server_ends() -> bool:
     return getattr(owner, "should_exit", False) is True
 
 
-def stream(hub: Hub, join: Join) -> StreamingResponse:
+def stream(audience: Audience, join: Join) -> StreamingResponse:
     """Return the response that tells one viewer what a feed says; nothing is joined before the response begins."""
-    return StreamingResponse(_pieces(hub, join), headers=EVENT_STREAM)
+    return StreamingResponse(_pieces(audience, join), headers=EVENT_STREAM)
 
 
-async def _pieces(hub: Hub, join: Join) -> AsyncGenerator[bytes, None]:
+async def _pieces(audience: Audience, join: Join) -> AsyncGenerator[bytes, None]:
     outbox = Outbox()
-    hub.enter(outbox)
+    audience.enter(outbox)
     try:
         yield _RETRY
         async with join(outbox):
@@ -61,4 +61,4 @@ async def _pieces(hub: Hub, join: Join) -> AsyncGenerator[bytes, None]:
                     told = time.monotonic()
                     await asyncio.sleep(PIECES)
     finally:
-        hub.leave(outbox)
+        audience.leave(outbox)

@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
 from taskora_celery.board.pages import Page, titled
@@ -18,8 +19,9 @@ __all__ = ["TablePage"]
 class TablePage:
     """Answers for one page of the table."""
 
-    def __init__(self, hub: Hub, page: Page) -> None:
+    def __init__(self, hub: Hub, audience: Audience, page: Page) -> None:
         self._hub = hub
+        self._audience = audience
         self._page = page
 
     async def page(self, request: Request) -> Response:
@@ -38,4 +40,4 @@ class TablePage:
     async def join(self, request: Request) -> Join:
         """Return what lets a viewer hear of the page's live part."""
         filters, root = dict(request.query_params), root_of(request)
-        return lambda outbox: self._hub.page_feed(self._page, filters, root).viewed(outbox)
+        return lambda outbox: self._audience.page_feed(self._page, filters, root).viewed(outbox)

@@ -265,7 +265,7 @@ def test_a_lost_connection_is_taken_up_again(browser: Any, shop_board: Shop, pag
     job = shop_board.begin("job-1")
     job.logs("one")
     pages.open("/job?id=job-1")
-    for outbox in list(shop_board.board.hub._viewers):
+    for outbox in list(shop_board.board.audience._viewers):
         outbox.close()
     job.logs("two")
     pages.wait_for("#log", "two")

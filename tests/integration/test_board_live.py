@@ -215,7 +215,7 @@ def test_all_viewers_share_one_reader(shop_board: Shop, redis_client: Any) -> No
         for one in opened:
             one.__exit__(None, None, None)
     wait_until(lambda: not _channels(redis_client), "the subscriptions to be taken back")
-    assert not shop_board.board.hub._feeds
+    assert not shop_board.board.audience._feeds
 
 
 def _channels(client: Any) -> list[bytes]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.feeds import Feed, ViewerFeed, pause_behind
 from taskora_celery.board.hub import Listing
 from taskora_celery.board.jobpage import JobPage
@@ -18,15 +19,17 @@ from taskora_celery.census import StateCounts
 from taskora_celery.records import JobStatus, Outcome
 from taskora_celery.views import STATES, JobView
 
-if TYPE_CHECKING:
-    from taskora_celery.board.hub import Hub
+#: A feed that reads nothing needs none.
+NO_HUB: Any = None
 
 
-class NoHub:
-    """As much of a hub as a feed needs that reads nothing."""
+def forgotten(_: Feed) -> None:
+    """Nobody has kept it."""
 
-    def forget(self, feed: Feed) -> None:
-        """Nothing is kept."""
+
+def no_row(job_id: str) -> RowFeed:
+    """Return a row that has nothing to say."""
+    return IdleRow(NO_HUB, forgotten, job_id, "")
 
 
 class Idle(Feed):
@@ -47,28 +50,22 @@ class IdleRow(RowFeed):
         self._html = html
 
 
-@pytest.fixture
-def hub() -> Hub:
-    """A hub without an app."""
-    return NoHub()  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize(("took", "pause"), [(0.0, 1.0), (0.1, 0.9), (0.25, 0.75), (0.5, 1.5), (4.0, 12.0)])
 def test_a_look_that_takes_long_is_not_taken_often(took: float, pause: float) -> None:
     """K4: a search that reads all records takes a quarter of one processor at most."""
     assert pause_behind(took, 1.0) == pytest.approx(pause)
 
 
-def test_a_list_forgets_rows_that_have_gone_by(hub: Hub) -> None:
+def test_a_list_forgets_rows_that_have_gone_by() -> None:
     """K4: safe to leave running: those that are shown and those that go on are kept, of the others a few."""
-    feed = ListFeed(hub, "key", "", 2, "")
+    feed = ListFeed(NO_HUB, forgotten, "", 2, "", no_row)
     feed._rows = {f"job-{number}": "row" for number in range(100)}
-    feed._watched = {"job-0": RowFeed(hub, "row", "job-0", "")}
+    feed._watched = {"job-0": no_row("job-0")}
     feed._trim({"job-1", "job-99"})
     assert list(feed._rows) == ["job-0", "job-1", *(f"job-{number}" for number in range(94, 100))]
 
 
-def test_a_feed_that_fails_begins_again(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_feed_that_fails_begins_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """K4: whoever looks must not look at a page that has stopped without a word; the board's own log says why."""
     monkeypatch.setattr("taskora_celery.board.feeds.FAILED_SECONDS", 0.0)
     runs: list[Any] = []
@@ -81,7 +78,7 @@ def test_a_feed_that_fails_begins_again(hub: Hub, monkeypatch: pytest.MonkeyPatc
             self.tell("a", b"told")
 
     async def story() -> bytes:
-        outbox, feed = Outbox(), Failing(hub, "key")
+        outbox, feed = Outbox(), Failing(NO_HUB, forgotten)
         async with feed.viewed(outbox):
             return await outbox.take(5.0)
 
@@ -89,11 +86,11 @@ def test_a_feed_that_fails_begins_again(hub: Hub, monkeypatch: pytest.MonkeyPatc
     assert "of the first run" in caplog.text
 
 
-def test_a_list_hears_of_a_bounded_number_of_jobs(hub: Hub) -> None:
+def test_a_list_hears_of_a_bounded_number_of_jobs() -> None:
     """K4: safe to leave running: of thousands that wait for their next attempt, not all that were ever shown are followed."""
 
     async def story() -> None:
-        feed, rows = ListFeed(hub, "key", "", 2, ""), [IdleRow(hub, n, f"job-{n}", "") for n in range(JOBS_WATCHED + 3)]
+        feed, rows = ListFeed(NO_HUB, forgotten, "", 2, "", no_row), [no_row(f"job-{n}") for n in range(JOBS_WATCHED + 3)]
         for number, row in enumerate(rows):
             feed._watched[f"job-{number}"] = row
             row.hear(feed._told)
@@ -106,12 +103,12 @@ def test_a_list_hears_of_a_bounded_number_of_jobs(hub: Hub) -> None:
     asyncio.run(story())
 
 
-def test_a_list_that_comes_later_hears_what_a_row_is(hub: Hub) -> None:
+def test_a_list_that_comes_later_hears_what_a_row_is() -> None:
     """K4: the row of a job is read once for all lists, and told to each."""
     told: list[Any] = []
 
     async def story() -> None:
-        row = IdleRow(hub, "row", "job-1", "")
+        row = IdleRow(NO_HUB, forgotten, "job-1", "")
         row.says("<tr>")
         row.hear(lambda *news: told.append(news))
         row.stop()
@@ -120,7 +117,7 @@ def test_a_list_that_comes_later_hears_what_a_row_is(hub: Hub) -> None:
     assert told == [("job-1", "<tr>", False)]
 
 
-class ListHub(NoHub):
+class ListHub:
     """A hub whose search finds these jobs, and that counts the rows that it renders."""
 
     def __init__(self, *views: JobView) -> None:
@@ -155,8 +152,8 @@ def test_a_job_that_has_ended_is_rendered_once() -> None:
     """K4: a list of five hundred is looked at every second, and what has ended does not change; one that is sent anew does."""
 
     async def story() -> None:
-        hub = ListHub(view("a"), view("b"))
-        feed, outbox = ListFeed(hub, "key", "", 2, ""), Outbox()  # type: ignore[arg-type]
+        hub: Any = ListHub(view("a"), view("b"))
+        feed, outbox = ListFeed(hub, forgotten, "", 2, "", no_row), Outbox()
         feed.viewers.add(outbox)
         await feed.look()
         await feed.look()
@@ -169,17 +166,11 @@ def test_a_job_that_has_ended_is_rendered_once() -> None:
     asyncio.run(story())
 
 
-class HangingHub(NoHub):
+class HangingHub:
     """A hub whose store never answers."""
 
     def __init__(self) -> None:
-        self.feed = _IdleViewerFeed(self, "key")  # type: ignore[arg-type]
-        self.viewers: set[Outbox] = set()
         self.asked = asyncio.Event()
-
-    def job_feed(self, *_: Any) -> ViewerFeed:
-        """The one feed."""
-        return self.feed
 
     def store_of_loop(self) -> HangingHub:
         """What never answers."""
@@ -190,13 +181,16 @@ class HangingHub(NoHub):
         self.asked.set()
         await asyncio.Event().wait()
 
-    def enter(self, outbox: Outbox) -> None:
-        """Note a viewer."""
-        self.viewers.add(outbox)
 
-    def leave(self, outbox: Outbox) -> None:
-        """Let a viewer go."""
-        self.viewers.discard(outbox)
+class OneFeed(Audience):
+    """An audience that looks at one job, which has nothing to say."""
+
+    feed = None
+
+    def job_feed(self, *_: Any) -> Any:
+        """The one feed."""
+        self.feed = _IdleViewerFeed(self._hub, forgotten)
+        return self.feed
 
 
 class _IdleViewerFeed(ViewerFeed, Idle):
@@ -207,17 +201,16 @@ def test_a_viewer_that_goes_while_the_journal_is_read_is_let_go() -> None:
     """K4: safe to leave running: its feed ends with it, and nothing is kept for it."""
 
     async def story() -> None:
-        hub = HangingHub()
+        hub: Any = HangingHub()
+        audience: Any = OneFeed(hub)
         about = {"method": "GET", "path": "/job/events", "query_string": b"id=job-1", "headers": []}
-        request = Request({"type": "http", "taskora.root": "", **about})
-        join = await JobPage(hub).join(request)  # type: ignore[arg-type]
-        pieces = stream(hub, join).body_iterator  # type: ignore[arg-type]
-        reading = asyncio.ensure_future(_all(pieces))
+        join = await JobPage(hub, audience).join(Request({"type": "http", "taskora.root": "", **about}))
+        reading = asyncio.ensure_future(_all(stream(audience, join).body_iterator))
         await asyncio.wait_for(hub.asked.wait(), 5)
-        assert hub.feed.viewers == hub.viewers != set()
+        assert (len(audience.feed.viewers), audience.viewers) == (1, 1)
         reading.cancel()
         await asyncio.wait({reading})
-        assert (hub.feed.viewers, hub.viewers, hub.feed._task) == (set(), set(), None)
+        assert (audience.feed.viewers, audience.viewers, audience.feed._task) == (set(), 0, None)
 
     asyncio.run(story())
 
