@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from taskora_celery import JobHandle
 from taskora_celery.board import board_app
 from taskora_celery.board.access import HEADERS, SecretAuth
+from taskora_celery.board.actions import FORM_BYTES
 from taskora_celery.board.app import Board
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.runtime import Runtime
@@ -181,7 +182,7 @@ def test_a_form_is_a_form_and_not_larger_than_one(shop_board: Shop) -> None:
     """K4: what else is sent is refused before it is read."""
     with shop_board.client() as client:
         assert client.post("/cancel", json={"ids": []}, headers=FROM_HERE).status_code == 415
-        assert client.post("/cancel", data={"ids": "x" * 200_000}, headers=FROM_HERE).status_code == 413
+        assert client.post("/cancel", data={"ids": "x" * FORM_BYTES}, headers=FROM_HERE).status_code == 413
         assert client.post("/cancel", data={"ids": "{", "count": "1"}, headers=FROM_HERE).status_code == 400
         assert client.post("/cancel", data={"ids": '["job-1"]', "count": "2"}, headers=FROM_HERE).status_code == 400
 
