@@ -287,6 +287,9 @@ def test_an_eager_run_is_cancelled_too_late(retried: EagerJobHandle[str]) -> Non
     for wrong in ({"reason": 5}, {"grace": -1}, {"wait": -1}):
         with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
             retried.cancel(**wrong)  # type: ignore[arg-type]
+    for follow in (retried.events, retried.follow_logs):
+        with pytest.raises(ValueError, match=r"timeout=-1\.0 is not a duration"):
+            follow(timeout=-1)
     retried.revoke()
     assert retried.cancel().outcome == "cancelled"
 
