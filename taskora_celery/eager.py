@@ -104,13 +104,13 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         )  # fmt: skip
 
     def cancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Change nothing, since the job has ended: ``"too_late"``. Errors are those of :meth:`JobHandle.cancel`."""
         return receipt_behind(str(self.id), self.state, reason, grace=grace, wait=wait)
 
     async def acancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Return what :meth:`cancel` returns."""
         return self.cancel(reason, grace=grace, wait=wait)

@@ -124,7 +124,7 @@ class JobHandle(TypedResult[R_co]):
         return self._reader.status()
 
     def cancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Cancel the job; say what that comes to.
 
@@ -148,7 +148,7 @@ class JobHandle(TypedResult[R_co]):
         return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.queued)
 
     async def acancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Cancel the job, without blocking the event loop; see :meth:`cancel`.
 

@@ -9,6 +9,7 @@ import inspect
 import math
 import threading
 import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -284,6 +285,7 @@ def test_an_eager_run_is_cancelled_too_late(retried: EagerJobHandle[str]) -> Non
     receipt = retried.cancel("password=hunter2", grace=3, wait=True)
     assert (receipt.id, receipt.outcome, receipt.reason) == (retried.id, "too_late", "password=[redacted]")
     assert asyncio.run(retried.acancel()).outcome == "too_late"
+    assert retried.cancel(wait=timedelta(seconds=1)).outcome == "too_late"
     for wrong in ({"reason": 5}, {"grace": -1}, {"wait": -1}):
         with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
             retried.cancel(**wrong)  # type: ignore[arg-type]
