@@ -10,7 +10,7 @@ from typing import Any
 
 from taskora_celery.backoff import outage_pause
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
-from taskora_celery.following import GONE_AFTER, LOOK_LEAST, Change
+from taskora_celery.following import LOOK_LEAST, Absence, Change
 from taskora_celery.reading import LOOK_EVERY, Follower, Patience, history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
@@ -118,21 +118,20 @@ class AsyncJobReader:
         Between two looks pass ``least`` seconds. Without ``logs`` the journal is not read, so the events are those of the record
         alone. ``on_outage`` hears of a store that is away, and (None) that it is back; what was missed meanwhile comes then.
         """
-        follower, gone_since, failures = Follower(after), 0.0, 0
+        follower, absence, failures = Follower(after), Absence(), 0
         while True:
             try:
                 async with self._reader.watch(self._id) as watch:
                     while True:
                         looked = time.monotonic()
                         snapshot = await self._reader.read(self._id, follower.skip if logs else None, attempts=True)
-                        events = follower.feed(snapshot)
                         if failures:
                             failures = 0
                             on_outage(None)
-                        gone_since = 0.0 if snapshot is not None else gone_since or looked
-                        over = follower.over if snapshot is not None else looked - gone_since > GONE_AFTER
-                        yield Change(self._id, snapshot, events, over)
-                        if over:
+                        events, gone = follower.feed(snapshot), absence.is_lasting(snapshot)
+                        change = Change(self._id, snapshot, events, gone or (snapshot is not None and follower.over))
+                        yield change
+                        if change.over:
                             return
                         await watch.wait(LOOK_EVERY)
                         await asyncio.sleep(max(looked + least - time.monotonic(), 0.0))

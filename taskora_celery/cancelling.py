@@ -61,7 +61,7 @@ def _checked(
 
 
 def receipt_behind(
-    job_id: str, state: str, reason: str | None, *, grace: float | timedelta | None, wait: bool | float
+    job_id: str, state: str, reason: str | None, *, grace: float | timedelta | None, wait: bool | float | timedelta
 ) -> CancelReceipt:
     """Return the receipt of a job that had ended in ``state`` in this very process; errors are those of :func:`cancel_job`."""
     _patience(wait)
@@ -76,7 +76,7 @@ def cancel_job(
     reason: str | None = None,
     *,
     grace: float | timedelta | None = None,
-    wait: bool | float = False,
+    wait: bool | float | timedelta = False,
     queued: bool = False,
     by: str | None = None,
 ) -> CancelReceipt:
@@ -103,7 +103,7 @@ async def acancel_job(
     reason: str | None = None,
     *,
     grace: float | timedelta | None = None,
-    wait: bool | float = False,
+    wait: bool | float | timedelta = False,
     queued: bool = False,
     by: str | None = None,
 ) -> CancelReceipt:

@@ -15,7 +15,7 @@ from taskora_celery.cancelling import receipt_behind
 from taskora_celery.errors import JobNotFoundError
 from taskora_celery.handle import CallableState
 from taskora_celery.local import LocalContext
-from taskora_celery.reading import chosen
+from taskora_celery.reading import checked_timeout, chosen
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.redaction import Redactor
 from taskora_celery.scheduling import reason_of
@@ -60,12 +60,14 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         numbered = [msgspec.structs.replace(entry, seq=seq) for seq, entry in enumerate(logs)]
         return chosen(numbered, level=level, attempt=attempt, after=after, limit=limit)
 
-    def follow_logs(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[LogEntry]:  # noqa: ARG002
-        """Yield the log entries behind ``after``."""
+    def follow_logs(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> Iterator[LogEntry]:
+        """Yield the log entries behind ``after``; errors are those of :meth:`JobHandle.follow_logs`."""
+        checked_timeout(timeout)
         return iter(self.get_logs(after=after))
 
-    def events(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[Event]:  # noqa: ARG002
+    def events(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> Iterator[Event]:
         """Yield what :meth:`JobHandle.events` yields of a job that has ended; a retry has the ``seq`` of the entry before it."""
+        checked_timeout(timeout)
         if not self._contexts:
             return iter(())
         record, seq = self.record(), -1 if after is None else after
@@ -102,13 +104,13 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         )  # fmt: skip
 
     def cancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Change nothing, since the job has ended: ``"too_late"``. Errors are those of :meth:`JobHandle.cancel`."""
         return receipt_behind(str(self.id), self.state, reason, grace=grace, wait=wait)
 
     async def acancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Return what :meth:`cancel` returns."""
         return self.cancel(reason, grace=grace, wait=wait)
@@ -140,12 +142,14 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         """Return what :meth:`history` returns."""
         return self.history()
 
-    async def aevents(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+    async def aevents(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> AsyncGenerator[Event, None]:
         """Yield what :meth:`events` yields."""
         for event in self.events(after=after, timeout=timeout):
             yield event
 
-    async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[LogEntry, None]:
+    async def afollow_logs(
+        self, *, after: int | None = None, timeout: float | timedelta | None = None
+    ) -> AsyncGenerator[LogEntry, None]:
         """Yield what :meth:`follow_logs` yields."""
         for entry in self.follow_logs(after=after, timeout=timeout):
             yield entry

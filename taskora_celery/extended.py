@@ -10,7 +10,7 @@ from taskora_celery.encoding import to_plain
 from taskora_celery.redaction import TEXT_CHARS, Redactor
 from taskora_celery.runtime import Runtime
 
-__all__ = ["BackendFacts", "backend_facts", "facts_in"]
+__all__ = ["BackendFacts", "backend_facts", "facts_in", "traceback_of"]
 
 #: So much of a value, and of a traceback, is kept: bytes and characters.
 VALUE_BYTES = 32_768
@@ -29,6 +29,7 @@ class BackendFacts(msgspec.Struct, frozen=True):
     args: str | None = None
     kwargs: str | None = None
     result: str | None = None
+    #: The last lines of it, where it is long.
     traceback: str | None = None
     parent: str | None = None
     #: The job without a parent that all began with; None also where it cannot be found, and where there is no parent.
@@ -68,18 +69,28 @@ def facts_in(meta: Any, redactor: Redactor) -> BackendFacts:
     if not isinstance(meta, dict) or meta.get("status") in {None, "PENDING"}:
         return BackendFacts()
     ended = meta.get("status") in {"SUCCESS", "FAILURE", "REVOKED"}
-    trace = meta.get("traceback")
     return BackendFacts(
         str(meta["status"]), _json(meta.get("args"), redactor), _json(meta.get("kwargs"), redactor),
         _json(meta.get("result"), redactor) if ended else None,
-        redactor.text(_end_of(str(trace)), "traceback") if trace else None,
+        _traceback(meta, redactor),
         _text(meta.get("parent_id")), None, _text(meta.get("group_id")), tuple(_ids(meta.get("children"), CHILDREN)),
     )  # fmt: skip
 
 
-def _end_of(trace: str) -> str:
+def traceback_of(app: Any, job_id: str) -> str | None:
+    """Return a job's traceback as :attr:`BackendFacts.traceback` has it; None where there is none. Blocks for one question.
+
+    :raises Exception: whatever the result backend raises, or that there is none.
+    """
+    return _traceback(app.backend.get_task_meta(job_id), Runtime.of(app).redactor)
+
+
+def _traceback(meta: Any, redactor: Redactor) -> str | None:
     """Return the last lines of a traceback, which tell most; whole ones, since the name of a secret may be cut off its value."""
-    return trace if len(trace) <= TRACEBACK_CHARS else trace[-TRACEBACK_CHARS:].partition("\n")[2]
+    trace = str(meta.get("traceback") or "") if isinstance(meta, dict) else ""
+    if len(trace) > TRACEBACK_CHARS:
+        trace = trace[-TRACEBACK_CHARS:].partition("\n")[2]
+    return redactor.text(trace, "traceback") if trace else None
 
 
 def _text(value: Any) -> str | None:

@@ -68,7 +68,7 @@ class Records:
             return None
         try:
             runtime = Runtime.of(self.app)
-            # A reader of its own for each look: one that is kept remembers every job that it has ever seen.
+            # A reader of its own for each look: Flower may ask from several threads, and a reader is for one.
             reader = JobsReader(runtime.readable(), runtime.settings.log_limit, self._tasks)
             found = reader.detail(job_id, int(time.time() * 1000), logs=logs)
         except (JobNotFoundError, StoreNotConfiguredError):

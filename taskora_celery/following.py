@@ -13,7 +13,7 @@ from taskora_celery.reading import Follower, Patience
 from taskora_celery.records import Event
 from taskora_celery.store.protocol import JobStore, Snapshot, Watch
 
-__all__ = ["Change", "JobsFollower"]
+__all__ = ["Absence", "Change", "JobsFollower"]
 
 #: Between two looks pass so many seconds at least: jobs that report all the time are not read all the time.
 LOOK_LEAST = 0.05
@@ -34,6 +34,22 @@ class Change(msgspec.Struct, frozen=True):
     over: bool = False
 
 
+class Absence:
+    """How long the record of a job that is followed has been away."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_lasting(self, snapshot: Snapshot | None) -> bool:
+        """Say whether the record has been away for so long that it must have expired, now that it was read as this."""
+        if snapshot is not None:
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since > GONE_AFTER
+
+
 class _Followed:
     """One of the jobs."""
 
@@ -41,19 +57,15 @@ class _Followed:
         self.id = job_id
         self.follower = Follower()
         self.patience = Patience(None)
-        self.gone_since: float | None = None
+        self.absence = Absence()
         self.over = False
 
     def look(self, store: JobStore, is_over: Callable[[str], bool]) -> Change | None:
         """Return what is new; None where nothing is."""
         snapshot = store.read(self.id, self.follower.skip, attempts=True)
         events = self.follower.feed(snapshot)
-        if snapshot is None:
-            self.gone_since = self.gone_since or time.monotonic()
-            self.over = time.monotonic() - self.gone_since > GONE_AFTER
-        else:
-            self.gone_since = None
-            # Some ends (a process that was killed) only the result backend knows of.
+        self.over = self.absence.is_lasting(snapshot)
+        if snapshot is not None:  # some ends (a process that was killed) only the result backend knows of
             self.over = self.follower.over or self.patience.gave_up(lambda: is_over(self.id))
         return Change(self.id, snapshot, events, self.over) if events or self.over else None
 

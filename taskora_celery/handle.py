@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
-from taskora_celery.reading import JobReader
+from taskora_celery.reading import JobReader, checked_timeout
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.typed import R_co, TypedResult
@@ -77,7 +77,7 @@ class JobHandle(TypedResult[R_co]):
         """
         return self._reader.logs(level=level, attempt=attempt, after=after, limit=limit)
 
-    def follow_logs(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[LogEntry]:
+    def follow_logs(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> Iterator[LogEntry]:
         """Yield past entries, then new ones as they come, over retries and lost connections, until the job ends.
 
         A job that this handle has sent may still be waiting in its queue; of one that it was attached to, a record is wanted,
@@ -85,15 +85,17 @@ class JobHandle(TypedResult[R_co]):
 
         :raises TimeoutError: nothing was heard of the job for ``timeout`` seconds; it goes on.
         :raises JobNotFoundError: there is no record.
+        :raises TypeError: ``timeout`` is no duration.
+        :raises ValueError: ``timeout`` is negative or not finite.
         """
         return (event.data for event in self.events(after=after, timeout=timeout) if event.kind == "log")
 
-    def events(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[Event]:
+    def events(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> Iterator[Event]:
         """Yield progress, log entries and changes of state in one order, until the job ends; ``after`` is an event's ``seq``.
 
         The first event says in which attempt the job is. Waiting, and errors, are those of :meth:`follow_logs`.
         """
-        expected = self.sent or timeout is not None
+        expected, timeout = self.sent or timeout is not None, checked_timeout(timeout)
         return self._reader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
 
     def history(self) -> Sequence[AttemptRecord]:
@@ -122,7 +124,7 @@ class JobHandle(TypedResult[R_co]):
         return self._reader.status()
 
     def cancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Cancel the job; say what that comes to.
 
@@ -146,7 +148,7 @@ class JobHandle(TypedResult[R_co]):
         return cancel_job(self.app, str(self.id), reason, grace=grace, wait=wait, queued=self.queued)
 
     async def acancel(
-        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float = False
+        self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Cancel the job, without blocking the event loop; see :meth:`cancel`.
 
@@ -201,12 +203,14 @@ class JobHandle(TypedResult[R_co]):
         """Return what :meth:`history` returns."""
         return await self._areader.history()
 
-    def aevents(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+    def aevents(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> AsyncGenerator[Event, None]:
         """Yield what :meth:`events` yields."""
-        expected = self.sent or timeout is not None
+        expected, timeout = self.sent or timeout is not None, checked_timeout(timeout)
         return self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)
 
-    async def afollow_logs(self, *, after: int | None = None, timeout: float | None = None) -> AsyncGenerator[LogEntry, None]:
+    async def afollow_logs(
+        self, *, after: int | None = None, timeout: float | timedelta | None = None
+    ) -> AsyncGenerator[LogEntry, None]:
         """Yield what :meth:`follow_logs` yields."""
         async with contextlib.aclosing(self.aevents(after=after, timeout=timeout)) as events:
             async for event in events:

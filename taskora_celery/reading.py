@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from taskora_celery.backoff import outage_pause
+from taskora_celery.clock import seconds
 from taskora_celery.encoding import unpack
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry, Outcome, level_code
 from taskora_celery.store.journal import decode, decode_logs
 from taskora_celery.store.protocol import JobStore, Snapshot
 
-__all__ = ["Follower", "JobBrief", "JobReader", "brief_of", "history_of", "logs_of", "progress_of", "status_of"]
+__all__ = [
+    "Follower",
+    "JobBrief",
+    "JobReader",
+    "brief_of",
+    "checked_timeout",
+    "history_of",
+    "logs_of",
+    "progress_of",
+    "status_of",
+]
 
 #: A follower looks again after so many seconds even if nothing was announced: an announcement can be lost.
 LOOK_EVERY = 2.0
@@ -145,6 +157,15 @@ def history_of(snapshot: Snapshot | None) -> list[AttemptRecord]:
         AttemptRecord(number, delivery, fields.get("w", ""), started, outcome, duration, fields.get("r"), fields.get("z"))
     )  # fmt: skip
     return records
+
+
+def checked_timeout(timeout: float | timedelta | None) -> float | None:
+    """Return the seconds for which a follower waits without a word of its job, None for ever.
+
+    :raises TypeError: ``timeout`` is no duration.
+    :raises ValueError: it is negative or not finite.
+    """
+    return None if timeout is None else seconds(timeout, "timeout")
 
 
 class Follower:

@@ -7,13 +7,16 @@ import time
 import zlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import is_over, state_of
+from taskora_celery.clock import seconds
 from taskora_celery.handle import JobHandle
+from taskora_celery.reading import checked_timeout
 from taskora_celery.records import Event, Outcome
 
 __all__ = ["EVENT_STREAM", "server_sent_events"]
@@ -29,7 +32,11 @@ _POSITION = re.compile(r"(-?\d{1,18})(?:_(\d{1,9})\.(\d{1,9})_(\d{1,10}))?")
 
 
 def server_sent_events(
-    handle: JobHandle, after: str | int | None = None, *, heartbeat: float = 15.0, timeout: float | None = 300.0
+    handle: JobHandle,
+    after: str | int | None = None,
+    *,
+    heartbeat: float | timedelta = 15.0,
+    timeout: float | timedelta | None = 300.0,
 ) -> AsyncGenerator[bytes, None]:
     """Return the job's events as frames for a streaming response, until the job ends; the last is called ``outcome``.
 
@@ -45,11 +52,14 @@ def server_sent_events(
 
     :raises StoreNotConfiguredError: no Redis is known to keep job records in.
     :raises RuntimeError: no event loop runs in this thread.
+    :raises TypeError: ``heartbeat`` or ``timeout`` is no duration.
+    :raises ValueError: one of them is negative or not finite.
     """
+    silence, patience = seconds(heartbeat, "heartbeat"), checked_timeout(timeout)
     position = _Position.read(after)
     reader = AsyncJobReader.of(handle.app, str(handle.id))
-    looks = reader.looks(after=position.seq, timeout=timeout, ready=lambda: is_over(handle))
-    return _frames(handle, looks, position, heartbeat)
+    looks = reader.looks(after=position.seq, timeout=patience, ready=lambda: is_over(handle))
+    return _frames(handle, looks, position, silence)
 
 
 async def _frames(

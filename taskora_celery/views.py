@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,7 +19,7 @@ from taskora_celery.texts import cut_line
 
 __all__ = [
     "ENDED", "GOING", "LINE_CHARS", "QUEUED", "STATES", "JobFilter", "JobView", "Paces", "TaskFacts", "attempt_text", "is_silent",
-    "message_of", "named", "percent_of", "progress_line", "state_named", "time_left", "view_of",
+    "is_uuid", "message_of", "named", "percent_of", "progress_line", "state_named", "time_left", "view_of",
 ]  # fmt: skip
 
 #: The word for what no record shows: who sends a job writes none.
@@ -38,11 +39,15 @@ STATES = {
 ENDED = frozenset(STATES[name] for name in Outcome.FINAL)
 GOING = frozenset(STATES.values()) - ENDED
 
-
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 #: A line of progress is cut to so many characters.
 LINE_CHARS = 200
 #: The keys of the common shape of progress, ``ctx.progress(current, total=…, message=…)``.
 _SHAPE = frozenset({"current", "total", "percent", "message"})
+
+
+#: Of so many jobs it is remembered where their progress began: as many as an index has by default.
+PACES_KEPT = 10_000
 
 
 class TaskFacts(msgspec.Struct, frozen=True):
@@ -94,6 +99,11 @@ def state_named(name: str) -> str:
     return word
 
 
+def is_uuid(job_id: str) -> bool:
+    """Say whether an id is a UUID, as Celery gives jobs: its first eight characters tell it from others."""
+    return _UUID.fullmatch(job_id) is not None
+
+
 def attempt_text(view: JobView) -> str:
     """Return ``3/4``, or ``3`` where the task has no limit or is not known here."""
     limit = view.max_attempts
@@ -116,14 +126,16 @@ def percent_of(value: Any) -> float | None:
 
 
 def message_of(value: Any) -> str:
-    """Return what a progress value says in words: ``"12/25 rendering"``; empty where it says nothing."""
-    if isinstance(value, str):
-        return value
+    """Return what a progress value says beside its percentage: ``12/25 rendering``, ``rows=7``, ``150``; empty where nothing.
+
+    It is as long as the value, and may hold any character.
+    """
     if not isinstance(value, Mapping):
-        return ""
+        return "" if value is None or percent_of(value) is not None else str(value)
     current, total, message = value.get("current"), value.get("total"), value.get("message")
     counted = "" if current is None else f"{current}" if total is None else f"{current}/{total}"
-    return " ".join(part for part in (counted, "" if message is None else str(message)) if part)
+    others = (f"{key}={item}" for key, item in value.items() if key not in _SHAPE)
+    return " ".join(part for part in (counted, "" if message is None else str(message), *others) if part)
 
 
 def progress_line(value: Any, *endings: str) -> str:
@@ -133,11 +145,7 @@ def progress_line(value: Any, *endings: str) -> str:
     """
     share = percent_of(value)
     # Rounded down: what is not done is never shown as 100%.
-    words = ["" if share is None else f"{math.floor(share * 10) / 10:g}%", message_of(value)[:LINE_CHARS]]
-    if isinstance(value, Mapping):
-        words += [f"{key}={item}"[:LINE_CHARS] for key, item in value.items() if key not in _SHAPE]
-    elif value is not None and not any(words):
-        words.append(str(value)[:LINE_CHARS])
+    words = ("" if share is None else f"{math.floor(share * 10) / 10:g}%", message_of(value))
     tail = " · ".join(ending for ending in endings if ending)
     line = cut_line(" ".join(word for word in words if word), LINE_CHARS - len(tail) - len(" · "))
     return " · ".join(part for part in (line, tail) if part)
@@ -160,7 +168,8 @@ def time_left(percent: float, at_ms: int, since: tuple[float, int] | None, now_m
 class Paces:
     """Remembers where each delivery's progress began. For one reader; one that looks again knows better.
 
-    A delivery begins at 0 %, except where it went on from a checkpoint: then it begins where it was first seen.
+    A delivery begins at 0 %, except where it went on from a checkpoint: then it begins where it was first seen. A reader may live
+    for weeks, so of more than :data:`PACES_KEPT` jobs the one that was met first is forgotten.
     """
 
     def __init__(self) -> None:
@@ -175,6 +184,8 @@ class Paces:
                 return None
             resumed = run != (1, 1) and "k" in snapshot.fields
             known = self._since[status.id] = run, (percent, at_ms) if resumed else (0.0, status.started_ms)
+            if len(self._since) > PACES_KEPT:
+                del self._since[next(iter(self._since))]
         return known[1]
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import hmac
-import ipaddress
-import re
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from taskora_celery.metrics.access import Access, is_loopback
+from taskora_celery.metrics.access import Access
 
 __all__ = [
-    "HEADERS", "SAFE_METHODS", "Asked", "Auth", "SecretAuth", "comes_from_here", "host_names", "is_known_host", "is_led_here",
-    "new_secret", "open_auth", "own_auth",
+    "HEADERS", "SAFE_METHODS", "Asked", "Auth", "SecretAuth", "comes_from_here", "is_led_here", "new_secret", "open_auth",
+    "own_auth",
 ]  # fmt: skip
 
 #: Methods that change nothing.
@@ -35,50 +32,12 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-#: A name or an address, and perhaps a port.
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?", re.ASCII)
 _COOKIE = "taskora_board_"
 
 
 def new_secret() -> str:
     """Return a secret that nobody guesses."""
     return secrets.token_urlsafe(32)
-
-
-def is_known_host(host: str | None, names: Collection[str]) -> bool:
-    """Say whether a ``Host`` header is one of this machine's own names, or one of ``names``; a port is not looked at.
-
-    A page of somebody else's, under a name that was made to lead here, is asked under that name.
-    """
-    found = _HOST.fullmatch(host or "")
-    if found is None:
-        return False
-    name = found["name"].strip("[]").rstrip(".").lower()
-    return is_loopback(name) or name in {known.lower() for known in names}
-
-
-def host_names(names: Collection[str]) -> tuple[str, ...]:
-    """Return the names under which a board may be asked for, as :func:`is_known_host` takes them.
-
-    :raises TypeError: it is one text, and not several.
-    :raises ValueError: one is no name: it has a scheme, a path, a port or a wildcard.
-    """
-    if isinstance(names, str):
-        raise TypeError(f"allow_hosts={names!r} is one text: give a list of names, such as [{names!r}]")
-    for name in names:
-        if not _is_name(name):
-            raise ValueError(f"{name!r} is no name of a host: give it alone, without scheme, port, path and wildcard")
-    return tuple(name.strip("[]").rstrip(".") for name in names)
-
-
-def _is_name(name: str) -> bool:
-    found = _HOST.fullmatch(name)
-    if found is not None:
-        return found["name"] == name
-    with contextlib.suppress(ValueError):  # an address of IPv6 without its brackets
-        ipaddress.ip_address(name)
-        return True
-    return False
 
 
 def comes_from_here(headers: Mapping[str, str]) -> bool:

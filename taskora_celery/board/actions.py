@@ -22,10 +22,10 @@ from taskora_celery.views import GOING, JobFilter, JobView
 
 __all__ = ["BULK_MOST", "Actions"]
 
-#: A form has so many bytes at most: a thousand ids, and a reason.
-FORM_BYTES = 131_072
 #: So many jobs are cancelled in one go.
 BULK_MOST = 1_000
+#: A form has so many bytes at most: that many ids, of any reasonable length, and a reason.
+FORM_BYTES = 1_048_576
 
 
 class Actions:
@@ -79,9 +79,7 @@ class Actions:
         return receipt.outcome
 
     def _page(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
-        html = self._hub.renderer.render(
-            template, root_of(request), here=None, now_ms=self._hub.now_ms(), outage=None, stream=None, **context
-        )
+        html = self._hub.renderer.render(template, root_of(request), here=None, now_ms=self._hub.now_ms(), stream=None, **context)
         return HTMLResponse(html, status)
 
 
@@ -96,7 +94,7 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > FORM_BYTES:
-            raise HTTPException(413, "The form is too large.")
+            raise HTTPException(413, "The form is too large: cancel fewer jobs at once, by a search that finds fewer.")
     try:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10))
     except ValueError as exc:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -14,14 +13,16 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taskora_celery.board import actions, jobpage, listpage
-from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, host_names, open_auth, own_auth
+from taskora_celery.board import actions, jobpage, listpage, tablepage
+from taskora_celery.board.access import SAFE_METHODS, Auth, SecretAuth, open_auth, own_auth
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import Guard, root_of
 from taskora_celery.board.hub import Hub
-from taskora_celery.board.pages import FilterError, Page, pages, titled
+from taskora_celery.board.pages import FilterError, pages
 from taskora_celery.board.rendering import Renderer
 from taskora_celery.board.stream import VIEWERS, Join, stream
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
+from taskora_celery.metrics.access import host_names
 from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import OPENMETRICS, PROMETHEUS, exposition, wants_openmetrics
 from taskora_celery.sse import EVENT_STREAM
@@ -57,7 +58,13 @@ def board_app(
 class Board:
     """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end.
 
-    ``called`` is what the app is called behind ``celery -A``, for the commands that pages show; without it the app's own name.
+    ``auth`` returns the name of who asks, None for somebody who may not see it. ``hosts`` are the names under which it answers
+    beside this machine's own, None for any. ``called`` is what the app is called behind ``celery -A``, for the commands that
+    pages show; without it the app's own name. Used in one event loop, that of its server.
+
+    :raises StoreNotConfiguredError: no Redis is known to keep job records in.
+    :raises TypeError: ``hosts`` is one text.
+    :raises ValueError: one of ``hosts`` is no name.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Board:
         self._pages = pages()
         self._renderer = Renderer(str(app.main or called or "Celery"), self._pages, read_only=read_only)
         self.hub = Hub(app, self._renderer, called or app.main or "your_app")
+        self.audience = Audience(self.hub)
         self._collector = Collector(self.hub.store)
         known = None if hosts is None else host_names(hosts)
         self._guard = Guard(self._routed(), auth, known, self._error_page, read_only=read_only)
@@ -76,10 +84,11 @@ class Board:
 
     def close(self) -> None:
         """End all streams; call it when the server begins to stop, in its event loop."""
+        self.audience.close()
         self.hub.close()
 
     def _routed(self) -> ASGIApp:
-        lists, job = listpage.ListPage(self.hub), jobpage.JobPage(self.hub)
+        lists, job = listpage.ListPage(self.hub, self.audience), jobpage.JobPage(self.hub, self.audience)
         acts = actions.Actions(self.hub)
         routes: list[Any] = [
             Route("/", lists.page), Route("/events", self._streaming(lists.join)),
@@ -92,8 +101,8 @@ class Board:
                 Route("/cancel", acts.ask, methods=["GET"]), Route("/cancel", acts.cancel_all, methods=["POST"]),
             ]  # fmt: skip
         for page in self._pages.values():
-            routes.append(Route(f"/{page.name}", self._page(page)))
-            routes.append(Route(f"/{page.name}/events", self._streaming(self._join_page(page))))
+            shown = tablepage.TablePage(self.hub, self.audience, page)
+            routes += [Route(f"/{page.name}", shown.page), Route(f"/{page.name}/events", self._streaming(shown.join))]
         handlers: Mapping[Any, Any] = {
             HTTPException: self._refused, StoreUnavailableError: self._away, FilterError: self._unread,
             JobNotFoundError: self._gone,
@@ -101,44 +110,14 @@ class Board:
         # Not `Starlette`: what fails unforeseen is the guard's, whose answer has our headers and tells nothing.
         return ExceptionMiddleware(Router(routes), handlers)
 
-    # --- pages of the table -----------------------------------------------------------------------------------------------
-
-    def _page(self, page: Page) -> Handler:
-        async def shown(request: Request) -> Response:
-            root, filters = root_of(request), dict(request.query_params)
-            if page.ready is not None:
-                await asyncio.to_thread(page.ready, self.hub.app)
-            context = await self.hub.asked(page.context, filters)
-            events = f"{root}/{page.name}/events" + (f"?{request.url.query}" if request.url.query else "")
-            html = self._renderer.render(
-                page.template, root, here=page.name, title=page.title, fragment=page.fragment, stream=events, outage=None,
-                **{"now_ms": self.hub.now_ms(), "full_title": titled(page, context), **context},
-            )  # fmt: skip
-            return HTMLResponse(html)
-
-        return shown
-
-    def _join_page(self, page: Page) -> Callable[[Request], Awaitable[Join]]:
-        async def joining(request: Request) -> Join:
-            filters, root = dict(request.query_params), root_of(request)
-
-            async def join(outbox: Any) -> Any:
-                feed = self.hub.page(page, filters, root)
-                feed.join(outbox)
-                return feed
-
-            return join
-
-        return joining
-
     def _streaming(self, joining: Callable[[Request], Awaitable[Join]]) -> Handler:
         async def streamed(request: Request) -> Response:
-            if self.hub.viewers >= VIEWERS:
+            if self.audience.viewers >= VIEWERS:
                 return PlainTextResponse("too many streams are open; try again later\n", 503, {"Retry-After": "10"})
             join = await joining(request)
             if request.method == "HEAD":  # a stream would go on, and its connection take no other request
                 return Response(headers=EVENT_STREAM)
-            return stream(self.hub, join)
+            return stream(self.audience, join)
 
         return streamed
 
@@ -151,7 +130,7 @@ class Board:
     # --- what goes wrong --------------------------------------------------------------------------------------------------
 
     def _error_page(self, status: int, title: str, text: str, root: str) -> str:
-        return self._renderer.render("error.html", root, status=status, title=title, text=text, now_ms=self.hub.now_ms())
+        return self._renderer.render("error.html", root, status=status, title=title, text=text)
 
     def _error(self, request: Request, status: int, title: str, text: str) -> Response:
         return HTMLResponse(self._error_page(status, title, text, root_of(request)), status)
@@ -167,9 +146,7 @@ class Board:
         if request.method not in SAFE_METHODS:  # a page that came again by itself would ask for something else
             text = f"So it is not known what of that was done. Look at the jobs before you do it again. {exc}"
             return self._error(request, 503, "Redis cannot be reached", text)
-        html = self._renderer.render(
-            "away.html", root_of(request), title="Redis is away", text=str(exc), now_ms=self.hub.now_ms()
-        )
+        html = self._renderer.render("away.html", root_of(request), title="Redis is away", text=str(exc))
         return HTMLResponse(html, 503, {"Retry-After": "5", "Refresh": "5"})
 
     async def _unread(self, request: Request, exc: Any) -> Response:

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskora_celery.board.access import HEADERS, SAFE_METHODS, Auth, SecretAuth, comes_from_here, is_known_host, is_led_here
+from taskora_celery.board.access import HEADERS, SAFE_METHODS, Auth, SecretAuth, comes_from_here, is_led_here
+from taskora_celery.metrics.access import is_known_host
 
 __all__ = ["Guard", "who"]
 

@@ -1,4 +1,4 @@
-"""The one reader of a board's process: what pages are made of, and the feeds that its viewers share."""
+"""The one reader of a board's process, and what pages are made of."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import msgspec
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.board.backend import BackendDesk
-from taskora_celery.board.feeds import Feed, JobFeed, ListFeed, PageFeed, RowFeed
-from taskora_celery.board.outbox import Outbox, frame
-from taskora_celery.board.pages import Ask, Page
+from taskora_celery.board.outbox import frame
+from taskora_celery.board.pages import Ask
 from taskora_celery.board.rendering import Renderer
 from taskora_celery.board.rows import Line, attempt_row, job_row
 from taskora_celery.board.search import filter_of, with_states
@@ -70,9 +69,6 @@ class Hub:
         self._asking = asyncio.Lock()
         #: What the result backend knows.
         self.desk = BackendDesk(app)
-        self._feeds: dict[Any, Feed] = {}
-        self._viewers: set[Outbox] = set()
-        self.closing = False
 
     @staticmethod
     def now_ms() -> int:
@@ -119,14 +115,6 @@ class Hub:
     def store(self) -> JobStore:
         """The store, for threads."""
         return self._reader.store
-
-    @staticmethod
-    def check(search: str) -> None:
-        """Look whether a search can be read.
-
-        :raises FilterError: it cannot.
-        """
-        filter_of(search)
 
     def seen(self, change: Change) -> JobView:
         """Return a job whose record was read, as it is seen now."""
@@ -191,64 +179,6 @@ class Hub:
         title = f"{share}{row.state} · {cut_line(row.task, TITLE_CHARS)}"
         return {"row": row, "attempts": attempts, "title": title, "can_cancel": row.state in GOING}
 
-    # --- feeds ------------------------------------------------------------------------------------------------------------
-
-    def _feed(self, key: Any, make: Callable[[], Feed]) -> Any:
-        feed = self._feeds.get(key)
-        if feed is None:
-            feed = self._feeds[key] = make()
-        return feed
-
-    def list(self, search: str, limit: int, root: str) -> ListFeed:
-        """Return the feed of a search."""
-        key = "list", search, limit, root
-        found: ListFeed = self._feed(key, lambda: ListFeed(self, key, search, limit, root))
-        return found
-
-    def row(self, job_id: str, root: str) -> RowFeed:
-        """Return the feed of a job's row."""
-        key = "row", job_id, root
-        found: RowFeed = self._feed(key, lambda: RowFeed(self, key, job_id, root))
-        return found
-
-    def job(self, job_id: str, root: str, after: int) -> JobFeed:
-        """Return the feed of a job's page; where it is made now, it begins behind ``after``."""
-        key = "job", job_id, root
-        found: JobFeed = self._feed(key, lambda: JobFeed(self, key, job_id, root, after))
-        return found
-
-    def page(self, page: Page, filters: Mapping[str, str], root: str) -> PageFeed:
-        """Return the feed of a page of the table."""
-        kept = dict(filters)
-        key = "page", page.name, tuple(sorted(kept.items())), root
-        found: PageFeed = self._feed(key, lambda: PageFeed(self, key, page, kept, root))
-        return found
-
-    def forget(self, feed: Feed) -> None:
-        """Let a feed go that nobody listens to."""
-        if self._feeds.get(feed.key) is feed:
-            del self._feeds[feed.key]
-
-    # --- viewers ----------------------------------------------------------------------------------------------------------
-
-    @property
-    def viewers(self) -> int:
-        """How many look."""
-        return len(self._viewers)
-
-    def enter(self, outbox: Outbox) -> None:
-        """Note a viewer."""
-        self._viewers.add(outbox)
-        if self.closing:
-            outbox.close()
-
-    def leave(self, outbox: Outbox) -> None:
-        """Let a viewer go."""
-        self._viewers.discard(outbox)
-
     def close(self) -> None:
-        """End all streams: a server that waits for its connections would wait for ever."""
-        self.closing = True
+        """Let go of what is asked in threads."""
         self.desk.close()
-        for outbox in self._viewers:
-            outbox.close()

@@ -5,30 +5,30 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
+from taskora_celery.board.logfilter import LogFilter, log_filter
 from taskora_celery.board.outbox import Outbox
-from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
-from taskora_celery.board.rows import Line, lines_of, passing
-from taskora_celery.board.search import whole_number
+from taskora_celery.board.rows import Line, entry_line, lines_of
 from taskora_celery.board.stream import Join
-from taskora_celery.cli.documents import encoded, log_document
+from taskora_celery.documents import encoded, log_document
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.following import Change
-from taskora_celery.reading import chosen, history_of
+from taskora_celery.reading import history_of
 from taskora_celery.records import LEVELS
 from taskora_celery.store.journal import decode, decode_logs
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.texts import one_line
 
-__all__ = ["JobPage", "LogFilter", "log_filter"]
+__all__ = ["JobPage"]
 
 #: So many lines of the log are shown at first, the newest.
 LINES = 500
@@ -40,41 +40,12 @@ _RECEIPTS = {
 }  # fmt: skip
 
 
-class LogFilter:
-    """Which lines of a log are wanted."""
-
-    def __init__(self, level: str = "", attempt: int | None = None, text: str = "") -> None:
-        self.level = level
-        self.attempt = attempt
-        self.text = text
-
-    def __bool__(self) -> bool:
-        return bool(self.level or self.text or self.attempt is not None)
-
-    def takes(self, line: Line) -> bool:
-        """Say whether a line is."""
-        return passing(line, self.level, self.attempt, self.text)
-
-
-def log_filter(query: Mapping[str, str]) -> LogFilter:
-    """Return the filter in a query.
-
-    :raises FilterError: a level or an attempt is none.
-    """
-    level, attempt, text = query.get("level", ""), query.get("attempt", ""), query.get("text", "").strip()
-    if level and level not in LEVELS:
-        raise FilterError(f"level={level!r} is no level: one of {', '.join(LEVELS)}")
-    number = whole_number(attempt)
-    if attempt and number is None:
-        raise FilterError(f"attempt={attempt[:40]!r} is no attempt: a number, from 1 on")
-    return LogFilter(level, number, text)
-
-
 class JobPage:
     """Answers for one job; its id is in the query, since it may hold any character."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, audience: Audience) -> None:
         self._hub = hub
+        self._audience = audience
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -87,7 +58,7 @@ class JobPage:
         position = found.fields.get("q", 0) - 1
         status = context["row"].view.status
         context.update(
-            here=None, now_ms=self._hub.now_ms(), outage=None, facts=facts, wanted=wanted, levels=tuple(LEVELS),
+            here=None, now_ms=self._hub.now_ms(), facts=facts, wanted=wanted, levels=tuple(LEVELS),
             lines=lines[-LINES:], earlier=max(len(lines) - LINES, 0), dropped=status.dropped_logs,
             receipt=_RECEIPTS.get(request.query_params.get("cancel", "")),
             stream=None if context["row"].view.over else address(root, "job/events", id=job_id, after=position),
@@ -109,23 +80,25 @@ class JobPage:
         """Return what lets a viewer hear of the job, from the position on that its browser names."""
         job_id, root = request.query_params.get("id", ""), root_of(request)
         after = _position(request.headers.get("last-event-id") or request.query_params.get("after"))
-        hub = self._hub
 
-        async def join(outbox: Outbox) -> Any:
-            feed = hub.job(job_id, root, after)
-            feed.join(outbox)
-            try:
-                found = await self._read(job_id, 0)
-            except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
-                return feed
-            end = found.fields.get("q", 0) - 1
-            # Behind the end there is nothing: the position is of an earlier job of this id, and this one's journal is all news.
-            lines = lines_of(decode(found.journal, after if after <= end else -1))
-            frames = [(line.seq, hub.line_frame(line, root)) for line in lines]
-            outbox.caught_up(frames, end)
-            return feed
+        @asynccontextmanager
+        async def join(outbox: Outbox) -> AsyncGenerator[None, None]:
+            async with self._audience.job_feed(job_id, root, after).viewed(outbox):
+                await self._catch_up(outbox, job_id, root, after)
+                yield
 
         return join
+
+    async def _catch_up(self, outbox: Outbox, job_id: str, root: str, after: int) -> None:
+        """Tell a viewer what it has missed: each has a position of its own, and the feed is for all."""
+        try:
+            found = await self._read(job_id, 0)
+        except (StoreUnavailableError, JobNotFoundError):  # the feed goes on asking, from where it was made
+            return
+        end = found.fields.get("q", 0) - 1
+        # Behind the end there is nothing: the position is of an earlier job of this id, and this one's journal is all news.
+        lines = lines_of(decode(found.journal, after if after <= end else -1))
+        outbox.caught_up([(line.seq, self._hub.line_frame(line, root)) for line in lines], end)
 
     async def download(self, request: Request) -> Response:
         """Return the log as NDJSON, line by line."""
@@ -143,10 +116,7 @@ def _lines(snapshot: Snapshot, wanted: LogFilter) -> list[Line]:
 async def _documents(job_id: str, snapshot: Snapshot, wanted: LogFilter) -> AsyncGenerator[str, None]:
     for at in range(0, len(snapshot.journal), BATCHES):
         entries = decode_logs(snapshot.journal[at : at + BATCHES])
-        entries = chosen(entries, level=wanted.level or None, attempt=wanted.attempt, after=None, limit=None)
-        text = wanted.text.lower()
-        lines = [encoded(log_document(job_id, entry)) for entry in entries]
-        yield "".join(f"{line}\n" for line in lines if text in line.lower())
+        yield "".join(f"{encoded(log_document(job_id, entry))}\n" for entry in entries if wanted.takes(entry_line(entry)))
         await asyncio.sleep(0)
 
 

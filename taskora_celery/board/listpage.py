@@ -7,13 +7,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.guard import root_of
 from taskora_celery.board.hub import Hub
-from taskora_celery.board.outbox import Outbox
 from taskora_celery.board.pages import FilterError
 from taskora_celery.board.rendering import address
 from taskora_celery.board.rows import job_row
-from taskora_celery.board.search import whole_number
+from taskora_celery.board.search import filter_of, whole_number
 from taskora_celery.board.stream import Join
 from taskora_celery.queues import worker_command
 
@@ -36,8 +36,9 @@ def limit_of(request: Request) -> int:
 class ListPage:
     """Answers for the list."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, audience: Audience) -> None:
         self._hub = hub
+        self._audience = audience
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -49,7 +50,7 @@ class ListPage:
             listing = await self._hub.listing("", limit)
         shown = "" if problem else search
         context: dict[str, Any] = {
-            "here": "", "search": search, "problem": problem, "limit": limit, "outage": None,
+            "here": "", "search": search, "problem": problem, "limit": limit,
             "now_ms": listing.now_ms, "rows": [job_row(view, listing.now_ms) for view in listing.views] if not problem else [],
             "more": min(limit * 2, MOST) if listing.more and limit < MOST and not problem else None,
             "indexed": self._hub.indexed, "stream": None if problem else address(root, "events", q=shown, limit=limit),
@@ -58,13 +59,10 @@ class ListPage:
         return HTMLResponse(self._hub.renderer.render("jobs.html", root, **context), 400 if problem else 200)
 
     async def join(self, request: Request) -> Join:
-        """Return what lets a viewer hear of the list."""
+        """Return what lets a viewer hear of the list.
+
+        :raises FilterError: the search cannot be read.
+        """
         search, limit, root = search_of(request), limit_of(request), root_of(request)
-        self._hub.check(search)
-
-        async def join(outbox: Outbox) -> Any:
-            feed = self._hub.list(search, limit, root)
-            feed.join(outbox)
-            return feed
-
-        return join
+        filter_of(search)
+        return lambda outbox: self._audience.list_feed(search, limit, root).viewed(outbox)

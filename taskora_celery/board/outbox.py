@@ -15,8 +15,10 @@ __all__ = ["FRAME_SECONDS", "Outbox", "frame"]
 
 #: Of one thing (a job's row, say) a viewer is told so often at most, in seconds.
 FRAME_SECONDS = 0.1
-#: So many lines wait for a viewer whose connection is slow; then they are left out, and counted.
+#: So many new lines wait for a viewer whose connection is slow; then they are left out, and counted.
 LINES_WAITING = 2_000
+#: So many other things wait for a viewer, more than any feed tells at once; then its stream ends, and its browser comes back.
+THINGS_WAITING = 10_000
 #: Of so many things it is remembered when they were told, before those that may be told again are forgotten.
 MOMENTS_KEPT = 1_000
 #: What is sent in one piece is about so large, in bytes: who is slow is seen to be slow.
@@ -33,6 +35,8 @@ class Outbox:
     """One viewer's. Used in one event loop."""
 
     def __init__(self) -> None:
+        #: Lines that the viewer has read in the journal; those that have come since; and how many of these were left out.
+        self._past: deque[bytes] = deque()
         self._lines: deque[tuple[int, bytes]] = deque()
         self._missing = 0
         #: What is to be told, by what it is about; and when something was told of it last, in monotonic seconds.
@@ -54,16 +58,29 @@ class Outbox:
         self._changed.set()
 
     def latest(self, about: Hashable, data: bytes, *, at_once: bool = False) -> None:
-        """Tell something that takes the place of what was said about the same before. ``at_once``: it is the last word."""
+        """Tell something that takes the place of what was said about the same before. ``at_once``: it is the last word.
+
+        Where too much waits the outbox is closed: who takes nothing must not be waited for with ever more. Who comes back is told
+        everything anew.
+        """
+        if self.closed:
+            return
+        if len(self._latest) >= THINGS_WAITING and about not in self._latest:
+            self._latest.clear()
+            self.close()
+            return
         self._latest[about] = data
         if at_once:
             self._told.pop(about, None)
         self._changed.set()
 
     def caught_up(self, lines: list[tuple[int, bytes]], position: int) -> None:
-        """Put lines before those that wait: the viewer has read the journal up to ``position``, where it may be overtaken."""
-        waiting = [line for line in self._lines if line[0] > position]
-        self._lines = deque([*lines, *waiting])
+        """Put lines before those that wait: the viewer has read the journal up to ``position``, where it may be overtaken.
+
+        They are what it asked for, as many as a journal has, and none is left out: it is no slow viewer who was away for long.
+        """
+        self._past.extend(data for _, data in lines)
+        self._lines = deque(line for line in self._lines if line[0] > position)
         self._floor = position
         self._changed.set()
 
@@ -78,15 +95,8 @@ class Outbox:
 
     def taken(self, now: float) -> bytes:
         """Return what may be told at ``now``, in monotonic seconds; empty where nothing is."""
-        pieces, size = list[bytes](), 0
-        if self._missing:
-            pieces.append(frame("gap", {"count": self._missing}))
-            self._missing = 0
-        while self._lines and size < PIECE_BYTES:
-            data = self._lines.popleft()[1]
-            pieces.append(data)
-            size += len(data)
-        if not self._lines:  # what is told of the job's end comes behind all of its lines
+        pieces = self._taken_lines()
+        if not (self._past or self._lines):  # what is told of the job's end comes behind all of its lines
             for about in [about for about in self._latest if now - self._told.get(about, -math.inf) >= FRAME_SECONDS]:
                 pieces.append(self._latest.pop(about))
                 self._told[about] = now
@@ -94,9 +104,22 @@ class Outbox:
             self._told = {about: told for about, told in self._told.items() if now - told < FRAME_SECONDS}
         return b"".join(pieces)
 
+    def _taken_lines(self) -> list[bytes]:
+        pieces, size = list[bytes](), 0
+        while self._past and size < PIECE_BYTES:
+            pieces.append(self._past.popleft())
+            size += len(pieces[-1])
+        if self._missing and not self._past:
+            pieces.append(frame("gap", {"count": self._missing}))
+            self._missing = 0
+        while self._lines and not self._past and size < PIECE_BYTES:
+            pieces.append(self._lines.popleft()[1])
+            size += len(pieces[-1])
+        return pieces
+
     def pause(self, now: float) -> float | None:
         """Return the seconds until something may be told; None where nothing waits."""
-        if self._lines or self._missing:
+        if self._past or self._lines or self._missing:
             return 0.0
         waits = [self._told.get(about, -math.inf) + FRAME_SECONDS - now for about in self._latest]
         return max(min(waits), 0.0) if waits else None

@@ -13,8 +13,8 @@ from markupsafe import escape
 from taskora_celery._version import __version__
 from taskora_celery.board.pages import Page
 from taskora_celery.board.rows import short_id
-from taskora_celery.cli.words import age, clock, moment
 from taskora_celery.texts import cut_line, duration_text, one_line, visible
+from taskora_celery.times import age, clock, moment
 from taskora_celery.views import STATES
 
 __all__ = ["Renderer", "shown_lines"]

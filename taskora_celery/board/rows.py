@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,11 +10,10 @@ import msgspec
 
 from taskora_celery.records import AttemptRecord, Event, LogEntry, Outcome
 from taskora_celery.texts import cut_line
-from taskora_celery.views import STATES, JobView, attempt_text, message_of, named
+from taskora_celery.views import STATES, JobView, attempt_text, is_uuid, message_of, named
 
-__all__ = ["AttemptRow", "JobRow", "Line", "attempt_row", "job_row", "line_of", "lines_of", "passing", "short_id"]
+__all__ = ["AttemptRow", "JobRow", "Line", "attempt_row", "entry_line", "job_row", "line_of", "lines_of", "short_id"]
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 #: So much of a line of progress, of a reason and of an id fits into a row.
 _MESSAGE_CHARS, _REASON_CHARS, _ID_CHARS = 120, 300, 20
 #: What stands in a line of the log for a step of a cancel.
@@ -57,20 +55,15 @@ class JobRow(msgspec.Struct, frozen=True):
 
 def short_id(job_id: str) -> str:
     """Return what of an id tells one job from others at a glance; the whole of it is never far."""
-    return job_id[:8] if _UUID.fullmatch(job_id) else cut_line(job_id, _ID_CHARS) or "(empty)"
+    return job_id[:8] if is_uuid(job_id) else cut_line(job_id, _ID_CHARS) or "(empty)"
 
 
 def job_row(view: JobView, now_ms: int) -> JobRow:
     """Return what is shown of a job at ``now_ms``."""
-    status, value = view.status, view.status.progress
-    message = message_of(value)
-    if not message and view.percent is None and isinstance(value, (int, float)) and not isinstance(value, bool):
-        message = f"{value:g}"
-    if isinstance(value, dict) and not message:
-        message = ", ".join(f"{key}={item}" for key, item in value.items() if key != "percent")
+    status = view.status
     return JobRow(
         view.id, short_id(view.id), status.name or "(no name)", view.state, not view.over, view.percent,
-        "" if view.percent is None else f"{math.floor(view.percent)}%", cut_line(message, _MESSAGE_CHARS),
+        "" if view.percent is None else f"{math.floor(view.percent)}%", cut_line(message_of(status.progress), _MESSAGE_CHARS),
         None if view.left is None else now_ms + math.ceil(view.left * 1000), view.next_ms, attempt_text(view), status.delivery,
         cut_line(view.reason or "", _REASON_CHARS), status.alive_ms if view.state in {"running", "stalled"} else None,
         status.worker, status.created_ms, status.started_ms, status.ended_ms if view.over else None, view.cancelling, view,
@@ -126,7 +119,7 @@ def lines_of(events: Iterable[Event]) -> Iterator[Line]:
 def line_of(event: Event) -> Line | None:
     """Return an event as a line; None where it is none."""
     if event.kind == "log":
-        return _entry(event.data)
+        return entry_line(event.data)
     if event.kind == "gap":
         return Line(event.seq, event.timestamp, "gap", 0, f"{event.data['count']} entries are not kept")
     if event.kind not in {"state", "cancel"}:
@@ -135,7 +128,8 @@ def line_of(event: Event) -> Line | None:
     return Line(event.seq, event.timestamp, "event", event.data.get("attempt", 0), text) if text else None
 
 
-def _entry(entry: LogEntry) -> Line:
+def entry_line(entry: LogEntry) -> Line:
+    """Return a log entry as a line."""
     meta = tuple((str(key), _shown(value)) for key, value in (entry.meta or {}).items())
     return Line(entry.seq, entry.timestamp, entry.level, entry.attempt, entry.message, meta, entry.logger or "")
 
@@ -161,14 +155,3 @@ def _happened(event: Event) -> str:
     word = {"RETRY": "will be tried again", Outcome.LOST: "lost", Outcome.REJECTED: "given back"}.get(state, str(state).lower())
     delay, why = data.get("delay"), named(data.get("error"), data.get("reason"))
     return word + (f" in {delay:g} s" if isinstance(delay, (int, float)) else "") + (f": {why}" if why else "")
-
-
-def passing(line: Line, level: str, attempt: int | None, text: str) -> bool:
-    """Say whether a line passes the filters of the log; what happened passes that of levels."""
-    order = ("debug", "info", "warn", "error")
-    if level and line.kind in order and order.index(line.kind) < order.index(level):
-        return False
-    if attempt is not None and line.attempt not in {attempt, 0}:
-        return False
-    meta = " ".join(f"{key}={value}" for key, value in line.meta)
-    return not text or text.lower() in f"{line.text} {meta}".lower()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 
 from starlette.responses import StreamingResponse
 
-from taskora_celery.board.feeds import Feed
-from taskora_celery.board.hub import Hub
+from taskora_celery.board.audience import Audience
 from taskora_celery.board.outbox import Outbox
 from taskora_celery.sse import EVENT_STREAM
 
@@ -26,8 +26,8 @@ LOOK = 0.5
 PIECES = 0.02
 _RETRY = b"retry: 1000\n\n"
 
-#: Lets an outbox hear of a feed, which it returns.
-Join = Callable[[Outbox], Awaitable[Feed]]
+#: Lets an outbox hear of a feed, from the beginning of the block to its end, however that comes about.
+Join = Callable[[Outbox], AbstractAsyncContextManager[None]]
 
 
 def server_ends() -> bool:
@@ -40,28 +40,25 @@ def server_ends() -> bool:
     return getattr(owner, "should_exit", False) is True
 
 
-def stream(hub: Hub, join: Join) -> StreamingResponse:
+def stream(audience: Audience, join: Join) -> StreamingResponse:
     """Return the response that tells one viewer what a feed says; nothing is joined before the response begins."""
-    return StreamingResponse(_pieces(hub, join), headers=EVENT_STREAM)
+    return StreamingResponse(_pieces(audience, join), headers=EVENT_STREAM)
 
 
-async def _pieces(hub: Hub, join: Join) -> AsyncGenerator[bytes, None]:
+async def _pieces(audience: Audience, join: Join) -> AsyncGenerator[bytes, None]:
     outbox = Outbox()
-    feed: Feed | None = None
-    hub.enter(outbox)
+    audience.enter(outbox)
     try:
         yield _RETRY
-        feed = await join(outbox)
-        told = time.monotonic()
-        while not (outbox.closed or server_ends()):
-            piece = await outbox.take(LOOK)
-            if not piece and time.monotonic() - told >= HEARTBEAT:
-                piece = b":\n\n"
-            if piece:
-                yield piece
-                told = time.monotonic()
-                await asyncio.sleep(PIECES)
+        async with join(outbox):
+            told = time.monotonic()
+            while not (outbox.closed or server_ends()):
+                piece = await outbox.take(LOOK)
+                if not piece and time.monotonic() - told >= HEARTBEAT:
+                    piece = b":\n\n"
+                if piece:
+                    yield piece
+                    told = time.monotonic()
+                    await asyncio.sleep(PIECES)
     finally:
-        hub.leave(outbox)
-        if feed is not None:
-            feed.leave(outbox)
+        audience.leave(outbox)

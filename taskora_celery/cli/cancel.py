@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import click
 
 from taskora_celery.cancelling import cancel_job
-from taskora_celery.cli.documents import encoded, receipt_document
 from taskora_celery.cli.drawing import short_ids, state_text
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids, states, text, typed_ids
 from taskora_celery.cli.session import CANCELLED, DONE, FAILED, NOT_FOUND, USAGE, Failure, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import end_of, following
+from taskora_celery.documents import encoded, receipt_document
 from taskora_celery.listing import ALL
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import CancelReceipt
@@ -59,20 +59,9 @@ def command(
     """Stop jobs, and say what that came to for each: cancelled, requested (it runs, and will stop), or too late."""
     session: Session = ctx.obj
     bulk = everything or task is not None or bool(wanted_states)
-    if bulk and ids:
-        raise click.UsageError("either ids, or --all, --task, --state: not both.")
-    if QUEUED in wanted_states or (bulk and queued):
-        raise click.UsageError("jobs that wait in a queue are in no list: give their whole ids, with --queued.")
-    if wanted_states & ENDED:
-        raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING - {QUEUED}))}.")
-    if bulk and not session.reader.indexed:
-        raise Failure("this app keeps no list of its jobs (taskora_index_limit is 0): give ids", USAGE)
-    if bulk:
-        views = session.reader.views(JobFilter(wanted_states or GOING, task), ALL, session.now_ms())
-        job_ids = [view.id for view in views]
-    else:
-        views = []
-        job_ids = list(dict.fromkeys(typed_ids(ids))) if queued and ids else resolved(session, ids)
+    _check(ids, wanted_states, bulk=bulk, queued=queued)
+    views = _listed(session, JobFilter(wanted_states or GOING, task)) if bulk else []
+    job_ids = [view.id for view in views] if bulk else _named(session, ids, queued=queued)
     teller = _Teller(session, job_ids, as_json=as_json)
     if not job_ids:
         session.output.note("No job is like that; nothing was cancelled.")
@@ -85,6 +74,34 @@ def command(
             _ask(session, views)
         _cancel(session, teller, job_ids, reason, grace, queued=queued, wait=wait)
     ctx.exit(teller.code)
+
+
+def _check(ids: tuple[str, ...], wanted_states: frozenset[str], *, bulk: bool, queued: bool) -> None:
+    """Look whether what was typed goes together.
+
+    :raises click.UsageError: it does not.
+    """
+    if bulk and ids:
+        raise click.UsageError("either ids, or --all, --task, --state: not both.")
+    if QUEUED in wanted_states or (bulk and queued):
+        raise click.UsageError("jobs that wait in a queue are in no list: give their whole ids, with --queued.")
+    if wanted_states & ENDED:
+        raise click.UsageError(f"what has ended cannot be cancelled; --state takes {', '.join(sorted(GOING - {QUEUED}))}.")
+
+
+def _listed(session: Session, wanted: JobFilter) -> list[JobView]:
+    """Return the jobs in the list that are wanted.
+
+    :raises Failure: there is no list.
+    """
+    if not session.reader.indexed:
+        raise Failure("this app keeps no list of its jobs (taskora_index_limit is 0): give ids", USAGE)
+    return session.reader.views(wanted, ALL, session.now_ms())
+
+
+def _named(session: Session, ids: tuple[str, ...], *, queued: bool) -> list[str]:
+    """Return the jobs that are meant by ids; those of queued jobs, of which nothing is known yet, as they were typed."""
+    return list(dict.fromkeys(typed_ids(ids))) if queued and ids else resolved(session, ids)
 
 
 def _ask(session: Session, views: Sequence[JobView]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import click
 
-from taskora_celery.cli.documents import encoded
 from taskora_celery.cli.params import as_json, duration
 from taskora_celery.cli.session import DONE, FAILED, UNREACHABLE, JobsCommand, Session
 from taskora_celery.cli.terminal import Output
@@ -14,6 +13,7 @@ from taskora_celery.cli.text import one_line
 from taskora_celery.doctor.checks import Finding, Level, diagnose
 from taskora_celery.doctor.facts import Facts
 from taskora_celery.doctor.gather import gather
+from taskora_celery.documents import encoded
 
 __all__ = ["command", "exit_code"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from taskora_celery.cli.table import Cell, Column
 from taskora_celery.cli.text import fit, one_line
-from taskora_celery.cli.words import age
+from taskora_celery.times import age
 from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = [
@@ -83,9 +83,7 @@ def progress_text(view: JobView, now_ms: int, *, bar_columns: int = 0, unicode: 
     if view.next_ms is not None:
         return f"next in {age((view.next_ms - now_ms + 999) / 1000)}" if view.next_ms > now_ms else "next is due"
     if view.percent is None:
-        value = view.status.progress
-        said = message_of(value) or (f"{value}" if isinstance(value, (int, float)) else "")
-        return one_line(said)
+        return one_line(message_of(view.status.progress))
     parts = [f"{int(view.percent)}%"]
     if bar_columns and not view.over:
         parts.insert(0, bar(view.percent, bar_columns, unicode=unicode))

@@ -10,15 +10,15 @@ from typing import Any
 import click
 import msgspec
 
-from taskora_celery.cli.documents import encoded, job_document
 from taskora_celery.cli.drawing import COLUMNS, STATE_STYLES, cells, fields, short_ids, state_text
 from taskora_celery.cli.params import as_json, duration, since_ms, states
 from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.table import table
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit, rows_of
-from taskora_celery.cli.words import clock
+from taskora_celery.documents import encoded, job_document
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.times import clock
 from taskora_celery.views import QUEUED, JobFilter, JobView
 
 __all__ = ["command", "lines", "show"]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from taskora_celery.cli.text import visible
-from taskora_celery.cli.words import age, moment
 from taskora_celery.records import Event, LogEntry
+from taskora_celery.times import age, moment
 from taskora_celery.views import named
 
 __all__ = ["LogStyle", "entry_lines", "marker", "meta_text"]

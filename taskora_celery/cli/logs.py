@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 import click
 import msgspec
 
-from taskora_celery.cli.documents import encoded, log_document
 from taskora_celery.cli.drawing import short_ids
 from taskora_celery.cli.loglines import LogStyle, entry_lines, marker, meta_text
 from taskora_celery.cli.params import as_json, duration, resolved, since_ms, some_ids
 from taskora_celery.cli.session import DONE, NOT_FOUND, JobsCommand, Session
 from taskora_celery.cli.text import one_line
 from taskora_celery.cli.waiting import EXPIRED, end_of, following, goes_on
+from taskora_celery.documents import encoded, log_document
 from taskora_celery.following import Change
 from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.records import LEVELS, Event, LogEntry, level_code

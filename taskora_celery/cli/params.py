@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from taskora_celery.cli.session import NOT_FOUND, Failure, Session
-from taskora_celery.cli.words import parse_duration
+from taskora_celery.times import parse_duration
 from taskora_celery.views import state_named
 
 __all__ = ["as_json", "duration", "resolved", "since_ms", "some_ids", "states", "text", "typed_ids"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class JobsCommand(click.Command):
             output.note(f"Error: {NO_APP}")
             ctx.exit(USAGE)
         name = named if isinstance(named, str) else ctx.obj.app.main
-        ctx.obj = session = Session(ctx.obj.app, output, f"celery -A {name} jobs", name)
+        ctx.obj = session = Session(ctx.obj.app, output, f"celery -A {shlex.quote(str(name))} jobs", name)
         try:
             return _failing(session, lambda: super(JobsCommand, self).invoke(ctx))
         except Failure as failure:

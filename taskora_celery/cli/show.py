@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import click
 
-from taskora_celery.cli.documents import detail_document, encoded
 from taskora_celery.cli.drawing import ID_CHARS, STATE_STYLES, beat_text, progress_text, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, resolved, some_ids
@@ -14,10 +14,12 @@ from taskora_celery.cli.session import JobsCommand, Session
 from taskora_celery.cli.table import Cell, Column, table
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import one_line, visible
-from taskora_celery.cli.words import age, clock
+from taskora_celery.documents import detail_document, encoded
+from taskora_celery.extended import traceback_of
 from taskora_celery.listing import JobDetail
 from taskora_celery.records import AttemptRecord
-from taskora_celery.views import JobView, attempt_text, message_of, named
+from taskora_celery.times import age, clock
+from taskora_celery.views import JobView, attempt_text, is_uuid, message_of, named
 
 __all__ = ["command", "page"]
 
@@ -55,11 +57,10 @@ def command(session: Session, ids: tuple[str, ...], *, traceback: bool, as_json:
 
 def _traceback_of(session: Session, job_id: str) -> str | None:
     try:
-        found = session.app.AsyncResult(job_id).traceback
+        return traceback_of(session.app, job_id)
     except Exception as exc:  # noqa: BLE001 - any result backend's, or none: the record is shown all the same
         session.output.note(f"The result backend has no traceback to show: {one_line(exc)}")
         return None
-    return None if found is None else str(found)
 
 
 def page(detail: JobDetail, now_ms: int, output: Output, traceback: str | None = None) -> list[str]:
@@ -131,7 +132,9 @@ def _attempt_row(record: AttemptRecord, now_ms: int) -> list[Cell]:
 
 def _hint(session: Session, view: JobView) -> None:
     """Say what could be typed next."""
-    output = session.output
+    output, whole = session.output, one_line(view.id)
+    # Other ids of people's own may begin alike; and without a list of jobs a beginning cannot be looked up.
+    typed = whole[:ID_CHARS] if is_uuid(whole) and session.reader.indexed else whole
     output.note("")
     for name in ["logs"] if view.over else ["watch", "logs -f", "cancel"]:
-        output.note(output.paint(f"{session.called} {name} {one_line(view.id[:ID_CHARS])}", "dim"))
+        output.note(output.paint(f"{session.called} {name} {shlex.quote(typed)}", "dim"))

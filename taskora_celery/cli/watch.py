@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from taskora_celery.cli.documents import encoded, job_document
 from taskora_celery.cli.drawing import STATE_STYLES, bar, beat_text, progress_text, short_ids, state_text
 from taskora_celery.cli.loglines import LogStyle, entry_lines
 from taskora_celery.cli.params import as_json, duration, resolved, some_ids
@@ -18,10 +18,11 @@ from taskora_celery.cli.table import Cell, joined
 from taskora_celery.cli.terminal import Output
 from taskora_celery.cli.text import fit, one_line
 from taskora_celery.cli.waiting import end_of, exit_code, following, goes_on
-from taskora_celery.cli.words import clock
+from taskora_celery.documents import encoded, job_document
 from taskora_celery.following import Change
 from taskora_celery.records import LogEntry
 from taskora_celery.store.protocol import Snapshot
+from taskora_celery.times import clock
 from taskora_celery.views import JobView, attempt_text, message_of
 
 __all__ = ["Turns", "block", "brief", "command"]
@@ -61,8 +62,8 @@ def command(ctx: click.Context, ids: tuple[str, ...], timeout: float | None, *, 
     ctx.exit(exit_code(ends.values()))
 
 
-class _Scene:
-    """What is known of the watched jobs."""
+class _Scene(ABC):
+    """What is known of the watched jobs, and how it is shown."""
 
     def __init__(self, session: Session, job_ids: Sequence[str]) -> None:
         self.session = session
@@ -82,9 +83,9 @@ class _Scene:
         """Return the jobs as they are seen now."""
         return [self.session.reader.seen(job_id, snapshot, now_ms) for job_id, snapshot in self._snapshots.items()]
 
+    @abstractmethod
     def show(self, ends: dict[str, str]) -> None:
         """Write what is to be seen; ``ends`` says how jobs have ended."""
-        raise NotImplementedError
 
 
 class _Picture(_Scene):
@@ -193,9 +194,4 @@ def _why(view: JobView) -> str:
 
 def _share(view: JobView, now_ms: int) -> str:
     """Return the percentage and the time left, or how long it waits; what a progress says otherwise is its message."""
-    return progress_text(view, now_ms) if view.percent is not None or view.next_ms is not None else _value(view)
-
-
-def _value(view: JobView) -> str:
-    value = view.status.progress
-    return f"{value}" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+    return progress_text(view, now_ms) if view.percent is not None or view.next_ms is not None else ""

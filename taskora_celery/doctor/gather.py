@@ -12,7 +12,7 @@ from kombu.utils.url import maybe_sanitize_url
 from taskora_celery.about import checked_recovery, checked_settings, package_versions, version_of
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.errors import SettingsError, StoreUnavailableError
-from taskora_celery.inspecting import replies
+from taskora_celery.inspecting import Replied, replies
 from taskora_celery.runtime import broker_endpoint_of
 from taskora_celery.settings import Settings
 from taskora_celery.store.connect import Endpoint
@@ -60,18 +60,18 @@ def gather(app: Any, timeout: float = 1.0) -> Facts:
     return facts
 
 
-def worker_facts(name: str, stats: Mapping[str, Any], sent: float, received: float) -> WorkerFacts:
-    """Return what a worker's answer to ``stats`` says; it was asked at ``sent``, and had answered by ``received``.
+def worker_facts(replied: Replied) -> WorkerFacts:
+    """Return what a worker's reply to ``stats`` says.
 
-    Its clock was read in between, so by the difference to the nearer one it is wrong at least.
+    Its clock was read between the question and the reply, so by the difference to the nearer one it is wrong at least.
     """
-    about = stats.get("taskora")
+    about = replied.answer.get("taskora") if isinstance(replied.answer, Mapping) else None
     if not isinstance(about, Mapping):
-        return WorkerFacts(name)
-    clock = float(about.get("clock", sent))
-    ahead = clock - received if clock > received else min(clock - sent, 0.0)
+        return WorkerFacts(replied.worker)
+    clock = float(about.get("clock", replied.sent))
+    ahead = clock - replied.received if clock > replied.received else min(clock - replied.sent, 0.0)
     return WorkerFacts(
-        name, str(about.get("version")), dict(about.get("packages", {})), ahead, about.get("events"),
+        replied.worker, str(about.get("version")), dict(about.get("packages", {})), ahead, about.get("events"),
         about.get("visibility_timeout"),
     )  # fmt: skip
 
@@ -160,7 +160,7 @@ def _workers(app: Any, connection: Any, timeout: float) -> tuple[WorkerFacts, ..
     replied = replies(app, connection, "stats", timeout)
     if replied is None:
         return None
-    found = {reply.worker: worker_facts(reply.worker, reply.answer, reply.sent, reply.received) for reply in replied}
+    found = {reply.worker: worker_facts(reply) for reply in replied}
     return tuple(found[name] for name in sorted(found))
 
 

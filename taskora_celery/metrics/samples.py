@@ -10,13 +10,12 @@ from taskora_celery.metrics.families import FROM_COUNTS, Family, Sample, family
 from taskora_celery.records import LEVELS, Outcome
 from taskora_celery.store.protocol import Snapshot
 from taskora_celery.tally import BOUNDS, OTHER, Count, label_text, unpack_count
-from taskora_celery.views import GOING
-from taskora_celery.views import STATES as ALL_STATES
+from taskora_celery.views import GOING, STATES
 
-__all__ = ["STATES", "UNREAD", "count_samples", "job_samples"]
+__all__ = ["BEGUN", "UNREAD", "count_samples", "job_samples"]
 
 #: The states of a job that has begun and not ended, in the words that all faces use.
-STATES = {name: word for name, word in ALL_STATES.items() if word in GOING and name != "PENDING"}
+BEGUN = {name: word for name, word in STATES.items() if word in GOING and name != "PENDING"}
 #: The state of jobs that were not looked at: there are too many.
 UNREAD = "unread"
 #: So many tasks have a heartbeat's age of their own, those that are silent longest.
@@ -33,10 +32,10 @@ _BUCKETS = (*(repr(bound) for bound in BOUNDS), "+Inf")
 
 def job_samples(records: Iterable[Snapshot | None], unread: int, now_ms: int) -> Iterator[Sample]:
     """Return what the records of jobs that go on say; ``unread`` more were not read."""
-    states: Counter[str] = Counter(dict.fromkeys(STATES.values(), 0))
+    states: Counter[str] = Counter(dict.fromkeys(BEGUN.values(), 0))
     oldest: dict[str, int] = {}
     for record in records:
-        state = None if record is None else STATES.get(record.fields.get("s", ""))
+        state = None if record is None else BEGUN.get(record.fields.get("s", ""))
         if record is None or state is None:  # it has ended since: the index is a moment behind
             continue
         states[state] += 1

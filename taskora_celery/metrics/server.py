@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,8 @@ from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import OPENMETRICS, PROMETHEUS, exposition, wants_openmetrics
 
 __all__ = ["MetricsServer"]
+
+logger = logging.getLogger("taskora_celery.metrics")
 
 #: A client has so many seconds to send its request, and to take the answer.
 CLIENT_TIMEOUT = 10.0
@@ -74,11 +77,19 @@ class _Handler(BaseHTTPRequestHandler):
         elif not access.admits(self.headers.get("Authorization")):
             self._send(HTTPStatus.UNAUTHORIZED, _PLAIN, "not without --auth's secret\n", {"WWW-Authenticate": access.scheme})
         elif path == "/metrics":
-            openmetrics = wants_openmetrics(self.headers.get("Accept", ""))
-            text = exposition(self.server.collector.samples(), openmetrics=openmetrics)
-            self._send(HTTPStatus.OK, OPENMETRICS if openmetrics else PROMETHEUS, text)
+            self._metrics()
         else:
             self._send(HTTPStatus.NOT_FOUND, _PLAIN, "there are /metrics and /-/healthy\n")
+
+    def _metrics(self) -> None:
+        openmetrics = wants_openmetrics(self.headers.get("Accept", ""))
+        try:
+            text = exposition(self.server.collector.samples(), openmetrics=openmetrics)
+        except Exception:  # the outer edge of this request's thread; a store that is away is among the samples
+            logger.exception("the metrics cannot be made")
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, _PLAIN, "the exporter's own log says what went wrong\n")
+        else:
+            self._send(HTTPStatus.OK, OPENMETRICS if openmetrics else PROMETHEUS, text)
 
     def _send(self, status: HTTPStatus, kind: str, text: str, headers: dict[str, str] | None = None) -> None:
         body = text.encode("utf-8", "replace")

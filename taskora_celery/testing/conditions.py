@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from typing import Any
 
 from taskora_celery.clock import seconds
 from taskora_celery.errors import TaskoraError
@@ -94,6 +96,16 @@ class Conditions:
         first, last = self.store_down
         return first <= step <= last
 
+    def with_options(self, options: Mapping[str, Any]) -> Conditions:
+        """Return these conditions with other options, checked.
+
+        :raises TypeError: there is no such option, or a value is of the wrong type.
+        :raises ValueError: a value is out of range.
+        """
+        for name in options.keys() - OPTIONS:
+            raise TypeError(f"{name}= is no option of a run: there are {', '.join(sorted(OPTIONS))}")
+        return replace(self, **options).check()
+
     def check(self) -> Conditions:
         """Return itself.
 
@@ -107,6 +119,8 @@ class Conditions:
             seconds(self.cancel_grace, "cancel_grace")
         if not isinstance(self.store_down, bool):
             _check_outage(self.store_down)
+        if not isinstance(self.max_deliveries, int):
+            raise TypeError(f"max_deliveries={self.max_deliveries!r} is no whole number")
         if self.max_deliveries < 1:
             raise ValueError(f"max_deliveries={self.max_deliveries!r}: a job is delivered at least once")
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
 from typing import Any
 
 from celery.canvas import Signature
@@ -31,12 +30,12 @@ class JobRunner:
         :raises TypeError: there is no such option, or a value is of the wrong type.
         :raises ValueError: a value is out of range.
         """
-        self._conditions = Conditions(**options).check()
+        self._conditions = Conditions().with_options(options)
 
     def __call__(self, **options: Any) -> JobRunner:
         """Return a runner with these options over those of this one; errors are those of the constructor."""
         made = JobRunner()
-        made._conditions = replace(self._conditions, **options).check()
+        made._conditions = self._conditions.with_options(options)
         return made
 
     def run(self, task: Any, /, *args: Any, **kwargs: Any) -> JobRun:

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 
 from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
-from taskora_celery.board.feeds import ListFeed
+from taskora_celery.board.listfeed import ListFeed
 from taskora_celery.board.outbox import Outbox, frame
 from tests.support import reporting_jobs, scripted_jobs
 from tests.support.boards import SECRET, running
@@ -161,6 +161,7 @@ def test_an_empty_page_waits_for_what_is_true(pages: Pages, shop_board: Shop, mo
     assert len(loads) == 1
     shop_board.begin("job-1")
     pages.wait_for("#rows", "import.csv")
+    wait_until(lambda: len(looks) >= 6 and len(loads) >= 2, "the stream of the page that has it")
     assert len(loads) == 2, "for the job, and for nothing else"
     pages.is_well()
 
@@ -241,12 +242,30 @@ def test_ages_count_on_and_a_log_wraps_or_does_not(pages: Pages, shop_board: Sho
     pages.is_well()
 
 
+def test_what_has_left_the_page_is_found_all_the_same(pages: Pages, shop_board: Shop) -> None:
+    """K4: a page keeps the newest lines of a long log, and says so; from then on the filter is the server's."""
+    job = shop_board.begin("job-1")
+    job.logs("the first")
+    pages.open("/job?id=job-1")
+    pages.wait_for("#log", "the first")
+    assert pages.text("#earlier") == ""
+    last = "return document.querySelector('.line:last-child .tx').textContent"
+    for at in range(0, 5_000, 1_000):  # in one go they would be too many for a connection
+        job.logs(*(f"line {n}" for n in range(at, at + 1_000)))
+        wait_until(lambda at=at: pages.run(last) == f"line {at + 999}", "the last line")  # type: ignore[misc]
+    pages.wait_for("#earlier", "Earlier lines are not shown here")
+    assert pages.run("return document.getElementById('log').childElementCount") == 5_000
+    pages.one("#text").send_keys("the first\n")
+    pages.wait_for("#log", "the first")
+    pages.is_well()
+
+
 def test_a_lost_connection_is_taken_up_again(browser: Any, shop_board: Shop, pages: Pages) -> None:
     """K4: without a gap, by the position of the last line."""
     job = shop_board.begin("job-1")
     job.logs("one")
     pages.open("/job?id=job-1")
-    for outbox in list(shop_board.board.hub._viewers):
+    for outbox in list(shop_board.board.audience._viewers):
         outbox.close()
     job.logs("two")
     pages.wait_for("#log", "two")

@@ -177,6 +177,8 @@ def test_a_long_log_shows_its_end_and_the_download_has_all(client: Client, shop_
     assert lines[0]["id"] == job.id
     some = client.get("/job/logs", params={"id": job.id, "text": "line 77", "attempt": "1", "level": "info"}).text
     assert len(some.splitlines()) == 11
+    for text in ("message", "long one", '":'):  # not of the lines, but of the documents that they are in
+        assert client.get("/job/logs", params={"id": job.id, "text": text}).text == "", "the lines that the page would show"
 
 
 def test_a_wrong_id_is_explained(client: Client) -> None:
@@ -186,6 +188,16 @@ def test_a_wrong_id_is_explained(client: Client) -> None:
         assert answer.status_code == 404
         assert "There is no record of &#39;no &lt;b&gt;such&#39;" in answer.text
         assert "taskora_record_ttl" in answer.text
+
+
+def test_the_form_has_room_for_as_many_jobs_as_it_offers(client: Client) -> None:
+    """K4: users choose ids, and may choose long ones; what is larger still is told what to do."""
+    long_ids = json.dumps([f"{n}/" + "reports of customers 2026/" * 8 for n in range(BULK_MOST)])
+    done = client.post("/cancel", data={"ids": long_ids, "count": str(BULK_MOST)}, headers=FROM_HERE)
+    assert f"<b>{BULK_MOST}</b></td><td>not found" in done.text
+    larger = client.post("/cancel", data={"ids": long_ids * 8, "count": "1"}, headers=FROM_HERE)
+    assert larger.status_code == 413
+    assert "cancel fewer jobs at once" in larger.text
 
 
 def test_many_are_cancelled_by_their_number(client: Client, shop_board: Shop) -> None:

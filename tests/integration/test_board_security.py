@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from taskora_celery import JobHandle
 from taskora_celery.board import board_app
 from taskora_celery.board.access import HEADERS, SecretAuth
+from taskora_celery.board.actions import FORM_BYTES
 from taskora_celery.board.app import Board
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.runtime import Runtime
@@ -181,7 +182,7 @@ def test_a_form_is_a_form_and_not_larger_than_one(shop_board: Shop) -> None:
     """K4: what else is sent is refused before it is read."""
     with shop_board.client() as client:
         assert client.post("/cancel", json={"ids": []}, headers=FROM_HERE).status_code == 415
-        assert client.post("/cancel", data={"ids": "x" * 200_000}, headers=FROM_HERE).status_code == 413
+        assert client.post("/cancel", data={"ids": "x" * FORM_BYTES}, headers=FROM_HERE).status_code == 413
         assert client.post("/cancel", data={"ids": "{", "count": "1"}, headers=FROM_HERE).status_code == 400
         assert client.post("/cancel", data={"ids": '["job-1"]', "count": "2"}, headers=FROM_HERE).status_code == 400
 
@@ -212,9 +213,9 @@ def test_a_hundred_open_streams_do_not_keep_the_others_out(shop_board: Shop) -> 
         paths = ["/events", "/job/events?id=job-1"] * 50
         opened = [streams.enter_context(client.watching(path)) for path in paths]
         assert all(stream.next() for stream in opened)
-        assert shop_board.board.hub.viewers == 100
+        assert shop_board.board.audience.viewers == 100
         assert client.get("/").status_code == 200
-    wait_until(lambda: not shop_board.board.hub.viewers, "the viewers to be forgotten")
+    wait_until(lambda: not shop_board.board.audience.viewers, "the viewers to be forgotten")
 
 
 def test_who_asks_for_the_head_of_a_stream_is_no_viewer(shop_board: Shop) -> None:
@@ -224,7 +225,7 @@ def test_who_asks_for_the_head_of_a_stream_is_no_viewer(shop_board: Shop) -> Non
             head = client.head(path)
             assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
             assert client.get("/static/icon.svg", timeout=5).status_code == 200, "over the same connection"
-    assert not shop_board.board.hub.viewers
+    assert not shop_board.board.audience.viewers
 
 
 def test_more_viewers_than_there_is_room_for_are_told_to_come_back(shop_board: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

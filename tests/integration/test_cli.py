@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskora_celery.cli.documents import AttemptDocument, DetailDocument, JobDocument, LogDocument, ReceiptDocument
 from taskora_celery.cli.session import CANCELLED as TOO_LATE
 from taskora_celery.cli.session import DONE as OK
 from taskora_celery.cli.session import INTERRUPTED, NOT_FOUND, TIMED_OUT, USAGE
 from taskora_celery.cli.text import rows_of
+from taskora_celery.documents import AttemptDocument, DetailDocument, JobDocument, LogDocument, ReceiptDocument
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
 from tests.support.executions import ScriptedExecution
@@ -362,6 +362,8 @@ def test_a_traceback_comes_from_the_result_backend(shop: Shell) -> None:
     assert text.endswith("TRACEBACK\nTraceback …\nValueError: line 7\\x1b[2J\n")
     assert lines(shop.run("show", "--traceback", "-j", FAILED))[0]["traceback"].startswith("Traceback …")
     assert lines(shop.run("show", "--traceback", "-j", DONE))[0]["traceback"] is None
+    shop.app.backend.store_result(FAILED, ValueError(), "FAILURE", traceback="Traceback …\nValueError: password=hunter2")
+    assert "hunter2" not in shop.run("show", "--traceback", FAILED).stdout, "F7: as on the board"
     shop.app.backend.client.delete(f"celery-task-meta-{FAILED}")
 
 
@@ -370,6 +372,20 @@ def test_hints_are_for_people(shop: Shell) -> None:
     assert shop.run("show", RENDER, terminal=True).stderr.split("\n")[1] == "celery -A shop jobs watch 7ee1047d"
     assert shop.run("show", DONE, terminal=True).stderr == "\ncelery -A shop jobs logs 90c3b1de\n"
     assert shop.run("show", RENDER).stderr == ""
+
+
+@pytest.mark.parametrize(("job_id", "typed"), [("import-2026-11-25", "import-2026-11-25"), ("a; rm -rf b", "'a; rm -rf b'")])
+def test_a_hint_can_be_copied(shop: Shell, store: JobStore, job_id: str, typed: str) -> None:
+    """K3: ids of people's own begin alike, and may hold what a shell obeys."""
+    ScriptedExecution(store, job_id, now_ms=SHOWN_MS).end()
+    assert shop.run("show", job_id, terminal=True).stderr == f"\ncelery -A shop jobs logs {typed}\n"
+
+
+def test_without_a_list_a_hint_has_the_whole_id(shop: Shell, store: JobStore) -> None:
+    """K3: a beginning could not be looked up."""
+    shop.app.conf.taskora_index_limit = 0
+    Runtime.forget(shop.app)
+    assert shop.run("show", DONE, terminal=True).stderr == f"\ncelery -A shop jobs logs {DONE}\n"
 
 
 # --- logs --------------------------------------------------------------------------------------------------------------

@@ -149,6 +149,19 @@ def test_ipv6_is_listened_on() -> None:
 # --- the command -------------------------------------------------------------------------------------------------------
 
 
+def test_what_fails_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """K5: the scraper hears that it failed, and the log says why; a connection that is cut without a word says neither."""
+
+    def fail(_: Collector) -> None:
+        raise RuntimeError("no such metric")
+
+    monkeypatch.setattr(Collector, "samples", fail)
+    with serving(ScriptedStore()) as server:
+        status, _, text = ask(server.url)
+    assert (status, text) == (500, "the exporter's own log says what went wrong\n")
+    assert "no such metric" in caplog.text
+
+
 def run(*arguments: str, broker: str = "redis://127.0.0.1:1/0", **conf: Any) -> Result:
     app = Celery("exported", broker=broker, task_cls=ContextTask, set_as_current=False)
     app.conf.update(conf)
@@ -175,7 +188,16 @@ def test_wrong_usage_says_what_is_wrong() -> None:
     assert CliRunner().invoke(command, []).exit_code == 2
 
 
-@pytest.mark.parametrize("flags", [["--port", "65536"], ["--port", "-1"], ["--auth", "user:\udcff"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--port", "65536"],
+        ["--port", "-1"],
+        ["--auth", "user:\udcff"],
+        ["--auth", "user:"],
+        ["--allow-host", "http://metrics.shop"],
+    ],
+)
 def test_what_no_client_can_ask_for_is_wrong_usage(flags: list[str]) -> None:
     """K3: exit code 2 and a line, no traceback."""
     result = run(*flags)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +18,7 @@ from taskora_celery.errors import JobNotFoundError, StoreNotConfiguredError, Sto
 from taskora_celery.handle import JobHandle
 from taskora_celery.records import Event, LogEntry, Outcome
 from taskora_celery.runtime import Runtime
+from taskora_celery.sse import server_sent_events
 from taskora_celery.store.protocol import JobStore, Reply, Report
 from taskora_celery.task import ContextTask
 from tests.support.eager_apps import tasks_of_their_own
@@ -319,6 +323,18 @@ def test_nothing_heard_for_the_timeout_is_a_timeout_error(handle: JobHandle, sto
     ScriptedExecution(store)
     with pytest.raises(TimeoutError):
         list(handle.events(timeout=0.1))
+    with pytest.raises(TimeoutError):
+        list(handle.events(timeout=timedelta(seconds=0.1)))
+
+
+@pytest.mark.parametrize(("timeout", "error"), [("5", TypeError), (True, TypeError), (-1, ValueError), (math.inf, ValueError)])
+def test_what_is_no_duration_is_refused_at_the_call(handle: JobHandle, timeout: Any, error: type[Exception]) -> None:
+    """J4: and not when the first event is waited for, in whatever arithmetic comes first."""
+    for follow in (handle.events, handle.follow_logs, handle.aevents, partial(server_sent_events, handle)):
+        with pytest.raises(error, match=r"timeout=.* is not a duration"):
+            follow(timeout=timeout)
+    with pytest.raises(error, match=r"heartbeat=.* is not a duration"):
+        server_sent_events(handle, heartbeat=timeout)
 
 
 def test_a_job_that_only_the_backend_saw_ending_ends_for_its_followers(

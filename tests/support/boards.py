@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,6 +14,7 @@ from taskora_celery.board.access import SecretAuth
 from taskora_celery.board.app import Board
 from taskora_celery.board.server import BoardServer, bound, url_of
 from taskora_celery.runtime import Runtime
+from tests.support.browser import Frame, Reading
 from tests.support.executions import ScriptedExecution
 from tests.support.scripted_jobs import shop_app
 from tests.support.waiting import wait_until
@@ -49,43 +48,21 @@ def running(board: Board, host: str = "127.0.0.1") -> Iterator[str]:
         assert not thread.is_alive(), "a stream kept the server"
 
 
-@dataclass
-class Event:
-    """One event of a stream."""
-
-    name: str
-    data: Any
-    id: str = ""
-
-    def holds(self, name: str, part: str) -> bool:
-        """Whether it is called so, and has this text."""
-        return self.name == name and part in json.dumps(self.data, ensure_ascii=False)
-
-
-@dataclass
 class Stream:
     """What a viewer is told."""
 
-    response: httpx.Response
-    told: list[Event] = field(default_factory=list)
+    def __init__(self, response: httpx.Response) -> None:
+        self.told: list[Frame] = []
+        self.reading = Reading(response)
 
-    def __post_init__(self) -> None:
-        self._lines = self.response.iter_lines()
-
-    def next(self) -> Event:
+    def next(self) -> Frame:
         """The next event; fails where the stream has ended."""
-        fields: dict[str, str] = {}
-        for line in self._lines:
-            name, _, value = line.partition(": ")
-            if not line and "event" in fields:
-                event = Event(fields["event"], json.loads(fields["data"]), fields.get("id", ""))
-                self.told.append(event)
-                return event
-            if name in {"event", "data", "id"}:
-                fields[name] = value
-        raise AssertionError(f"the stream ended; it had told {[event.name for event in self.told]}")
+        frame = self.reading.next()
+        assert frame is not None, f"the stream ended; it had told {[frame.name for frame in self.told]}"
+        self.told.append(frame)
+        return frame
 
-    def until(self, name: str, part: str = "") -> Event:
+    def until(self, name: str, part: str = "") -> Frame:
         """The next event of this name that holds this text."""
         while True:
             event = self.next()

@@ -40,6 +40,10 @@ class Frame:
     id: str
     data: Any
 
+    def holds(self, name: str, part: str) -> bool:
+        """Whether it is called so, and has this text."""
+        return self.name == name and part in json.dumps(self.data, ensure_ascii=False)
+
 
 class Reading:
     """One connection of a client."""
@@ -54,8 +58,9 @@ class Reading:
         fields: dict[str, str] = {}
         for line in self.lines:
             if not line:
-                if fields:
-                    return Frame(fields["event"], fields["id"], json.loads(fields["data"]))
+                if "event" in fields:
+                    return Frame(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+                fields = {}
                 continue
             name, _, value = line.partition(":")
             if not name:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taskora_celery.board.access import HEADERS, SecretAuth, comes_from_here, host_names, is_known_host, is_led_here, new_secret
+from taskora_celery.board.access import HEADERS, SecretAuth, comes_from_here, is_led_here, new_secret
+from taskora_celery.metrics.access import host_names, is_known_host
 
 
 @pytest.mark.parametrize(

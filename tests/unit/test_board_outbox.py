@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from taskora_celery.board.outbox import FRAME_SECONDS, LINES_WAITING, MOMENTS_KEPT, PIECE_BYTES, Outbox, frame
+from taskora_celery.board.outbox import FRAME_SECONDS, LINES_WAITING, MOMENTS_KEPT, PIECE_BYTES, THINGS_WAITING, Outbox, frame
 
 
 def test_a_frame_is_one_line_of_json_whatever_the_text_holds() -> None:
@@ -93,6 +93,40 @@ def test_who_has_read_the_journal_is_told_no_line_twice() -> None:
     outbox.started_anew()
     outbox.line(0, b"0;")
     assert outbox.taken(100.0) == b"0;"
+
+
+def test_who_was_away_for_long_is_told_all_lines() -> None:
+    """K4: lines are left out where a connection is slow, and not where a viewer comes back to many of them."""
+    outbox = Outbox()
+    outbox.caught_up([(position, b"%d;" % position) for position in range(LINES_WAITING + 1)], LINES_WAITING)
+    outbox.line(LINES_WAITING + 1, b"new;")
+    told = outbox.taken(100.0)
+    assert told.startswith(b"0;1;2;")
+    assert told.endswith(b"%d;new;" % LINES_WAITING)
+
+
+def test_what_was_left_out_is_told_behind_what_was_read() -> None:
+    """K4: the gap stands where the lines would be."""
+    outbox = Outbox()
+    outbox.caught_up([(0, b"x" * PIECE_BYTES), (1, b"1;")], 1)
+    for position in range(2, LINES_WAITING + 3):
+        outbox.line(position, b"on;")
+    assert outbox.taken(100.0) == b"x" * PIECE_BYTES
+    assert outbox.pause(100.0) == 0.0
+    assert outbox.taken(100.0) == b"1;" + frame("gap", {"count": LINES_WAITING}) + b"on;"
+
+
+def test_a_viewer_that_takes_nothing_is_let_go() -> None:
+    """K4: safe to leave running: for a browser that sleeps no rows pile up; it comes back, and is told all anew."""
+    outbox = Outbox()
+    for number in range(THINGS_WAITING):
+        outbox.latest(number, b"x")
+    outbox.latest(0, b"y")
+    assert not outbox.closed
+    outbox.latest("one more", b"x")
+    outbox.latest("and one", b"x")
+    assert outbox.closed
+    assert outbox.taken(100.0) == b""
 
 
 def test_waiting_ends_with_news_with_the_time_and_with_the_end() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from taskora_celery.board import app as board
+from taskora_celery.board.logfilter import LogFilter
 from taskora_celery.board.pages import TABLE, pages
 from taskora_celery.board.rendering import Renderer, address, shown_lines
-from taskora_celery.board.rows import attempt_row, job_row, line_of, passing, short_id
+from taskora_celery.board.rows import attempt_row, entry_line, job_row, line_of, short_id
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry, Outcome
 from taskora_celery.views import STATES, JobView
 
@@ -52,7 +53,7 @@ def test_an_id_is_short_where_it_is_random_and_cut_where_it_is_long() -> None:
         (None, None, "", ""),
         ({"percent": 48.9, "current": 12, "total": 25, "message": "on"}, 48.9, "12/25 on", "48%"),
         (99.96, 99.96, "", "99%"),
-        (1234, None, "1234", ""),
+        (1_234_567, None, "1234567", ""),
         ("words", None, "words", ""),
         ({"files": 3, "percent": 5}, 5.0, "files=3", "5%"),
     ],
@@ -110,14 +111,15 @@ def test_the_meta_of_an_entry_is_shown_as_it_was_given() -> None:
 
 def test_lines_pass_by_level_attempt_and_text() -> None:
     """K4: what happened passes each level, and a cancel, which has no attempt, each attempt."""
-    assert passing(line("m", "warn"), "warn", 1, "")
-    assert not passing(line("m", "info"), "warn", None, "")
-    assert not passing(line("m"), "", 2, "")
-    assert passing(line("Some text", k="VALUE"), "", None, "value")
-    assert not passing(line("Some text"), "", None, "other")
+    assert LogFilter("warn", 1).takes(line("m", "warn"))
+    assert not LogFilter("warn").takes(line("m", "info"))
+    assert not LogFilter(attempt=2).takes(line("m"))
+    assert LogFilter(text="value").takes(line("Some text", k="VALUE"))
+    assert not LogFilter(text="other").takes(line("Some text"))
+    assert LogFilter(text="shop.tax").takes(entry_line(LogEntry("info", "Some text", NOW_MS, 1, 7, None, "shop.tax")))
     cancel = line_of(Event("cancel", 4, NOW_MS, {"phase": "killed", "attempt": 0}))
     assert cancel is not None
-    assert passing(cancel, "error", 2, "")
+    assert LogFilter("error", 2).takes(cancel)
 
 
 # --- templates -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from taskora_celery.cli.drawing import bar, short_ids
 from taskora_celery.cli.table import Cell, Column, fitted, joined, table
 from taskora_celery.cli.terminal import Output, wants_color
 from taskora_celery.cli.text import fit, one_line, pad, rows_of, visible, width
-from taskora_celery.cli.words import age, clock, moment, parse_duration
+from taskora_celery.times import age, clock, moment, parse_duration
 from tests.support.executions import NOW_MS
 from tests.support.screen import Screen
 

@@ -11,6 +11,7 @@ from taskora_celery.cli.doctor import exit_code
 from taskora_celery.doctor.checks import Level, diagnose
 from taskora_celery.doctor.facts import Facts, ServerFacts, TaskFacts, WorkerFacts
 from taskora_celery.doctor.gather import worker_facts
+from taskora_celery.inspecting import Replied
 
 PACKAGES = {"taskora-celery": "1.0", "Python": "3.11.7", "celery": "5.7.0"}
 REDIS = ServerFacts("broker and store", "redis://shop:6379/0", None, "7.0.15", 0.0, "noeviction", 0)
@@ -119,12 +120,13 @@ def test_where_nobody_can_be_asked_nothing_is_said_of_workers() -> None:
 def test_a_clock_is_known_as_well_as_its_answer_was_quick(clock: float, ahead: float) -> None:
     """K7: an answer that took a second proves no difference of a second."""
     stats = {"taskora": {"version": "1.0", "clock": clock, "events": True, "visibility_timeout": 30.0, "packages": PACKAGES}}
-    assert worker_facts("w1@shop", stats, 100.0, 101.0) == worker(ahead=ahead)
+    assert worker_facts(Replied("w1@shop", stats, 100.0, 101.0)) == worker(ahead=ahead)
 
 
-def test_a_worker_that_says_nothing_of_this_library_has_none() -> None:
-    """K7: every worker answers to ``stats``, with a part of ours where we are."""
-    assert worker_facts("old@shop", {"total": {}}, 0.0, 1.0) == WorkerFacts("old@shop")
+@pytest.mark.parametrize("answer", [{"total": {}}, {"taskora": "?"}, ["stats"], None])
+def test_a_worker_that_says_nothing_of_this_library_has_none(answer: Any) -> None:
+    """K7: every worker answers to ``stats``, with a part of ours where we are; what is not understood is no part of ours."""
+    assert worker_facts(Replied("old@shop", answer, 0.0, 1.0)) == WorkerFacts("old@shop")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ LAYERS = (
         "background",
         "tally",
         "texts",
+        "times",
         "_version",
     ),
     ("store", "lease"),
@@ -66,6 +67,7 @@ LAYERS = (
         "shapes",
         "app",
         "views",
+        "documents",
         "listing",
         "following",
         "looks",
@@ -78,7 +80,9 @@ LAYERS = (
         "extended",
     ),
     ("worker",),
-    ("doctor", "metrics", "testing", "cli", "flower", "board"),
+    ("doctor", "metrics", "testing", "flower"),
+    ("board",),
+    ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -9,6 +9,7 @@ import inspect
 import math
 import threading
 import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -284,9 +285,13 @@ def test_an_eager_run_is_cancelled_too_late(retried: EagerJobHandle[str]) -> Non
     receipt = retried.cancel("password=hunter2", grace=3, wait=True)
     assert (receipt.id, receipt.outcome, receipt.reason) == (retried.id, "too_late", "password=[redacted]")
     assert asyncio.run(retried.acancel()).outcome == "too_late"
+    assert retried.cancel(wait=timedelta(seconds=1)).outcome == "too_late"
     for wrong in ({"reason": 5}, {"grace": -1}, {"wait": -1}):
         with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
             retried.cancel(**wrong)  # type: ignore[arg-type]
+    for follow in (retried.events, retried.follow_logs):
+        with pytest.raises(ValueError, match=r"timeout=-1\.0 is not a duration"):
+            follow(timeout=-1)
     retried.revoke()
     assert retried.cancel().outcome == "cancelled"
 

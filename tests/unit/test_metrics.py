@@ -269,7 +269,7 @@ def test_an_address_of_this_machine_alone_is_known(host: str, own: bool) -> None
 @pytest.mark.parametrize(
     ("host", "known"),
     [("localhost:10818", True), ("127.0.0.1", True), ("[::1]:10818", True), ("exporter.shop:10818", True),
-     ("EXPORTER.shop", True), ("evil.example", False), (None, False), ("", False)],
+     ("EXPORTER.shop", True), ("evil.example", False), (None, False), ("", False), ("[", False)],
 )  # fmt: skip
 def test_a_page_under_another_name_gets_nothing(host: str | None, known: bool) -> None:
     """K4: a name that was made to lead to this machine (DNS rebinding) is none of ours."""

@@ -211,6 +211,8 @@ def test_what_is_no_task_of_this_library_is_refused() -> None:
         ({"store_down": 5}, TypeError, "store_down=5: give the first and the last report of the outage, or True"),
         ({"store_down": (1, 2, 3)}, TypeError, r"store_down=\(1, 2, 3\): give the first and the last report"),
         ({"store_down": ("1", "2")}, TypeError, r"store_down=\('1', '2'\): give the first and the last report"),
+        ({"max_deliveries": "3"}, TypeError, "max_deliveries='3' is no whole number"),
+        ({"cancle_at": 3}, TypeError, "cancle_at= is no option of a run: there are cancel_at, cancel_grace, "),
         ({"max_deliveries": 0}, ValueError, "max_deliveries=0: a job is delivered at least once"),
         ({"cancel_on": 3}, TypeError, "cancel_on"),
     ],
@@ -219,6 +221,8 @@ def test_wrong_options_are_refused_before_anything_runs(options: dict[str, Any],
     """O1: a condition that cannot be met would make the test show nothing."""
     with pytest.raises(error, match=message):
         JobRunner(**options)
+    with pytest.raises(error, match=message):
+        JobRunner(store_down=True)(**options)
 
 
 @pytest.mark.parametrize("options", [{"cancel_reason": "wrong file"}, {"cancel_grace": 5, "cancel_at": False}])

@@ -16,6 +16,7 @@ from taskora_celery.views import (
     ENDED,
     GOING,
     LINE_CHARS,
+    PACES_KEPT,
     STATES,
     JobFilter,
     JobView,
@@ -81,11 +82,13 @@ def test_the_percentage_of_a_progress(value: Any, percent: float | None) -> None
     ("value", "message"),
     [
         ({"current": 12, "total": 25, "message": "rendering"}, "12/25 rendering"), ({"current": 12}, "12"),
-        ({"message": "reading"}, "reading"), ({"rows": 7}, ""), ("half", "half"), (48, ""), (None, ""),
+        ({"message": "reading"}, "reading"), ({"rows": 7}, "rows=7"), ("half", "half"), (48, ""), (None, ""),
+        (1_234_567, "1234567"), (-0.5, "-0.5"), (True, "True"), ([1, 2], "[1, 2]"),
+        ({"current": 1, "total": 2, "percent": 50, "file": "a"}, "1/2 file=a"),
     ],
 )  # fmt: skip
 def test_the_message_of_a_progress(value: Any, message: str) -> None:
-    """K3: what it says in words."""
+    """K3, K4: what it says in words, the same in each face; a percentage is shown apart."""
     assert message_of(value) == message
 
 
@@ -173,6 +176,17 @@ def test_speed_is_not_measured_over_what_was_done_before(store: MemoryStore) -> 
         second.progress(51 + (at - 11_000) / 500)
         assert seen(store, NOW_MS + at, paces=paces).left == (None if left is None else pytest.approx(23.5))
     assert seen(store, NOW_MS + 12_000).left is None, "at the first look nobody can say"
+
+
+def test_a_reader_that_lives_for_weeks_does_not_grow(store: MemoryStore) -> None:
+    """K4: safe to leave running: millions of jobs go by, and each begins somewhere."""
+    ScriptedExecution(store).progress(10)
+    snapshot, paces = store.read("job-1", attempts=True), Paces()
+    assert snapshot is not None
+    for number in range(PACES_KEPT + 10):
+        assert view_of(f"job-{number}", snapshot, 100, FACTS, NOW_MS + 1_000, paces).percent == 10.0
+    assert len(paces._since) == PACES_KEPT
+    assert f"job-{PACES_KEPT + 9}" in paces._since
 
 
 def test_what_an_earlier_delivery_reported_has_no_speed(store: MemoryStore) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from taskora_celery.board.pages import Ask, FilterError, Page
 from taskora_celery.board.search import SEARCH_CHARS
-from taskora_celery.cli.words import parse_duration
 from taskora_celery.failures import FailureGroup, failures_in, literal_of
+from taskora_celery.times import parse_duration
 
 __all__ = ["PAGE", "search_of"]
 
@@ -22,7 +22,7 @@ def _context(ask: Ask) -> Mapping[str, Any]:
         seconds = parse_duration(since) if since else None
     except ValueError as exc:
         raise FilterError(f"since: {exc}") from exc
-    since_ms = 0 if seconds is None else max(ask.now_ms - int(min(seconds, 1e12) * 1000), 0)
+    since_ms = 0 if seconds is None else max(ask.now_ms - int(seconds * 1000), 0)
     found = failures_in(ask.reader, since_ms=since_ms)
     return {
         "news": f"{found.failed} failed" if found.failed else "",

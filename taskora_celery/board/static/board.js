@@ -88,6 +88,12 @@
     waiting.hidden = !unseen;
     say(waiting, plural(unseen, "new line") + " ↓");
   };
+  // What is not in the page cannot be found in it: from now on the server filters.
+  const partial = () => {
+    log.dataset.whole = "no";
+    say($("earlier"), "Earlier lines are not shown here; the download has them all.");
+    $("earlier").hidden = false;
+  };
   let arriving = [], drawn = 0;
   const draw = () => {
     drawn = 0;
@@ -97,11 +103,13 @@
       if (!line.hidden && !following) unseen += 1;
       log.append(line);
     }
+    if (log.childElementCount > LINES) partial();
     while (log.childElementCount > LINES) log.firstElementChild.remove();
     if ($("no-lines")) $("no-lines").hidden = all(".line:not([hidden])", log).length > 0;
     follow(following);
   };
-  const onLine = ({ html }) => { arriving.push(html); if (!drawn) drawn = setTimeout(draw, 30); };
+  const arrives = (html) => { arriving.push(html); if (!drawn) drawn = setTimeout(draw, 30); };
+  const onLine = ({ html }) => arrives(html);
   const onGap = ({ count }) => {
     const line = document.createElement("div");
     line.className = "line l-gap";
@@ -111,8 +119,8 @@
     text.className = "tx";
     text.textContent = plural(count, "line") + " left out: this connection is too slow. Load the page again to see them.";
     line.append(text);
-    arriving.push(line.outerHTML);
-    if (!drawn) drawn = setTimeout(draw, 30);
+    log.dataset.whole = "no";
+    arrives(line.outerHTML);
   };
   if (log) {
     for (const button of all(".noscript")) button.hidden = true;
@@ -146,15 +154,13 @@
   const connection = $("connection");
   const state = (name, text) => { connection.dataset.state = name; say(connection, text); };
   const suffix = document.title.slice(document.title.lastIndexOf(" · "));
-  const part = (name) => ({ html, title, over }) => {
-    replace($(name), html);
-    document.title = title + suffix;
-    if (over && name === "head") { ended = true; close(); state("none", ""); if ($("cancel")) $("cancel").hidden = true; }
+  const part = (id) => ({ html, title }) => { replace($(id), html); document.title = title + suffix; };
+  const onHead = (data) => {
+    part("head")(data);
+    if (data.over) { ended = true; close(); state("none", ""); if ($("cancel")) $("cancel").hidden = true; }
   };
   const handlers = {
-    row: onRow, list: onList, line: onLine, gap: onGap, head: part("head"), attempts: part("attempts"),
-    chips: ({ html, title }) => { replace($("chips"), html); document.title = title + suffix; },
-    fragment: ({ html, title }) => { replace($("live"), html); document.title = title + suffix; },
+    row: onRow, list: onList, line: onLine, gap: onGap, head: onHead, attempts: part("attempts"), chips: part("chips"), fragment: part("live"),
     outage: ({ text }) => { $("outage").hidden = !text; say($("outage"), text || ""); if (source) state(text ? "away" : "live", text ? "waiting for Redis" : "live"); },
     gone: () => { ended = true; close(); $("outage").hidden = false; say($("outage"), "The record of this job has expired."); state("none", ""); },
   };

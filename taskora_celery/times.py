@@ -1,4 +1,4 @@
-"""Durations and instants, as they are typed and as they are shown."""
+"""Durations and instants, as people type them and as they are shown to people and programs."""
 
 from __future__ import annotations
 

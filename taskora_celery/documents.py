@@ -1,6 +1,7 @@
-"""What ``-j`` prints: one JSON object per line. These classes are the list of its keys; each key is always there.
+"""Jobs as JSON: what ``-j`` prints and the board lets download, one object per line.
 
-Instants are RFC 3339 in UTC, durations float seconds; what is not known is null.
+These classes are the list of its keys; each key is always there. Instants are RFC 3339 in UTC, durations float seconds; what
+is not known is null.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from taskora_celery.cli.words import moment
 from taskora_celery.listing import JobDetail
 from taskora_celery.records import AttemptRecord, CancelReceipt, LogEntry
+from taskora_celery.times import moment
 from taskora_celery.views import JobView
 
 __all__ = [
