@@ -26,7 +26,6 @@ from taskora_celery.results import sink_for
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
-from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begun, CancelRequest, Ended, Reply, Verdict
 from taskora_celery.tracing import JobSpan
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
@@ -308,8 +307,6 @@ class Execution:
         delay = delay_of(self._task, countdown, eta, now)
         reason, error = reason_of(exc, self.runtime.redactor)
         keep = self._row(Outcome.RETRY, now, reason, error, delay, int((now + delay) * 1000))
-        data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
-        self.ctx.logs.append((STATE, now, data, None, None))
         reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
         if reply is Reply.CANCELLED and self._inside:
             request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)

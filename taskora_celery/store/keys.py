@@ -8,8 +8,8 @@ key                type  content
 =================  ====  ==============================================================================================
 ``{id}:job``       hash  the record, see below; written by ``begin``, ``report``, ``lose`` and ``cancel.lua``
 ``{id}:journal``   list  batches of entries, oldest first: ``"<first seq> <entries> <log entries> "`` and a packed batch;
-                         ``report``, ``lose`` and ``cancel.lua`` append; the first two remove whole batches from the head
-                         while enough log entries remain
+                         ``report``, ``lose`` and ``cancel.lua`` append, and remove whole batches from the head while enough
+                         log entries remain
 ``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
                          and each delivery that was lost; the newest 100
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning

@@ -25,7 +25,7 @@ from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.connect import Endpoint, client
 from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.index import RedisIndex
-from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
+from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss, encode_retry
 from taskora_celery.store.keys import JobKeys
 from taskora_celery.store.protocol import (
     NO_COUNTS,
@@ -135,6 +135,7 @@ class RedisStore:
         return CANCEL, (
             *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
             packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
+            self._log_limit,
         )  # fmt: skip
 
     def shut_down(self, worker: str) -> None:
@@ -302,7 +303,7 @@ class RedisStore:
             *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
             report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
             b"" if ended.keep is None else _attempt_encoder.encode(ended.keep),
-            "2" if ended.stands else "1" if ended.unaware else "", report.first,
+            "2" if ended.stands else "1" if ended.unaware else "", report.first, encode_retry(ended),
         ]  # fmt: skip
         for batch in report.batches:
             arguments += (batch.entries, batch.logs, batch.data)

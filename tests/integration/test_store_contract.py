@@ -433,6 +433,44 @@ def test_sending_a_report_again_changes_nothing_more(store: JobStore) -> None:
     assert snapshot(store) == before
 
 
+def retried(execution: ScriptedExecution, *messages: str) -> Report:
+    """The last report of an attempt that ends in a retry."""
+    keep = AttemptRecord(1, 1, execution.worker, NOW_MS, Outcome.RETRY, 1.5, "busy", "OSError", 30.0, NOW_MS + 31_500)
+    return execution.made(*messages, ended=Ended(Outcome.RETRY, NOW_MS + 1_500, "busy", "OSError", keep))
+
+
+def test_a_retry_is_in_the_journal_behind_what_was_said_before_it(store: JobStore) -> None:
+    """I4: who follows the job reads of it in its place, with the time of the next attempt."""
+    execution = ScriptedExecution(store)
+    execution.send(retried(execution, "a"))
+    log, state = decode(snapshot(store).journal)
+    assert (log.kind, log.seq, state.kind, state.seq, state.timestamp) == ("log", 0, "state", 1, NOW_MS + 1_500)
+    told = {"attempt": 1, "state": "RETRY", "reason": "busy", "error": "OSError", "delay": 30.0, "next_ms": NOW_MS + 31_500}
+    assert state.data == told
+    ScriptedExecution(store, attempt=2).logs("b")
+    assert [event.seq for event in decode(snapshot(store).journal)] == [0, 1, 2]
+
+
+def test_an_end_that_is_sent_again_is_kept_once(store: JobStore) -> None:
+    """I4, L1: an attempt whose last answer was lost stands in the history once, and so does its retry in the journal."""
+    execution = ScriptedExecution(store)
+    report = retried(execution, "a")
+    execution.send(report)
+    before = snapshot(store)
+    execution.send(report)
+    assert snapshot(store) == before
+    assert [record.number for record in before.attempts] == [1]
+
+
+def test_a_retry_that_is_refused_leaves_no_trace(store: JobStore) -> None:
+    """I4, G7: the job ends as cancelled; nobody is told of a retry that never comes."""
+    execution = ScriptedExecution(store)
+    store.cancel(request())
+    assert execution.send(retried(execution, "a")) is Reply.CANCELLED
+    assert [event.kind for event in decode(snapshot(store).journal)] == ["cancel", "log"]
+    assert snapshot(store).attempts == ()
+
+
 def test_a_report_that_repeats_some_batches_adds_only_the_others(store: JobStore) -> None:
     """L1: after a lost answer the reporter sends the old batches with the new."""
     execution = ScriptedExecution(store)
@@ -918,6 +956,17 @@ def test_a_job_that_was_given_back_and_cancelled_does_not_come_back(store: JobSt
     store.cancel(request())
     assert ScriptedExecution(store, tag=tag, redelivered=tag == "t1").begun.fence == Verdict.CANCELLED
     assert state_of(store) == CANCELLED
+
+
+def test_however_often_a_running_job_is_cancelled_its_journal_is_bounded(store: JobStore) -> None:
+    """L3: a script that asks again and again until the job has ended fills no memory."""
+    ScriptedExecution(store).logs("said before")
+    for _ in range(LOG_LIMIT + 1_005):
+        store.cancel(request())
+    kept = snapshot(store)
+    assert len(kept.journal) == LOG_LIMIT + 1_000
+    assert kept.removed == 6
+    assert dropped(store) == 1
 
 
 def test_a_running_job_that_was_asked_to_stop_does_not_begin_again(store: JobStore) -> None:

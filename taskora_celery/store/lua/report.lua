@@ -6,7 +6,8 @@
 --       8 state or "", the attempt has ended  9 when (ms)  10 reason  11 error class  12 attempt record to keep or ""
 --       13 "1": the handler could not see that it was to stop, "2": Celery has stored this end already: it is written whatever
 --       was requested
---       14 first entry's number within this execution, then for each batch: entries, log entries, packed batch
+--       14 first entry's number within this execution  15 packed journal entry of the end, or ""
+--       then for each batch: entries, log entries, packed batch
 -- Returns 1 accepted, 0 superseded: counted, nothing else was changed, 2 accepted, and a cancel is requested,
 -- 3 accepted but for the end: a cancel was requested before it (a gentle one decides nothing where ARGV 13 is "1"), -1 the record is unknown: nothing was changed
 local held = redis.call('HMGET', KEYS[1], 'f', 'g', 'u', 'v', 'q', 'm', 'i', 't', 'j')
@@ -25,12 +26,25 @@ local function put(field, value)
   set[#set + 1] = value
 end
 
-if #ARGV > 14 then
+local answer = 1
+if held[9] and current then answer = 2 end
+local ends = ARGV[8] ~= '' and current
+-- The fifth field of a request says that it is gentle.
+local spared = ends and held[9] and (ARGV[13] == '2' or ARGV[13] == '1' and cmsgpack.unpack(string.sub(held[9], 2))[5])
+if ends and held[9] and ARGV[8] ~= 'REVOKED' and not spared then
+  -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
+  ends, answer = false, 3
+end
+-- The same end again, whose answer was lost: what it adds to the lists is there.
+local news = ends and ARGV[12] ~= '' and redis.call('LINDEX', KEYS[3], -1) ~= ARGV[12]
+local entry = news and ARGV[15] ~= ''
+
+if #ARGV > 15 or entry then
   local counter = current and 'u' or 'v'
   local accepted = tonumber((current and held[3] or held[4]) or '0')
   local number, seq = tonumber(ARGV[14]), tonumber(held[5] or '0')
   local kept, written, batches = tonumber(held[6] or '0'), tonumber(held[8] or '0'), 0
-  for n = 15, #ARGV, 3 do
+  for n = 16, #ARGV, 3 do
     local entries, logs = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
     if number + entries > accepted then
       -- A jump means that entries were dropped before they came here: they count as written, and their numbers are left out.
@@ -45,6 +59,10 @@ if #ARGV > 14 then
       changed = true
     end
     number = number + entries
+  end
+  if entry then
+    batches = redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[15])
+    seq, changed = seq + 1, true
   end
   if changed then
     local limit, removed = tonumber(ARGV[5]), tonumber(held[7] or '0')
@@ -65,15 +83,6 @@ if current then
   if ARGV[2] ~= '0' then put('h', ARGV[2]) end
   if ARGV[6] ~= '' then put('p', ARGV[6]) changed = true end
 end
-local answer = 1
-if held[9] and current then answer = 2 end
-local ends = ARGV[8] ~= '' and current
--- The fifth field of a request says that it is gentle.
-local spared = ends and held[9] and (ARGV[13] == '2' or ARGV[13] == '1' and cmsgpack.unpack(string.sub(held[9], 2))[5])
-if ends and held[9] and ARGV[8] ~= 'REVOKED' and not spared then
-  -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
-  ends, answer = false, 3
-end
 if current and ARGV[7] ~= '' and not (ends and ARGV[8] == 'SUCCESS') then put('k', ARGV[7]) end
 if ends then
   put('s', ARGV[8])
@@ -83,7 +92,7 @@ if ends then
   if ARGV[8] == 'SUCCESS' then redis.call('HDEL', KEYS[1], 'k') end
   changed = true
 end
-if ARGV[12] ~= '' and ends then
+if news then
   redis.call('RPUSH', KEYS[3], ARGV[12])
   redis.call('LTRIM', KEYS[3], -100, -1)
   changed = true
