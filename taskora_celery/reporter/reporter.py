@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from taskora_celery.background import Wakes
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
@@ -41,7 +41,7 @@ class Reporter:
     """Sends what running jobs report: one batch per flush interval for all jobs of the process.
 
     Thread contract: one daemon thread named ``taskora-reporter``, started by the first job (so in a prefork child after the
-    fork), asleep on an event without a timeout while no job has anything to say. It survives any error of the store, the broker
+    fork), asleep without a timeout while no job has anything to say. It survives any error of the store, the broker
     and the result backend. :meth:`close` wakes it, lets it flush once more, and joins it for at most ``JOIN_TIMEOUT`` seconds,
     with a warning if that is not enough. What waits is bounded by ``buffer_limit`` entries per job and ``BACKLOG_JOBS`` jobs.
 
@@ -73,8 +73,7 @@ class Reporter:
         self._showing = showing or Showing()
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
-        self._pid = os.getpid()
-        self._wake = threading.Event()
+        self._wake = Wakes()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: dict[int, LiveJob] = {}
@@ -196,8 +195,6 @@ class Reporter:
         self.leases.close()
 
     def _touched(self) -> None:
-        if os.getpid() != self._pid:  # a child that a handler forked: the event's lock may be held in it for ever
-            return
         self._urgent = True
         self._wake.set()
 
