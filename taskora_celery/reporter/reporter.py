@@ -21,7 +21,7 @@ from taskora_celery.reporter.outbox import drop_excess
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.showing import Showing
 from taskora_celery.settings import Settings
-from taskora_celery.store.counting import loss_counts, was_unheard
+from taskora_celery.store.counting import loss_counts
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
 from taskora_celery.tally import Count
 
@@ -214,7 +214,7 @@ class Reporter:
             self._store_failed(exc)
             return None
         self._store_answered()
-        if was_unheard(begin, begun):
+        if begun.unheard:
             self.changes.counted(loss_counts(begin.name))
         return begun
 

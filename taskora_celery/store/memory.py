@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
 import msgspec
@@ -112,8 +112,9 @@ class MemoryStore:
     def listen(self) -> _MemoryAnnouncements:
         """Listen to announcements."""
         with self._changed:
-            self._listeners.append(SimpleQueue())
-            return _MemoryAnnouncements(self._listeners[-1])
+            heard = _MemoryAnnouncements(self._listeners)
+            self._listeners.append(heard.queue)
+            return heard
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
@@ -205,10 +206,11 @@ class MemoryStore:
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
-        taken = fields["u"] if again else 0
+        taken, unheard = fields["u"] if again else 0, False
         if attempt == begin.attempt and not again and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
-            fields["x"] = fields.get("x", 0) + (state == "STARTED")
+            unheard = state == "STARTED"
+            fields["x"] = fields.get("x", 0) + unheard
         if state == Outcome.RETRY:
             fields.update(g=fields["f"], v=fields["u"])
         for name in "erz":
@@ -220,7 +222,7 @@ class MemoryStore:
         )  # fmt: skip
         self._announce(begin.id)
         return Begun(
-            fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0), fields.get("j")
+            fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0), fields.get("j"), unheard
         )  # fmt: skip
 
     def _cancel(self, request: CancelRequest, queued: bool) -> CancelOutcome:
@@ -247,7 +249,7 @@ class MemoryStore:
         return CancelOutcome.CANCELLED
 
     def _tell(self, announcement: CancelRequest | Shutdown) -> None:
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener.put(packed(announcement))
 
     def _lose(self, loss: Loss) -> Lost:
@@ -366,14 +368,17 @@ class _MemoryWatch:
 
 
 class _MemoryAnnouncements:
-    def __init__(self, queue: SimpleQueue[bytes | None]) -> None:
-        self._queue = queue
+    def __init__(self, listeners: list[SimpleQueue[bytes | None]]) -> None:
+        self.queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._listeners = listeners
 
     def next(self) -> CancelRequest | Shutdown | None:
-        data = self._queue.get()
+        data = self.queue.get()
         if data is None:
             raise StoreUnavailableError("closed")
         return unpacked(data)
 
     def close(self) -> None:
-        self._queue.put(None)
+        with suppress(ValueError):  # it is closed already
+            self._listeners.remove(self.queue)
+        self.queue.put(None)

@@ -12,6 +12,7 @@ import msgspec
 from redis.exceptions import (
     ClusterDownError,
     NoPermissionError,
+    NoScriptError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
@@ -102,9 +103,11 @@ class RedisStore:
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
-        fence, delivery, created, checkpoint, attempts, stalls, cancel = _sound(self._wire().exchange([self._begin(begin)])[0])
+        answer = _sound(self._wire().exchange([self._begin(begin)])[0])
+        fence, delivery, created, checkpoint, attempts, stalls, cancel, *unheard = answer
         return Begun(
-            int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None
+            int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None,
+            bool(unheard),
         )  # fmt: skip
 
     def lose(self, loss: Loss) -> Lost:
@@ -192,16 +195,11 @@ class RedisStore:
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
         arguments = read_arguments(self.keys, job_id, skip, attempts)
-        try:
-            reader = self._read_client()
+        with self._reading() as reader:
             try:
                 answer = reader.evalsha(READ.digest.decode(), READ.keys, *arguments)
-            except ResponseError as exc:
-                if "NOSCRIPT" not in str(exc) and type(exc).__name__ != "NoScriptError":
-                    raise
+            except NoScriptError:
                 answer = reader.eval(READ.source, READ.keys, *arguments)
-        except (RedisError, RedisClusterException, OSError) as exc:
-            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
         return read_snapshot(answer)
 
     def note(
@@ -244,14 +242,15 @@ class RedisStore:
     @contextmanager
     def watch(self, job_ids: Sequence[str]) -> Iterator[_RedisWatch]:
         """Watch jobs for changes, from the moment that the context is entered."""
+        channels = dict.fromkeys(self.keys.channel(job_id) for job_id in job_ids)
+        with self._reading() as reader:
+            pubsub = reader.pubsub(ignore_subscribe_messages=False)
         try:
-            pubsub = self._read_client().pubsub(ignore_subscribe_messages=False)
-            pubsub.subscribe(*[self.keys.channel(job_id) for job_id in job_ids])
-            for _ in job_ids:  # the confirmations: from here on nothing is missed
-                pubsub.get_message(timeout=self._timeout)
-        except (RedisError, RedisClusterException, OSError) as exc:
-            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
-        try:
+            with self._reading():
+                pubsub.subscribe(*channels)
+                for _ in channels:  # the confirmations: from here on nothing is missed
+                    if pubsub.get_message(timeout=self._timeout) is None:
+                        raise StoreUnavailableError(f"{self.endpoint.shown()}: a subscription is not confirmed")
             yield _RedisWatch(pubsub)
         finally:
             pubsub.close()

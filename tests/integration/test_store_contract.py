@@ -17,6 +17,7 @@ from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.journal import decode
+from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import (
     Begin,
     CancelOutcome,
@@ -81,6 +82,17 @@ def test_a_delivery_that_nobody_heard_of_again_is_recorded_as_lost(store: JobSto
     expected = AttemptRecord(1, 1, "w1@host", NOW_MS, Outcome.LOST, 1.5, "no outcome from w1@host")
     assert again.begun.attempts == (expected,)
     assert snapshot(store).attempts == (expected,)
+    assert again.begun.unheard
+
+
+def test_what_was_told_of_is_not_found_again(store: JobStore) -> None:
+    """D6: what is counted by who finds it out must not be counted where somebody has said it, nor where nothing was lost."""
+    first = ScriptedExecution(store, tag="t1", token=1)
+    store.lose(loss())
+    second = ScriptedExecution(store, redelivered=True, tag="t1", token=2)
+    second.end_in_retry()
+    third = ScriptedExecution(store, attempt=2, tag="t2", token=3)
+    assert [execution.begun.unheard for execution in (first, second, third)] == [False, False, False]
 
 
 def test_the_next_attempt_begins_with_delivery_one_and_the_record_of_the_retry(store: JobStore) -> None:
@@ -624,6 +636,31 @@ def test_other_jobs_are_not_announced(store: JobStore) -> None:
     with store.watch(["job-1"]) as watch:
         ScriptedExecution(store, "job-2").logs("a")
         assert watch.wait(0.05) is False
+
+
+def test_a_job_may_be_watched_twice_at_once(store: JobStore) -> None:
+    """F5: who gives an id twice waits for no second confirmation."""
+    execution = ScriptedExecution(store)
+    with store.watch(["job-1", "job-1"]) as watch:
+        execution.progress(1)
+        assert watch.wait(10)
+
+
+def test_who_is_not_known_to_hear_is_told_so(plain_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F5: a Redis that does not confirm in time; whoever believed to hear would wait for changes that it misses."""
+    monkeypatch.setattr(redis.client.PubSub, "get_message", lambda *_, **__: None)
+    with pytest.raises(StoreUnavailableError, match="not confirmed"), plain_store.watch(["job-1"]):
+        pass
+
+
+def test_an_ear_that_is_closed_is_spoken_to_no_more() -> None:
+    """O3: the twin of a worker that restarts its listener for months."""
+    store = MemoryStore()
+    heard = store.listen()
+    heard.close()
+    heard.close()
+    store.shut_down("w1@host")
+    assert not store._listeners
 
 
 def test_what_was_announced_before_the_watch_is_not_news(store: JobStore) -> None:

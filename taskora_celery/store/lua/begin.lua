@@ -6,7 +6,8 @@
 --       9 the fence that the caller uses already, or 0  10 delivery tag  11 the delivery's token
 --       12 "1": run it also where its outcome is recorded  13 id of the trace, or ""
 --       14 "1": it has run already, and Celery has stored how it ended
--- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }
+-- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }, and "1" behind these where nobody
+-- has told how the delivery before had ended
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
 local now = ARGV[1]
@@ -14,7 +15,7 @@ local old = redis.call('HMGET', KEYS[1], 's', 'a', 'd', 'f', 'w', 'c', 'b', 'k',
 local known, state, attempt, delivery, fence = old[1], old[1], old[2], tonumber(old[3] or '0'), tonumber(old[4] or '0')
 local stamp, wanted, stalls = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(old[11] or '0')
 local created = old[6] or (stamp > 0 and ARGV[7] or now)
-local request = old[12]
+local request, unheard = old[12], nil
 -- A loss too many ended the job, and the message came all the same: that delivery was lost like those before it.
 local failed = state == 'FAILURE' and old[13] == 'JobStalledError'
 local same = ARGV[10] ~= '' and old[10] == ARGV[10] and attempt == ARGV[4]
@@ -95,7 +96,7 @@ if attempt == ARGV[4] then
     if failed then
       ended, reason = tonumber(old[14] or now), old[15] or ''
     else
-      stalls = stalls + 1 -- the delivery before was never heard of again, and nobody has said so yet
+      stalls, unheard = stalls + 1, '1' -- the delivery before was never heard of again, and nobody has said so yet
     end
     local lost = { number = tonumber(attempt), delivery = delivery - 1, worker = worker, started_ms = started,
       outcome = 'LOST', duration = (ended - started) / 1000, reason = reason }
@@ -144,4 +145,4 @@ if known then
   redis.call('PEXPIRE', KEYS[3], ARGV[2])
 end
 redis.call('PUBLISH', ARGV[8], 'begin')
-return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts, stalls, request or '' }
+return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts, stalls, request or '', unheard }
