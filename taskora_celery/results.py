@@ -10,6 +10,7 @@ from weakref import ref
 from celery import states
 
 from taskora_celery.progress import backend_meta
+from taskora_celery.store.swapping import swap_result
 
 __all__ = ["PROGRESS", "sink_for"]
 
@@ -19,15 +20,6 @@ PROGRESS = "PROGRESS"
 
 #: Over these a PROGRESS is never written. RETRY is special: an attempt's own is final, the one before may be overwritten.
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED, states.IGNORED, states.REJECTED})
-
-#: Sets a result only if it is still the one that was judged; ARGV: expected ("" for none), new, ttl in seconds (0 for none).
-_COMPARE_AND_SET = """
-local now = redis.call('GET', KEYS[1])
-if (now or '') ~= ARGV[1] then return 0 end
-if ARGV[3] ~= '0' then redis.call('SETEX', KEYS[1], ARGV[3], ARGV[2]) else redis.call('SET', KEYS[1], ARGV[2]) end
-redis.call('PUBLISH', KEYS[1], ARGV[2])
-return 1
-"""
 
 
 def sink_for(task: Any, request: Any) -> BackendSink | None:
@@ -129,6 +121,6 @@ class RedisSink(BackendSink):
 
     def _swap(self, key: Any, expected: bytes, new: bytes) -> bool:
         ttl = self._backend.expires
-        swapped = bool(self._backend.client.eval(_COMPARE_AND_SET, 1, key, expected, new, int(ttl or 0)))
+        swapped = swap_result(self._backend.client, key, expected, new, int(ttl or 0))
         self._expected = new if swapped else None
         return swapped
