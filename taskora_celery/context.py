@@ -41,6 +41,9 @@ class JobInfo(msgspec.Struct, frozen=True):
     history: tuple[AttemptRecord, ...] = ()
 
 
+_UNKNOWN = JobInfo()
+
+
 class Control(Protocol):
     """What stops a running job from outside, as far as its handler may speak to it."""
 
@@ -83,7 +86,7 @@ class Context(JobReport):
         super().__init__(
             job_id, name, attempt, time=time, buffer_limit=buffer_limit, hold=hold, early=early, visibility=visibility
         )  # fmt: skip
-        self._info = info or JobInfo()
+        self._info = info or _UNKNOWN
         self._checkpoint_limit = checkpoint_limit
         self.log = JobLog(self)
         self.signal = Signal()
@@ -102,7 +105,7 @@ class Context(JobReport):
     def retire(self) -> None:
         """Let go of the log: what is written to it from now on is dropped. Called when the job has ended."""
         # Without this, context and log hold each other, and each job waits for the garbage collector.
-        self.log = JobLog(_RETIRED)
+        self.log = _RETIRED_LOG
 
     # --- what is known -------------------------------------------------------------------------------------------------
 
@@ -280,6 +283,7 @@ class Context(JobReport):
 #: Where the logs of ended jobs go: nowhere.
 _RETIRED = JobReport("", "", 0, time=time.time, buffer_limit=1)
 _RETIRED.dirty = True
+_RETIRED_LOG = JobLog(_RETIRED)
 
 _current: ContextVar[Context | None] = ContextVar("taskora_current_context", default=None)
 

@@ -172,7 +172,7 @@ class Reporter:
             self._backlog.append(live)
             if not self._wake.is_set():
                 self._wake.set()
-        for sink in (report.sink, report.events):
+        for sink in report.last_sinks():
             if sink is not None:
                 self._showing.forget(sink)
                 sink.close()
@@ -199,7 +199,8 @@ class Reporter:
         if os.getpid() != self._pid:  # a child that a handler forked: the event's lock may be held in it for ever
             return
         self._urgent = True
-        self._wake.set()
+        if not self._wake.is_set():  # else the turn that takes this is still to come: what is said is stored before it is told
+            self._wake.set()
 
     def _start(self) -> None:
         with self._start_lock:
@@ -217,7 +218,7 @@ class Reporter:
             self._store_failed(exc)
             return None
         self._store_answered()
-        if was_unheard(begin, begun):
+        if begun.attempts and was_unheard(begin, begun):
             self.changes.counted(loss_counts(begin.name))
         return begun
 
@@ -311,7 +312,8 @@ class Reporter:
             return False
         now_ms = int(self._clock.time() * 1000)
         try:
-            self._register(self._store, [live for live in jobs if live.asks_for_fence])
+            for live in [live for live in jobs if live.asks_for_fence]:
+                self._register(self._store, live)
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
                 reports = live.outbox.reports(live.report.id, live.report.fence, now_ms, stands=live.stands)
@@ -361,15 +363,14 @@ class Reporter:
                 live.forgotten()
                 self._touched()
 
-    def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
-        """Register deliveries that could not have the fence they took: the store gives them one."""
-        for live in jobs:
-            begun = store.begin(live.begin)
-            if begun.fence <= 0:
-                live.supersede("it was delivered again")
-                live.outbox.clear()
-            else:
-                live.registered(begun.fence)
+    def _register(self, store: JobStore, live: LiveJob) -> None:
+        """Register a delivery that could not have the fence it took: the store gives it one."""
+        begun = store.begin(live.begin)
+        if begun.fence <= 0:
+            live.supersede("it was delivered again")
+            live.outbox.clear()
+        else:
+            live.registered(begun.fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         self.changes.counted([(Count("store_errors"), 1)])
