@@ -103,8 +103,9 @@ class Context(JobReport):
         self.signal.abort("superseded", message)
 
     def retire(self) -> None:
-        """Let go of the log: what is written to it from now on is dropped. Called when the job has ended."""
-        # Without this, context and log hold each other, and each job waits for the garbage collector.
+        """Let go of the log and of what stops the job: what is written from now on is dropped. Called when the job has ended."""
+        # Without this, context, log and control hold each other, and each job waits for the garbage collector.
+        self.control = None
         self.log = _RETIRED_LOG
 
     # --- what is known -------------------------------------------------------------------------------------------------
