@@ -129,7 +129,8 @@ class JobStop:
         """Let go of the job."""
         self._closed = True
         self._stopper.forget(self)
-        self._stopper.drop(self._dues)
+        if self._dues:
+            self._stopper.drop(self._dues)
         if self.ctx.signal.aborted:  # marked in a signal handler, it may not be told yet
             self.ctx.signal.tell()
 

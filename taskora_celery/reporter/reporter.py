@@ -171,7 +171,7 @@ class Reporter:
             self._backlog.append(live)
             if not self._wake.is_set():
                 self._wake.set()
-        for sink in (report.sink, report.events):
+        for sink in report.last_sinks():
             if sink is not None:
                 self._showing.forget(sink)
                 sink.close()
@@ -196,7 +196,8 @@ class Reporter:
 
     def _touched(self) -> None:
         self._urgent = True
-        self._wake.set()
+        if not self._wake.is_set():  # else the turn that takes this is still to come: what is said is stored before it is told
+            self._wake.set()
 
     def _start(self) -> None:
         with self._start_lock:
@@ -308,7 +309,8 @@ class Reporter:
             return False
         now_ms = int(self._clock.time() * 1000)
         try:
-            self._register(self._store, [live for live in jobs if live.asks_for_fence])
+            for live in [live for live in jobs if live.asks_for_fence]:
+                self._register(self._store, live)
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
                 reports = live.outbox.reports(live.report.id, live.report.fence, now_ms, stands=live.stands)
@@ -358,15 +360,14 @@ class Reporter:
                 live.forgotten()
                 self._touched()
 
-    def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
-        """Register deliveries that could not have the fence they took: the store gives them one."""
-        for live in jobs:
-            begun = store.begin(live.begin)
-            if begun.fence <= 0:
-                live.supersede("it was delivered again")
-                live.outbox.clear()
-            else:
-                live.registered(begun.fence)
+    def _register(self, store: JobStore, live: LiveJob) -> None:
+        """Register a delivery that could not have the fence it took: the store gives it one."""
+        begun = store.begin(live.begin)
+        if begun.fence <= 0:
+            live.supersede("it was delivered again")
+            live.outbox.clear()
+        else:
+            live.registered(begun.fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         self.changes.counted([(Count("store_errors"), 1)])

@@ -103,6 +103,11 @@ class JobKeys:
         base = self._base(job_id)
         return base + ":job", base + ":journal", base + ":attempts"
 
+    def with_channel(self, job_id: str) -> tuple[str, str, str, str]:
+        """Return the three keys of :meth:`of`, and the :meth:`channel`: two ends of a job need all of them."""
+        base = self._base(job_id)
+        return base + ":job", base + ":journal", base + ":attempts", base + ":changed"
+
     def channel(self, job_id: str) -> str:
         """Return the channel on which changes of the job are announced."""
         return self._base(job_id) + ":changed"
