@@ -19,6 +19,7 @@ from benchmarks import (
     reading,
     recovery,
     scale,
+    taskiq_peer,
     throughput,
     volume,
 )
@@ -30,7 +31,7 @@ ROWS = {
     "P3": lambda: [*hot_path.p3(), *peers.log_peers()],
     "P4": volume.p4,
     "P5": volume.p5,
-    "P6": throughput.p6,
+    "P6": lambda: [*throughput.p6(), *taskiq_peer.taskiq_rows()],
     "P7": cancelling.p7,
     "P8": reading.p8,
     "P9": reading.p9,

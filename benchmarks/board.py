@@ -57,8 +57,8 @@ def k4() -> list[Figure]:
     notes = f"{len(rows)} rows and {len(lines)} lines were told to {VIEWERS} viewers; the board used {cpu:.0%} of a core"
     return [
         Figure(
-            "K4", f"report to {what} in the browser (the ratio column holds ms)", _shown(found), "-",
-            [value * 1e3 for value in _medians(found)], "<= 150", notes,
+            "K4", f"report to {what} in the browser", _shown(found), "-",
+            [value * 1e3 for value in _medians(found)], "<= 150", notes, "ms",
         )
         for what, found in (("row", rows), ("line", lines))
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,21 @@ from benchmarks.servers import redis_server, worker
 __all__ = ["p12"]
 
 JOBS, EARLY = 10_000, 2_000
+#: A pair of workers takes most of a minute, and memory differs little from one to the next.
+REPEATS = 3
 
 
 def p12() -> list[Figure]:
     """Run ten thousand jobs in one process of a pool, plain ones and such as report, each in a worker of its own."""
-    plain, ours = (_resident(name) for name in ("plain", "used"))
+    found = [(_resident("plain"), _resident("used")) for _ in range(REPEATS)]
+    plain, ours = (statistics.median(pair[at][1] for pair in found) for at in (0, 1))
+    above = [used[1] - bare[1] for bare, used in found]
+    grown, grown_plain = ([pair[at][1] - pair[at][0] for pair in found] for at in (1, 0))
     return [
-        Figure("P12", "a process above plain after 10 000 jobs, as MB", f"{ours[1]:.1f} MB", f"plain {plain[1]:.1f} MB",
-               [ours[1] - plain[1]], "<= 3"),
-        Figure("P12", f"growth from job {EARLY} to job {JOBS}, as MB", f"{ours[1] - ours[0]:.2f} MB",
-               f"plain {plain[1] - plain[0]:.2f} MB", [ours[1] - ours[0]], "<= 0.5"),
+        Figure("P12", f"a process above plain after {JOBS} jobs", f"{ours:.1f} MB", f"plain {plain:.1f} MB", above, "<= 3",
+               unit="MB"),
+        Figure("P12", f"growth from job {EARLY} to job {JOBS}", f"{statistics.median(grown):.2f} MB",
+               f"plain {statistics.median(grown_plain):.2f} MB", grown, "<= 0.5", unit="MB"),
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ REPEATS = 7
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a ratio with its spread, against a budget."""
+    """One line of the table: a ratio with its spread, or a quantity where it has a unit, against a budget."""
 
     row: str
     what: str
@@ -24,14 +24,19 @@ class Figure:
     #: Text such as ``<= 2`` or ``>= 0.95``; empty where the line only informs.
     budget: str
     notes: str = field(default="")
+    #: What ``ratios`` are where they are no ratios, as ``ms``.
+    unit: str = ""
 
     @property
     def spread(self) -> str:
-        """The median with the least and the greatest; a dash where nothing was measured."""
+        """The median with the least and the greatest; a dash where nothing was measured, and a word where it was only once."""
         if not self.ratios:
             return "-"
         digits = 2 if self.median >= 0.1 else 4  # what is a thousandth of its peer is not 0.00 of it
-        return f"{self.median:.{digits}f} ({min(self.ratios):.{digits}f} - {max(self.ratios):.{digits}f})"
+        shown = f"{self.median:.{digits}f}{self.unit and ' ' + self.unit}"
+        if len(self.ratios) == 1:
+            return f"{shown} (one run)"
+        return f"{shown} ({min(self.ratios):.{digits}f} - {max(self.ratios):.{digits}f})"
 
     @property
     def median(self) -> float:
@@ -71,7 +76,10 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 def markdown(figures: Sequence[Figure]) -> str:
     """Return the figures as a Markdown table."""
-    lines = ["| row | what | ours | peer or limit | ratio (min - max) | budget | met |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| row | what | ours | peer or limit | ratio, or quantity (min - max) | budget | met |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [f"| {f.row} | {f.what} | {f.ours} | {f.peer} | {f.spread} | {f.budget or '-'} | {f.met} |" for f in figures]
     notes = [f"- {f.row}, {f.what}: {f.notes}" for f in figures if f.notes]
     return "\n".join([*lines, "", *notes]) + "\n"

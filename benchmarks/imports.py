@@ -39,8 +39,8 @@ def p10() -> list[Figure]:
 def _figure(what: str, ours: str, theirs: str) -> Figure:
     a, b = interleaved([lambda: _cpu_ms(ours), lambda: _cpu_ms(theirs)], REPEATS)
     return Figure(
-        "P10", f"{what} (the ratio column holds the extra ms)", f"{statistics.median(a):.0f} ms",
-        f"{statistics.median(b):.0f} ms", [x - y for x, y in zip(a, b, strict=True)], "<= 30",
+        "P10", f"{what}, the difference", f"{statistics.median(a):.0f} ms",
+        f"{statistics.median(b):.0f} ms", [x - y for x, y in zip(a, b, strict=True)], "<= 30", unit="ms",
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from celery import Celery
 from benchmarks.harness import Figure, interleaved, missing, ratio
 from benchmarks.hot_path import timed_call
 from benchmarks.servers import redis_server
+from benchmarks.taskiq_peer import set_progress
 
 __all__ = ["heartbeat_peers", "log_peers", "progress_peers"]
 
@@ -43,7 +44,7 @@ def _each(call: Callable[[], Any], times: int) -> float:
 
 
 def progress_peers() -> list[Figure]:
-    """`tqdm.update`, Celery's `update_state` on Redis, and SAQ's `job.update`."""
+    """`tqdm.update`, and on Redis Celery's `update_state`, SAQ's `job.update` and taskiq's `set_progress`."""
     with redis_server() as url:
         app = Celery("peers", broker=url, backend=url)
         meta = {"current": 5, "total": 10}
@@ -52,6 +53,7 @@ def progress_peers() -> list[Figure]:
             _figure("P1", _PROGRESS, "Celery's `update_state`", None,
                     lambda: _each(lambda: app.backend.store_result("peer", meta, "PROGRESS"), 500)),
             _figure("P1", _PROGRESS, "SAQ's `job.update`", "saq", lambda: asyncio.run(_saq(url))),
+            _figure("P1", _PROGRESS, "taskiq's `set_progress`", "taskiq_redis", lambda: asyncio.run(set_progress(url))),
         ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def p14() -> list[Figure]:
             # A queue of its own for each turn: what a consumer that was cancelled had asked for still comes to it.
             ratios = [_recovery(app, url, f"victims{n}") for n in range(REPEATS)]
     ours = f"{statistics.median(ratios) * HEARTBEAT_TIMEOUT:.2f} s"
-    what = f"SIGKILL to the second start, heartbeat_timeout={HEARTBEAT_TIMEOUT:g} s"
+    what = f"SIGKILL to the second start, in timeouts, heartbeat_timeout={HEARTBEAT_TIMEOUT:g} s"
     return [Figure("P14", what, ours, "visibility timeout 3600 s", ratios, "<= 2")]
 
 
@@ -61,7 +61,17 @@ def p11() -> list[Figure]:
         time.sleep(interval * intervals)
         commands = _scripts(client) - before
     what = "commands of an idle worker in one lease interval (all its processes)"
-    return [Figure("P11", what, f"{commands} in {intervals} intervals", "1 an interval", [commands / intervals], "<= 1.25")]
+    return [
+        Figure(
+            "P11",
+            what,
+            f"{commands} in {intervals} intervals",
+            "1 an interval",
+            [commands / intervals],
+            "<= 1.25",
+            unit="commands",
+        )
+    ]
 
 
 def p15() -> list[Figure]:
@@ -78,7 +88,7 @@ def p15() -> list[Figure]:
             scripts = (_scripts(client) - before) / JOBS - 1
             figures.append(
                 Figure("P15", f"scripts per job besides the acknowledgement, context {name}", f"{scripts:.2f}", "begin 1, end 1",
-                       [scripts], "<= 2.5")
+                       [scripts], "<= 2.5", unit="scripts")
             )  # fmt: skip
     return figures
 

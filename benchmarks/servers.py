@@ -57,10 +57,11 @@ def worker(
     name: str = "worker",
     queues: str = "celery",
     options: dict[str, float] | None = None,
+    track: str | None = None,
 ) -> Iterator[int]:
     """Run ``celery worker`` for the benchmark app; yield its pid, which leads its group, once it is ready.
 
-    ``options`` are the broker's transport options.
+    ``options`` are the broker's transport options, ``track`` is the setting ``taskora_track``.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "worker.log"
@@ -69,7 +70,8 @@ def worker(
             process = subprocess.Popen(
                 [*command, "-l", "INFO", "--without-mingle", "--without-gossip", "-n", f"{name}@bench", "-Q", queues],
                 stdout=out, stderr=out, start_new_session=True,
-                env={**os.environ, "TASKORA_BENCH_REDIS": url, "TASKORA_BENCH_OPTIONS": json.dumps(options or {})},
+                env={**os.environ, "TASKORA_BENCH_REDIS": url, "TASKORA_BENCH_OPTIONS": json.dumps(options or {}),
+                     **({} if track is None else {"TASKORA_BENCH_TRACK": track})},
             )  # fmt: skip
         client = redis.Redis.from_url(url)
         try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
+from urllib.parse import urlsplit
 
 import redis
 from celery import Celery, Task
@@ -17,6 +19,8 @@ URL = os.environ.get("TASKORA_BENCH_REDIS", "redis://localhost:6379/0")
 app = Celery("benchmarks.tasks", broker=URL, backend=URL)
 # By default the visibility timeout is kombu's own, an hour: recovery by heartbeat_timeout does not depend on it.
 app.conf.broker_transport_options = json.loads(os.environ.get("TASKORA_BENCH_OPTIONS", "{}"))
+if "TASKORA_BENCH_TRACK" in os.environ:
+    app.conf.taskora_track = os.environ["TASKORA_BENCH_TRACK"]
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=8, result_expires=600, broker_connection_retry_on_startup=True)
 
 
@@ -29,6 +33,31 @@ def plain(x: int) -> int:
 @app.task(base=ContextTask, name="idle")
 def idle(x: int) -> int:
     """Tracked, and says nothing."""
+    return x
+
+
+@app.task(base=ContextTask, name="untracked", tracked=False)
+def untracked(x: int) -> int:
+    """Left alone."""
+    return x
+
+
+#: One for each process of a pool: it is made in the first task of a process.
+_bare: list[socket.socket] = []
+#: As long as the calls that begin and end a job; the script does nothing.
+_TRIP = b"*5\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n0\r\n$200\r\n%b\r\n$200\r\n%b\r\n" % (b"x" * 200, b"x" * 200)
+
+
+@app.task(base=Task, name="trips")
+def trips(x: int) -> int:
+    """Plain Celery, with two round trips of a bare socket: what two scripts cost a job at least."""
+    if not _bare:
+        where = urlsplit(URL)
+        _bare.append(socket.create_connection((where.hostname or "localhost", where.port or 6379)))
+        _bare[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(2):
+        _bare[0].sendall(_TRIP)
+        _bare[0].recv(100)
     return x
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     )
     from taskora_celery.handle import JobHandle
     from taskora_celery.local import LocalContext, local_context
-    from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
+    from taskora_celery.logs import JobLog
+    from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry, Outcome
     from taskora_celery.signal import Signal
     from taskora_celery.sse import server_sent_events
     from taskora_celery.task import ContextTask
@@ -59,7 +60,8 @@ _HOMES = {
     ),
     "handle": ("JobHandle",),
     "local": ("LocalContext", "local_context"),
-    "records": ("AttemptRecord", "CancelReceipt", "Event", "JobStatus", "LogEntry"),
+    "logs": ("JobLog",),
+    "records": ("AttemptRecord", "CancelReceipt", "Event", "JobStatus", "LogEntry", "Outcome"),
     "signal": ("Signal",),
     "sse": ("server_sent_events",),
     "task": ("ContextTask",),
@@ -77,6 +79,7 @@ __all__ = [
     "JobAbortedError",
     "JobCancelledError",
     "JobHandle",
+    "JobLog",
     "JobNotFoundError",
     "JobStalledError",
     "JobStatus",
@@ -85,6 +88,7 @@ __all__ = [
     "MaxRetriesExceededError",
     "NoActiveJobError",
     "NotSupportedError",
+    "Outcome",
     "RequeueError",
     "RetryError",
     "SettingsError",

@@ -1,4 +1,4 @@
-"""The threads of this library; only the reporter, which lets reports gather, keeps its own."""
+"""The threads of this library, and how they are woken; only the reporter, which lets reports gather, keeps its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
-__all__ = ["Background", "in_background"]
+__all__ = ["Background", "Wakes", "in_background"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -18,6 +18,40 @@ logger = logging.getLogger("taskora_celery")
 JOIN_TIMEOUT = 5.0
 #: How long a fork waits for the end of a turn, in seconds: longer than a driver waits for an answer.
 FORK_TIMEOUT = 10.0
+
+
+class Wakes:
+    """Wakes one thread, as an event would, but holds no lock of Python's on the way; several calls are one.
+
+    So a signal handler may call it, whatever its thread was doing; and an exception that a signal handler raises in the middle of
+    a call (a time limit, an interruption) leaves nothing locked, in which the woken thread, and then the next caller, would
+    wait for ever. In a forked child it wakes nobody.
+    """
+
+    __slots__ = ("_calls",)
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        """Say whether there was a call that nobody has taken."""
+        return not self._calls.empty()
+
+    def set(self) -> None:
+        """Wake the thread, or keep it from falling asleep."""
+        if self._calls.empty():
+            self._calls.put(None)
+
+    def wait(self, timeout: float | None) -> None:
+        """Sleep until a call, for ``timeout`` seconds at most (None: for as long as it takes). For the one thread."""
+        with contextlib.suppress(Empty):
+            self._calls.get(timeout=timeout)
+
+    def clear(self) -> None:
+        """Take all calls: what comes from now on is heard by the next :meth:`wait`. For the one thread."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._calls.get_nowait()
 
 
 class Background:
@@ -36,14 +70,13 @@ class Background:
         self.name = name
         self._turn = turn
         self._pause = pause
-        # Not an event: this one may be put to by a signal handler, whatever its thread was doing.
-        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._wakes = Wakes()
         self._stopping = False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         #: Held during a turn, and by whoever forks.
         self._turning = threading.RLock()
-        _all.add(self)
+        _all[id(self)] = self
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -57,12 +90,12 @@ class Background:
 
     def wake(self) -> None:
         """Take the next turn now. May be called by a signal handler."""
-        self._wakes.put(None)
+        self._wakes.set()
 
     def stop(self) -> None:
         """End the thread behind the turn that it is in; bounded, and idempotent."""
         self._stopping = True
-        self._wakes.put(None)
+        self._wakes.set()
         thread, self._thread = self._thread, None
         if thread is None or thread is threading.current_thread():
             return
@@ -79,13 +112,8 @@ class Background:
                 logger.exception("thread %s failed in one turn; it goes on", self.name)
                 pause = self._pause
             if not self._stopping:
-                self._sleep(pause)
-
-    def _sleep(self, pause: float | None) -> None:
-        with contextlib.suppress(Empty):
-            self._wakes.get(timeout=pause)
-            while True:  # several calls of `wake` are one turn
-                self._wakes.get_nowait()
+                self._wakes.wait(pause)
+                self._wakes.clear()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -105,12 +133,14 @@ class Background:
         self._turning.release()
 
 
-_all: WeakSet[Background] = WeakSet()
+_all: WeakValueDictionary[int, Background] = WeakValueDictionary()
 _resting: list[Background] = []
 
 
 def _before_fork() -> None:
-    _resting[:] = [background for background in list(_all) if background.rest()]
+    # Copied in one step: meanwhile another thread may make one more.
+    living = [background for reference in _all.valuerefs() if (background := reference()) is not None]
+    _resting[:] = [background for background in living if background.rest()]
 
 
 def _after_fork() -> None:

@@ -41,6 +41,9 @@ class JobInfo(msgspec.Struct, frozen=True):
     history: tuple[AttemptRecord, ...] = ()
 
 
+_UNKNOWN = JobInfo()
+
+
 class Control(Protocol):
     """What stops a running job from outside, as far as its handler may speak to it."""
 
@@ -83,7 +86,7 @@ class Context(JobReport):
         super().__init__(
             job_id, name, attempt, time=time, buffer_limit=buffer_limit, hold=hold, early=early, visibility=visibility
         )  # fmt: skip
-        self._info = info or JobInfo()
+        self._info = info or _UNKNOWN
         self._checkpoint_limit = checkpoint_limit
         self.log = JobLog(self)
         self.signal = Signal()
@@ -100,9 +103,10 @@ class Context(JobReport):
         self.signal.abort("superseded", message)
 
     def retire(self) -> None:
-        """Let go of the log: what is written to it from now on is dropped. Called when the job has ended."""
-        # Without this, context and log hold each other, and each job waits for the garbage collector.
-        self.log = JobLog(_RETIRED)
+        """Let go of the log and of what stops the job: what is written from now on is dropped. Called when the job has ended."""
+        # Without this, context, log and control hold each other, and each job waits for the garbage collector.
+        self.control = None
+        self.log = _RETIRED_LOG
 
     # --- what is known -------------------------------------------------------------------------------------------------
 
@@ -280,6 +284,7 @@ class Context(JobReport):
 #: Where the logs of ended jobs go: nowhere.
 _RETIRED = JobReport("", "", 0, time=time.time, buffer_limit=1)
 _RETIRED.dirty = True
+_RETIRED_LOG = JobLog(_RETIRED)
 
 _current: ContextVar[Context | None] = ContextVar("taskora_current_context", default=None)
 

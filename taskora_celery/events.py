@@ -108,9 +108,13 @@ class EventSender:
         """Whether the text is to stay when the outcome has taken its place."""
         return self._mode == "sticky"
 
-    def sink_for(self, task: Any, request: Any) -> EventSink | None:
-        """Return where a job's progress goes, None where it makes no events."""
-        return EventSink(self, task, request) if self._mode and task.send_events else None
+    def sink_for(self, task: Any, request: Any, started: float | None = None) -> EventSink | None:
+        """Return where a job's progress goes, None where it makes no events; it began at ``started`` (seconds), or now."""
+        return (
+            EventSink(self, task, request, time.time() if started is None else started)
+            if self._mode and task.send_events
+            else None
+        )
 
     def offer(self, sink: EventSink) -> None:
         """Send what a job has to show, soon."""
@@ -193,11 +197,11 @@ class EventSink:
 
     __slots__ = ("_closed", "_lock", "_request", "_sender", "_since", "_started", "_task", "_value")
 
-    def __init__(self, sender: EventSender, task: Any, request: Any) -> None:
+    def __init__(self, sender: EventSender, task: Any, request: Any, started: float) -> None:
         self._sender = sender
         self._task = task
         self._request = ref(request)
-        self._started = time.time()
+        self._started = started
         self._lock = threading.Lock()
         self._closed = False
         #: The latest plain value that was not sent, with its instant in milliseconds since the epoch.

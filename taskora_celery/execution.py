@@ -22,11 +22,10 @@ from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
 from taskora_celery.outcomes import GivenBack, check_stalls, clean_up, outcome_is_stored, reason_in, refused, requeues, revoke
 from taskora_celery.records import AttemptRecord, Outcome
-from taskora_celery.results import sink_for
+from taskora_celery.results import sinks_opener
 from taskora_celery.runtime import Runtime
 from taskora_celery.scheduling import REASON_CHARS, delay_of, limits_of, max_attempts, reason_of, schedule, text_of
 from taskora_celery.stopping import JobStop
-from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begun, CancelRequest, Ended, Reply, Verdict
 from taskora_celery.tracing import JobSpan
 from taskora_celery.undisturbed import at_soft_limit, undisturbed
@@ -204,7 +203,7 @@ class Execution:
             self._end_cancelled()
         # A soft limit that was reached in our own lines came too late: the handler has its result.
         with suppress(SoftTimeLimitExceeded):
-            self.finish(self._own(self._ended(Outcome.SUCCESS)))
+            self.finish(self._ended(Outcome.SUCCESS, own=True))
         return result
 
     def _raised(self, exc: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
@@ -226,7 +225,7 @@ class Execution:
         if isinstance(exc, Retry) or not isinstance(exc, Exception):
             self._release()  # of a process that is ending, what becomes of the job is not known here
         elif isinstance(exc, Ignore):
-            self.finish(self._own(self._ended(Outcome.IGNORED)))
+            self.finish(self._ended(Outcome.IGNORED, own=True))
         elif self._autoretries(exc):
             # Its `retry` ends this execution. Where a subclass's never calls ours, nothing outlives the request.
             finalize(self.request, self._reporter.release, self.ctx)
@@ -308,8 +307,6 @@ class Execution:
         delay = delay_of(self._task, countdown, eta, now)
         reason, error = reason_of(exc, self.runtime.redactor)
         keep = self._row(Outcome.RETRY, now, reason, error, delay, int((now + delay) * 1000))
-        data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
-        self.ctx.logs.append((STATE, now, data, None, None))
         reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
         if reply is Reply.CANCELLED and self._inside:
             request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)
@@ -326,10 +323,14 @@ class Execution:
 
     def _failure(self, exc: BaseException) -> Ended:
         reason = self.runtime.redactor.text(text_of(exc), "reason")[:REASON_CHARS]
-        return self._own(self._ended(Outcome.FAILURE, reason, type(exc).__name__))
+        return self._ended(Outcome.FAILURE, reason, type(exc).__name__, own=True)
 
-    def _ended(self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None) -> Ended:
-        return self._span.ended(Ended(state, int(self.runtime.clock.time() * 1000), reason, error, keep))
+    def _ended(
+        self, state: str, reason: str | None = None, error: str | None = None, keep: AttemptRecord | None = None, *,
+        own: bool = False,  # the handler's own doing, and the last
+    ) -> Ended:  # fmt: skip
+        at_ms, unaware = int(self.runtime.clock.time() * 1000), own and self._unaware
+        return self._span.ended(Ended(state, at_ms, reason, error, keep, unaware))
 
     def _given_back(self, reason: str | None) -> Ended:
         """Return the end of a delivery whose message goes back: the next one has a record of its own."""
@@ -339,10 +340,6 @@ class Execution:
         worker, started_ms, took = self._worker, int(self._started * 1000), round(now - self._started, 3)
         return AttemptRecord(self.ctx.attempt, self.ctx.delivery, worker, started_ms, outcome, took, *how)
 
-    def _own(self, ended: Ended) -> Ended:
-        """Return an end that is the handler's own doing, and the last."""
-        return msgspec.structs.replace(ended, unaware=self._unaware)
-
     def _new_context(self) -> Context:
         task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
         ctx = self.runtime.new_context(
@@ -350,7 +347,7 @@ class Execution:
             checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
         )  # fmt: skip
         ctx.echo = task.taskora_logger
-        ctx.sink, ctx.events = sink_for(task, request), self.runtime.events.sink_for(task, request)
+        ctx.open_sinks = sinks_opener(task, request, self.runtime.events, self._started)
         return ctx
 
     def _begin(self) -> Begun:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import ref
 
 from celery import states
 
+from taskora_celery.events import EventSender
 from taskora_celery.progress import backend_meta
+from taskora_celery.reporter.report import JobReport
+from taskora_celery.store.swapping import swap_result
 
-__all__ = ["PROGRESS", "sink_for"]
+__all__ = ["PROGRESS", "sink_for", "sinks_opener"]
 
 logger = logging.getLogger("taskora_celery.results")
 
@@ -20,19 +25,13 @@ PROGRESS = "PROGRESS"
 #: Over these a PROGRESS is never written. RETRY is special: an attempt's own is final, the one before may be overwritten.
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED, states.IGNORED, states.REJECTED})
 
-#: Sets a result only if it is still the one that was judged; ARGV: expected ("" for none), new, ttl in seconds (0 for none).
-_COMPARE_AND_SET = """
-local now = redis.call('GET', KEYS[1])
-if (now or '') ~= ARGV[1] then return 0 end
-if ARGV[3] ~= '0' then redis.call('SETEX', KEYS[1], ARGV[3], ARGV[2]) else redis.call('SET', KEYS[1], ARGV[2]) end
-redis.call('PUBLISH', KEYS[1], ARGV[2])
-return 1
-"""
 
+def sink_for(task: Any, request: Any, backend: Any = None) -> BackendSink | None:
+    """Return the sink of a job, None where its result is ignored or there is no backend.
 
-def sink_for(task: Any, request: Any) -> BackendSink | None:
-    """Return the sink of a job, None where its result is ignored or there is no backend."""
-    backend = task.backend
+    ``backend`` is the task's as the handler's thread has it: Celery makes one for each thread.
+    """
+    backend = backend or task.backend
     ignored = vars(request).get("ignore_result")
     if (task.ignore_result if ignored is None else ignored) or type(backend).__name__ == "DisabledBackend":
         return None
@@ -40,6 +39,20 @@ def sink_for(task: Any, request: Any) -> BackendSink | None:
     if hasattr(backend, "connparams") and hasattr(backend, "client") and hasattr(backend, "get_key_for_task"):
         return RedisSink(backend, request, first_attempt=first)
     return BackendSink(backend, request, first_attempt=first)
+
+
+def sinks_opener(task: Any, request: Any, events: EventSender, started: float) -> Callable[[JobReport], None]:
+    """Return what gives a job's report its sinks, once there is progress; the job began at ``started``, in seconds."""
+    # By weak reference: the reporter holds the report, and lets go of it at the latest with the request.
+    return partial(_open_sinks, task, ref(request), task.backend, events, started)
+
+
+def _open_sinks(
+    task: Any, request_ref: Callable[[], Any], backend: Any, events: EventSender, started: float, report: JobReport
+) -> None:  # fmt: skip
+    request = request_ref()
+    if request is not None:
+        report.sink, report.events = sink_for(task, request, backend), events.sink_for(task, request, started)
 
 
 class BackendSink:
@@ -129,6 +142,6 @@ class RedisSink(BackendSink):
 
     def _swap(self, key: Any, expected: bytes, new: bytes) -> bool:
         ttl = self._backend.expires
-        swapped = bool(self._backend.client.eval(_COMPARE_AND_SET, 1, key, expected, new, int(ttl or 0)))
+        swapped = swap_result(self._backend.client, key, expected, new, int(ttl or 0))
         self._expected = new if swapped else None
         return swapped

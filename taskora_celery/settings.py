@@ -191,7 +191,7 @@ def _checked(key: str, value: Any, check: _Check) -> Any:
     try:
         return check(value)
     except (TypeError, ValueError, OverflowError) as exc:
-        shown = "a URL that is not shown" if "@" in str(value) else repr(value)
+        shown = "a URL that is not shown" if "@" in str(value) or "password=" in str(value) else repr(value)
         raise SettingsError(f"setting {key}={shown} is wrong: {exc}") from None
 
 

@@ -26,7 +26,7 @@ class Signal:
     ``message`` a text or None. The first abort wins, and it never resets. Safe to use from any thread and from coroutines.
     """
 
-    __slots__ = ("_event", "_first", "_listeners", "_lock", "aborted", "message", "reason")
+    __slots__ = ("_first", "_listeners", "_lock", "_waiters", "aborted", "message", "reason")
 
     def __init__(self) -> None:
         self.aborted = False
@@ -35,8 +35,8 @@ class Signal:
         #: Whoever takes the one item is the first; no lock, since a signal handler may be.
         self._first = [True]
         self._lock = threading.Lock()
-        # Most jobs never wait: an event costs more than the rest of the context.
-        self._event: threading.Event | None = None
+        #: One lock for each thread that waits, which holds it and is woken by its release.
+        self._waiters: list[threading.Lock] = []
         self._listeners: list[Listener] = []
 
     def is_set(self) -> bool:
@@ -45,13 +45,19 @@ class Signal:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the abort, or for ``timeout`` seconds; return ``aborted``."""
+        # Not an event: a time limit that lands where one takes its lock leaves it locked, and who fires would hang in it.
+        waiter = threading.Lock()
+        waiter.acquire()
         with self._lock:
             if self.aborted:
                 return True
-            if self._event is None:
-                self._event = threading.Event()
-            event = self._event
-        return event.wait(timeout)
+            self._waiters.append(waiter)
+        try:
+            waiter.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+        return self.aborted
 
     async def wait_async(self) -> None:
         """Wait for the abort without blocking the event loop."""
@@ -118,10 +124,10 @@ class Signal:
     def tell(self) -> None:
         """Wake who waits, and call the listeners."""
         with self._lock:
-            event, listeners = self._event, self._listeners
-            self._listeners = []
-        if event is not None:
-            event.set()
+            waiters, self._waiters = self._waiters, []
+            listeners, self._listeners = self._listeners, []
+        for waiter in waiters:
+            waiter.release()
         for callback in listeners:
             self._call(callback)
 

@@ -6,8 +6,6 @@ can: see docs/stopping.md.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import os
 import signal
@@ -20,6 +18,7 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from taskora_celery.agenda import Agenda, Due
 from taskora_celery.background import Background
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.context import Context
@@ -37,26 +36,10 @@ KEPT_FOR = 60.0
 KEPT = 10_000
 #: So many seconds behind an interruption, and then twice as many each time, is one that has not arrived sent again.
 PRESS_AFTER = 0.05
-#: When more than so many of the things that were to be done are not to be any more, they are cleared out.
-DROPPED = 256
 #: However short the grace, a handler is interrupted again only so many seconds later.
 INSIST_AFTER = 0.1
 #: A handler whose time was over before it began is interrupted so many seconds later.
 NOT_YET = 0.01
-
-
-class Due:
-    """What is to be done at an instant; ``action`` is None once it is not to be done any more."""
-
-    __slots__ = ("action", "number", "when")
-
-    def __init__(self, when: float, number: int, action: Callable[[], Any]) -> None:
-        self.when = when
-        self.number = number
-        self.action: Callable[[], Any] | None = action
-
-    def __lt__(self, other: Due) -> bool:
-        return (self.when, self.number) < (other.when, other.number)
 
 
 class JobStop:
@@ -87,6 +70,8 @@ class JobStop:
         self._deadline = deadline
         self._limit = limit
         self._extended = False
+        #: How many looks at the deadline are due.
+        self._looks = 0
         self._closed = False
         self._request: CancelRequest | None = None
         #: Counts what was opened: whatever was due to an earlier part of the job is not done to the next.
@@ -117,7 +102,7 @@ class JobStop:
                 f"{max(self._limit - self._stopper.clock.time(), 0):.1f} s"
             )
         self._deadline, self._extended, self._limit_told = moved, True, False
-        self._at(moved, self._at_deadline)
+        self._look_at_deadline()
         return moved
 
     def open(self) -> None:
@@ -126,7 +111,7 @@ class JobStop:
             self._stopper.start()  # Celery's own limit, which it may keep without our knowing, is told by this thread
         if self._deadline is not None and not self._in_child:
             # In a child of a pool Celery raises at the limit, but it is this thread that wakes who waits for the signal.
-            self._at(self._deadline, self._at_deadline)
+            self._look_at_deadline()
         self.interrupt.open()
 
     def close(self) -> None:
@@ -144,7 +129,8 @@ class JobStop:
         """Let go of the job."""
         self._closed = True
         self._stopper.forget(self)
-        self._stopper.drop(self._dues)
+        if self._dues:
+            self._stopper.drop(self._dues)
         if self.ctx.signal.aborted:  # marked in a signal handler, it may not be told yet
             self.ctx.signal.tell()
 
@@ -197,11 +183,19 @@ class JobStop:
     def _log(self, level: int, what: str) -> None:
         logger.log(level, "job %s (%s): %s", self.ctx.id, self.ctx.name, what)
 
+    def _look_at_deadline(self) -> None:
+        assert self._deadline is not None
+        self._looks += 1
+        self._after(self._deadline - self._stopper.clock.time(), self._at_deadline)
+
     def _at_deadline(self) -> None:
+        self._looks -= 1
         now = self._stopper.clock.time()
         if self._closed or self._deadline is None or (self._in_child and not self._extended):
             return
-        if now < self._deadline - 0.001:  # it was extended meanwhile
+        if now < self._deadline - 0.001:  # it was extended meanwhile; or the machine's clock was set back, and nobody looks again
+            if not self._looks:
+                self._look_at_deadline()
             return
         self.reach_limit()
 
@@ -221,7 +215,7 @@ class JobStop:
 
     def _interrupt_at_limit(self, part: int) -> None:
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
-            self._at(self._stopper.clock.time() + NOT_YET, lambda: self._interrupt_at_limit(part))
+            self._after(NOT_YET, lambda: self._interrupt_at_limit(part))
 
     def _interrupt(self, exc: type[Exception]) -> bool:
         """Raise an exception in the handler; say whether that can be done here, and now."""
@@ -232,7 +226,7 @@ class JobStop:
         return True
 
     def _press_in(self, pause: float, part: int) -> None:
-        self._at(self._stopper.clock.time() + pause, lambda: self._press(pause, part))
+        self._after(pause, lambda: self._press(pause, part))
 
     def _press(self, pause: float, part: int) -> None:
         if part == self._part and self.interrupt.press():
@@ -240,7 +234,7 @@ class JobStop:
 
     def _insist_at(self, grace: float, *, last: bool) -> None:
         part = self._part
-        self._at(self._stopper.clock.time() + grace, lambda: self._insist(part, grace, last=last))
+        self._after(grace, lambda: self._insist(part, grace, last=last))
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
         """Interrupt the handler, whose grace is over; when another is over, end its process, or interrupt it again."""
@@ -265,9 +259,9 @@ class JobStop:
         # Not fired where it could be: the handler is just about to begin.
         self._insist_at(max(grace, INSIST_AFTER), last=fired or not self.interrupt.can)
 
-    def _at(self, when: float, action: Callable[[], Any]) -> None:
+    def _after(self, seconds: float, action: Callable[[], Any]) -> None:
         # What is done is let go of: a handler that cannot be interrupted is tried again and again, perhaps for ever.
-        self._dues = [*(due for due in self._dues if due.action is not None), self._stopper.at(when, action)]
+        self._dues = [*(due for due in self._dues if due.action is not None), self._stopper.after(seconds, action)]
 
     def note(self, phase: str, at: float | None = None) -> None:
         """Write a step of the cancel into the job's journal."""
@@ -290,10 +284,8 @@ class Stopper:
         self._lock = threading.Lock()
         self._running: dict[int, JobStop] = {}
         self._recent: OrderedDict[str, tuple[float, CancelRequest]] = OrderedDict()
-        self._due: list[Due] = []
-        self._dropped = 0
+        self._agenda = Agenda()
         self._urgent: SimpleQueue[Callable[[], Any]] = SimpleQueue()
-        self._numbers = itertools.count()
         self._thread = self._new_thread()
 
     def _new_thread(self) -> Background:
@@ -341,25 +333,16 @@ class Stopper:
         """Start the thread before it has anything to do: :meth:`soon` cannot."""
         self._thread.start()
 
-    def at(self, when: float, action: Callable[[], Any]) -> Due:
-        """Call ``action`` at an instant (seconds since the epoch), in the thread."""
-        due = Due(when, next(self._numbers), action)
-        with self._lock:
-            heapq.heappush(self._due, due)
+    def after(self, seconds: float, action: Callable[[], Any]) -> Due:
+        """Call ``action`` when so many seconds have passed, in the thread, whatever the machine's clock is set to meanwhile."""
+        due = self._agenda.add(self.clock.monotonic() + seconds, action)
         self._thread.start()
         self._thread.wake()
         return due
 
     def drop(self, dues: list[Due]) -> None:
         """Do none of these any more; what they hold is let go of."""
-        with self._lock:
-            for due in dues:
-                due.action = None
-            self._dropped += len(dues)  # an upper bound: some have been done
-            if self._dropped > DROPPED and self._dropped > len(self._due) // 2:
-                self._due = [due for due in self._due if due.action is not None]
-                heapq.heapify(self._due)
-                self._dropped = 0
+        self._agenda.drop(dues)
 
     def soon(self, action: Callable[[], Any]) -> None:
         """Call ``action`` in the thread, where it runs. For signal handlers: takes no lock, and starts nothing."""
@@ -380,17 +363,9 @@ class Stopper:
     def _turn(self) -> float | None:
         while not self._urgent.empty():
             self._do(self._urgent.get())
-        while True:
-            with self._lock:
-                now = self.clock.time()
-                if not self._due:
-                    return None
-                if self._due[0].when > now:
-                    return self._due[0].when - now
-                due = heapq.heappop(self._due)
-                action, due.action = due.action, None
-            if action is not None:
-                self._do(action)
+        while callable(due := self._agenda.take(self.clock.monotonic())):
+            self._do(due)
+        return due
 
     @staticmethod
     def _do(action: Callable[[], Any]) -> None:

@@ -19,6 +19,7 @@ from taskora_celery.eager import EagerJobHandle
 from taskora_celery.entry import eager_contexts, execute, retrying_locally
 from taskora_celery.errors import JobStalledError
 from taskora_celery.execution import execution_of
+from taskora_celery.frames import from_handler
 from taskora_celery.handle import JobHandle
 from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
@@ -242,7 +243,11 @@ def _wrap(cls: type[ContextTask], fun: Callable[..., Any], signature: inspect.Si
 
 def _wrapper(fun: Callable[..., Any], handler: Handler, signature: inspect.Signature | None) -> Callable[..., Any]:
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return execute(self, handler, args, kwargs)
+        try:
+            return execute(self, handler, args, kwargs)
+        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises: it is raised again
+            # Below Celery's tracer comes this line, and then the handler. Not a bare `raise`, which keeps all in Python 3.10.
+            raise exc.with_traceback(from_handler(exc.__traceback__))  # noqa: B904 - it is the same
 
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         if hasattr(fun, name):

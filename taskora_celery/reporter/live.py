@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from taskora_celery.clock import Clock
@@ -61,12 +62,8 @@ class LiveJob:
         self.taking = False
         timeout = None if report.hold is None else report.hold.timeout
         self.lease = LeaseTurn(lease_interval(settings.lease_interval, report.visibility, timeout), timeout, now)
-        #: Where progress is shown besides the store.
-        self.outlets: list[Outlet] = []
-        if report.sink is not None:
-            self.outlets.append(Outlet(report.sink, settings.backend_interval, settings.flush_interval))
-        if report.events is not None:
-            self.outlets.append(Outlet(report.events, EVENT_INTERVAL, settings.flush_interval))
+        #: Where progress is shown besides the store; made when there is progress.
+        self.outlets: Sequence[Outlet] = ()
         #: What the delivery is registered with, later or anew where the store was away.
         self.begin = begin
         self._settings = settings
@@ -128,10 +125,21 @@ class LiveJob:
             return  # the same object as before, and not changed since: only its log has grown
         self._sent_value = value
         self.outbox.progress = packed
+        if not self.outlets:
+            self.outlets = self._new_outlets()
         for outlet in self.outlets:
             outlet.offer(value)
         if mark is not None:
             self._warn(mark)
+
+    def _new_outlets(self) -> list[Outlet]:
+        sink, events = self.report.sinks()
+        lead, outlets = self._settings.flush_interval, []
+        if sink is not None:
+            outlets.append(Outlet(sink, self._settings.backend_interval, lead))
+        if events is not None:
+            outlets.append(Outlet(events, EVENT_INTERVAL, lead))
+        return outlets
 
     def unregistered(self) -> None:
         """Note that the store has not counted this delivery: the next report begins with it."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from taskora_celery.background import Wakes
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
@@ -21,7 +21,7 @@ from taskora_celery.reporter.outbox import drop_excess
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.reporter.showing import Showing
 from taskora_celery.settings import Settings
-from taskora_celery.store.counting import loss_counts, was_unheard
+from taskora_celery.store.counting import loss_counts
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Reply, Report
 from taskora_celery.tally import Count
 
@@ -41,7 +41,7 @@ class Reporter:
     """Sends what running jobs report: one batch per flush interval for all jobs of the process.
 
     Thread contract: one daemon thread named ``taskora-reporter``, started by the first job (so in a prefork child after the
-    fork), asleep on an event without a timeout while no job has anything to say. It survives any error of the store, the broker
+    fork), asleep without a timeout while no job has anything to say. It survives any error of the store, the broker
     and the result backend. :meth:`close` wakes it, lets it flush once more, and joins it for at most ``JOIN_TIMEOUT`` seconds,
     with a warning if that is not enough. What waits is bounded by ``buffer_limit`` entries per job and ``BACKLOG_JOBS`` jobs.
 
@@ -73,8 +73,7 @@ class Reporter:
         self._showing = showing or Showing()
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
-        self._pid = os.getpid()
-        self._wake = threading.Event()
+        self._wake = Wakes()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: dict[int, LiveJob] = {}
@@ -172,7 +171,7 @@ class Reporter:
             self._backlog.append(live)
             if not self._wake.is_set():
                 self._wake.set()
-        for sink in (report.sink, report.events):
+        for sink in report.last_sinks():
             if sink is not None:
                 self._showing.forget(sink)
                 sink.close()
@@ -196,10 +195,9 @@ class Reporter:
         self.leases.close()
 
     def _touched(self) -> None:
-        if os.getpid() != self._pid:  # a child that a handler forked: the event's lock may be held in it for ever
-            return
         self._urgent = True
-        self._wake.set()
+        if not self._wake.is_set():  # else the turn that takes this is still to come: what is said is stored before it is told
+            self._wake.set()
 
     def _start(self) -> None:
         with self._start_lock:
@@ -217,7 +215,7 @@ class Reporter:
             self._store_failed(exc)
             return None
         self._store_answered()
-        if was_unheard(begin, begun):
+        if begun.unheard:
             self.changes.counted(loss_counts(begin.name))
         return begun
 
@@ -311,7 +309,8 @@ class Reporter:
             return False
         now_ms = int(self._clock.time() * 1000)
         try:
-            self._register(self._store, [live for live in jobs if live.asks_for_fence])
+            for live in [live for live in jobs if live.asks_for_fence]:
+                self._register(self._store, live)
             pieces: list[tuple[LiveJob, Report]] = []
             for live in jobs:
                 reports = live.outbox.reports(live.report.id, live.report.fence, now_ms, stands=live.stands)
@@ -361,15 +360,14 @@ class Reporter:
                 live.forgotten()
                 self._touched()
 
-    def _register(self, store: JobStore, jobs: list[LiveJob]) -> None:
-        """Register deliveries that could not have the fence they took: the store gives them one."""
-        for live in jobs:
-            begun = store.begin(live.begin)
-            if begun.fence <= 0:
-                live.supersede("it was delivered again")
-                live.outbox.clear()
-            else:
-                live.registered(begun.fence)
+    def _register(self, store: JobStore, live: LiveJob) -> None:
+        """Register a delivery that could not have the fence it took: the store gives it one."""
+        begun = store.begin(live.begin)
+        if begun.fence <= 0:
+            live.supersede("it was delivered again")
+            live.outbox.clear()
+        else:
+            live.registered(begun.fence)
 
     def _store_failed(self, exc: StoreUnavailableError) -> None:
         self.changes.counted([(Count("store_errors"), 1)])

@@ -16,7 +16,10 @@ from redis.retry import Retry
 
 from taskora_celery.errors import SettingsError
 
-__all__ = ["Endpoint", "async_client", "check", "client", "close", "pubsub_of"]
+__all__ = ["Endpoint", "async_client", "check", "client", "close", "pubsub_of", "query_options"]
+
+#: redis-py takes these from the query of a URL, too.
+_PASSWORD_OPTION = re.compile(r"([?&](?:ssl_)?password=)[^&;]*", re.IGNORECASE)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -32,7 +35,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     global_keyprefix: str = ""
 
     def shown(self) -> str:
-        """Return the URL without its password."""
+        """Return the URL without its passwords, also where it is wrong, as one with a ``/`` or a ``#`` in its password is."""
         return ";".join(_without_password(part) for part in self.url.split(";"))
 
     def same_server(self, other: Endpoint | None) -> bool:
@@ -111,6 +114,8 @@ async def close(resource: Any) -> None:
 
 
 def _build(endpoint: Endpoint, timeout: float | None, api: Any, sentinel_cls: Any, cluster_cls: Any, retry: Any) -> Any:
+    if not all(_is_sound(part) for part in endpoint.url.split(";")):  # Python's words for it would tell a part of the password
+        raise SettingsError(f"{endpoint.shown()} is no URL: write special characters in its password as %2F for /, %23 for #")
     options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout or 5.0, "retry": retry}
     if timeout is None:  # who listens for ever must notice a peer that is gone without a word
         options["socket_keepalive"] = True
@@ -177,10 +182,21 @@ def _user(url: str) -> tuple[str | None, str | None]:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
+    url = _PASSWORD_OPTION.sub(r"\1***", url)
+    scheme, _, rest = url.partition("://")
+    before, _, place = rest.rpartition("@")
+    user, colon, _ = before.partition(":")
+    if not colon or (_is_sound(url) and "@" not in urlsplit(url).netloc):
         return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    return f"{scheme}://{user}:***@{place}"
+
+
+def _is_sound(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:  # what stands there is no port, but a part of a password
+        return False
+    return True
 
 
 def query_options(url: str) -> Mapping[str, str]:

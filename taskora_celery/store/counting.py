@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from taskora_celery.records import Outcome
-from taskora_celery.store.protocol import Begin, Begun, Loss, Lost
+from taskora_celery.store.protocol import Loss, Lost
 from taskora_celery.tally import Count, pack_count
 
-__all__ = ["counts_of_loss", "loss_counts", "was_unheard"]
+__all__ = ["counts_of_loss", "loss_counts"]
 
 
 def counts_of_loss(loss: Loss, lost: Lost) -> dict[str, int]:
@@ -24,11 +24,3 @@ def loss_counts(name: str, outcome: str = Outcome.LOST, *, stalled: bool = True)
     if stalled:
         found.append((Count("stalled", ("redelivered" if outcome == Outcome.LOST else "failed",), (name,)), 1))
     return found
-
-
-def was_unheard(begin: Begin, begun: Begun) -> bool:
-    """Say whether the store found, with this beginning, that nobody has told how the delivery before had ended."""
-    before = begun.attempts[-1] if begun.fence > 0 and begun.attempts else None
-    if before is None or (before.number, before.delivery) != (begin.attempt, begun.delivery - 1):
-        return False
-    return before.outcome == Outcome.LOST and before.reason == f"no outcome from {before.worker}"

@@ -12,9 +12,9 @@ from typing import Any
 
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.records import Event, LogEntry, Outcome, level_name
-from taskora_celery.store.protocol import Batch, CancelRequest, Loss
+from taskora_celery.store.protocol import Batch, CancelRequest, Ended, Loss
 
-__all__ = ["CANCEL", "STALLED", "STATE", "decode", "decode_logs", "encode", "encode_cancel", "encode_loss"]
+__all__ = ["CANCEL", "STALLED", "STATE", "decode", "decode_logs", "encode", "encode_cancel", "encode_loss", "encode_retry"]
 
 #: Codes below are log levels.
 STATE = 10
@@ -51,6 +51,17 @@ def encode_loss(loss: Loss) -> bytes:
     """Return the journal's entry of a lost delivery."""
     data = {"state": Outcome.LOST, "reason": loss.reason, "error": loss.error, "worker": loss.worker}
     return _batch(loss.attempt, [(STATE, loss.now_ms, data, None, None)]).data
+
+
+def encode_retry(ended: Ended) -> bytes:
+    """Return the journal's entry of an attempt that ends in a retry; empty for another end, which the record alone tells."""
+    keep = ended.keep
+    if keep is None or keep.outcome != Outcome.RETRY:
+        return b""
+    data = {
+        "state": Outcome.RETRY, "reason": keep.reason, "error": keep.error, "delay": keep.delay, "next_ms": keep.next_ms,
+    }  # fmt: skip
+    return _batch(keep.number, [(STATE, ended.at_ms, data, None, None)]).data
 
 
 def encode_cancel(request: CancelRequest) -> bytes:

@@ -8,8 +8,8 @@ key                type  content
 =================  ====  ==============================================================================================
 ``{id}:job``       hash  the record, see below; written by ``begin``, ``report``, ``lose`` and ``cancel.lua``
 ``{id}:journal``   list  batches of entries, oldest first: ``"<first seq> <entries> <log entries> "`` and a packed batch;
-                         ``report``, ``lose`` and ``cancel.lua`` append; the first two remove whole batches from the head
-                         while enough log entries remain
+                         ``report``, ``lose`` and ``cancel.lua`` append, and remove whole batches from the head while enough
+                         log entries remain
 ``{id}:attempts``  list  packed :class:`~taskora_celery.records.AttemptRecord`, one for each attempt that ended in a retry
                          and each delivery that was lost; the newest 100
 ``{id}:changed``   -     a pub/sub channel: a message after each change of the job, its text is of no meaning
@@ -21,6 +21,11 @@ key                type  content
 ``{trial}:doctor`` -     written and removed by ``trial.lua``, which only looks whether that can be done; a TTL of a second
 ``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
+
+Two keys are elsewhere, with what they are about. In the broker's database, behind its own prefix, ``taskora:claim:<tag>`` is a
+text: the token of the delivery of a message that counts. Whoever receives a message again writes it, its acknowledgement deletes
+it, and its TTL is a day (``lease/redis.py``). In the result backend's, ``swap.lua`` writes PROGRESS under the key that Celery has
+for the result, with Celery's TTL (``swapping.py``).
 
 The record's fields have one letter, since a job's hash stays a compact listpack only while it is small, and most jobs are:
 
@@ -97,6 +102,11 @@ class JobKeys:
         """Return the record's, the journal's and the attempts' key."""
         base = self._base(job_id)
         return base + ":job", base + ":journal", base + ":attempts"
+
+    def with_channel(self, job_id: str) -> tuple[str, str, str, str]:
+        """Return the three keys of :meth:`of`, and the :meth:`channel`: two ends of a job need all of them."""
+        base = self._base(job_id)
+        return base + ":job", base + ":journal", base + ":attempts", base + ":changed"
 
     def channel(self, job_id: str) -> str:
         """Return the channel on which changes of the job are announced."""

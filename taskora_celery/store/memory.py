@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
 import msgspec
@@ -14,23 +14,25 @@ from taskora_celery.errors import JobCancelledError, StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.counting import counts_of_loss
-from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
+from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss, encode_retry
 from taskora_celery.store.keys import BRIEF_FIELDS, CHECKPOINT
 from taskora_celery.store.memory_job import (
     MemoryJob,
+    add_entry,
+    append,
     begins_again,
     created_ms,
-    drop_oldest,
     failed_by_loss,
     is_anew,
     is_gentle,
-    logs_in,
     losing,
     lost_attempt,
     may_end,
     not_begun,
     reason_of,
     runs_already,
+    trim,
+    trim_one,
     verdict_on,
 )
 from taskora_celery.store.protocol import (
@@ -52,8 +54,6 @@ from taskora_celery.tally import add_to
 __all__ = ["MemoryStore"]
 
 _ATTEMPTS_KEPT = 100
-#: So many batches beyond the log limit may the journal of a job have that retries for ever without a word.
-_OTHER_BATCHES = 1_000
 
 
 class MemoryStore:
@@ -112,8 +112,9 @@ class MemoryStore:
     def listen(self) -> _MemoryAnnouncements:
         """Listen to announcements."""
         with self._changed:
-            self._listeners.append(SimpleQueue())
-            return _MemoryAnnouncements(self._listeners[-1])
+            heard = _MemoryAnnouncements(self._listeners)
+            self._listeners.append(heard.queue)
+            return heard
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
@@ -205,10 +206,11 @@ class MemoryStore:
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
         delivery = fields["d"] + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
-        taken = fields["u"] if again else 0
+        taken, unheard = fields["u"] if again else 0, False
         if attempt == begin.attempt and not again and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
-            fields["x"] = fields.get("x", 0) + (state == "STARTED")
+            unheard = state == "STARTED"
+            fields["x"] = fields.get("x", 0) + unheard
         if state == Outcome.RETRY:
             fields.update(g=fields["f"], v=fields["u"])
         for name in "erz":
@@ -220,7 +222,7 @@ class MemoryStore:
         )  # fmt: skip
         self._announce(begin.id)
         return Begun(
-            fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0), fields.get("j")
+            fence, delivery, fields["c"], fields.get("k"), tuple(job.attempts), fields.get("x", 0), fields.get("j"), unheard
         )  # fmt: skip
 
     def _cancel(self, request: CancelRequest, queued: bool) -> CancelOutcome:
@@ -235,9 +237,8 @@ class MemoryStore:
             return CancelOutcome.ALREADY
         if state in Outcome.FINAL:
             return CancelOutcome.TOO_LATE
-        seq = fields.get("q", 0)
-        job.journal.append((seq, 1, encode_cancel(request)))
-        fields["q"] = seq + 1
+        add_entry(job, encode_cancel(request))
+        trim_one(job, self._log_limit)
         if "j" not in fields or (is_gentle(fields["j"]) and not request.gently):
             fields["j"] = packed(request)
         if state == "STARTED":
@@ -248,7 +249,7 @@ class MemoryStore:
         return CancelOutcome.CANCELLED
 
     def _tell(self, announcement: CancelRequest | Shutdown) -> None:
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener.put(packed(announcement))
 
     def _lose(self, loss: Loss) -> Lost:
@@ -257,7 +258,7 @@ class MemoryStore:
             return Lost(None)
         self._jobs[loss.id] = job
         fields = job.fields
-        stalls, seq = fields.get("x", 0) + loss.counts, fields.get("q", 0)
+        stalls = fields.get("x", 0) + loss.counts
         cancelled = "j" in fields
         over = loss.state is None and loss.limit is not None and stalls > loss.limit and not cancelled
         state = Outcome.REVOKED if cancelled else Outcome.FAILURE if over else loss.state
@@ -267,13 +268,12 @@ class MemoryStore:
         fields.update(
             s=state or Outcome.LOST, n=loss.name, c=fields.get("c", loss.created_ms or fields["b"]),
             h=fields.get("h", fields["b"]), x=stalls, f=max(fields["f"] + 1, int(self._clock.time() * 1_000_000)),
-            l=loss.tag, q=seq + 1, r=reason, u=0, o=fields.get("o", 0) if loss.token is None else loss.token,
+            l=loss.tag, r=reason, u=0, o=fields.get("o", 0) if loss.token is None else loss.token,
         )  # fmt: skip
         if over or loss.error or cancelled:
             fields["z"] = "JobCancelledError" if cancelled else STALLED if over else loss.error
-        job.journal.append((seq, 1, encode_loss(loss)))
-        if len(job.journal) > self._log_limit + _OTHER_BATCHES:
-            drop_oldest(job)
+        add_entry(job, encode_loss(loss))
+        trim_one(job, self._log_limit)
         if state is not None:
             fields["e"] = loss.now_ms
         else:
@@ -300,8 +300,11 @@ class MemoryStore:
         if not current and fields.get("g") != report.fence:
             fields["y"] = fields.get("y", 0) + 1
             return Reply.SUPERSEDED
-        self._append(job, report, "u" if current else "v")
+        before = len(job.journal)
+        append(job, report, "u" if current else "v")
         answer = self._take(job, report) if current else Reply.ACCEPTED
+        if len(job.journal) > before:
+            trim(job, self._log_limit)
         self._announce(report.id)
         return answer
 
@@ -319,26 +322,6 @@ class MemoryStore:
         self._end(job, report)
         return Reply.STOPPING if "j" in fields else Reply.ACCEPTED
 
-    def _append(self, job: MemoryJob, report: Report, counter: str) -> None:
-        fields, number = job.fields, report.first
-        for batch in report.batches:
-            gap = number - fields.get(counter, 0)
-            if gap + batch.entries > 0:
-                gap = max(gap, 0)
-                first = fields.get("q", 0) + gap
-                job.journal.append((first, batch.entries, batch.data))
-                fields["q"] = first + batch.entries
-                fields["m"] = fields.get("m", 0) + batch.logs
-                fields["t"] = fields.get("t", 0) + gap + batch.logs
-                fields[counter] = number + batch.entries
-            number += batch.entries
-        most = self._log_limit + _OTHER_BATCHES
-        while report.batches and job.journal and (fields.get("m", 0) > self._log_limit or len(job.journal) > most):
-            logs = logs_in(job.journal[0][2])
-            if fields["m"] - logs < self._log_limit and len(job.journal) <= most:
-                break
-            drop_oldest(job)
-
     def _end(self, job: MemoryJob, report: Report) -> None:
         ended, fields = report.ended, job.fields
         if ended is None:
@@ -350,8 +333,9 @@ class MemoryStore:
             fields["z"] = ended.error
         if ended.state == Outcome.SUCCESS:
             fields.pop("k", None)
-        if ended.keep is not None:
+        if ended.keep is not None and job.attempts[-1:] != [ended.keep]:  # else it is the same end again
             job.attempts = [*job.attempts, ended.keep][-_ATTEMPTS_KEPT:]
+            add_entry(job, encode_retry(ended))
 
     def _announce(self, job_id: str) -> None:
         self._changes[job_id] = self._changes.get(job_id, 0) + 1
@@ -384,14 +368,17 @@ class _MemoryWatch:
 
 
 class _MemoryAnnouncements:
-    def __init__(self, queue: SimpleQueue[bytes | None]) -> None:
-        self._queue = queue
+    def __init__(self, listeners: list[SimpleQueue[bytes | None]]) -> None:
+        self.queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._listeners = listeners
 
     def next(self) -> CancelRequest | Shutdown | None:
-        data = self._queue.get()
+        data = self.queue.get()
         if data is None:
             raise StoreUnavailableError("closed")
         return unpacked(data)
 
     def close(self) -> None:
-        self._queue.put(None)
+        with suppress(ValueError):  # it is closed already
+            self._listeners.remove(self.queue)
+        self.queue.put(None)

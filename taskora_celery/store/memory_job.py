@@ -1,4 +1,4 @@
-"""One job of the in-memory twin, and what ``begin.lua`` and ``lose.lua`` decide of it, in Python."""
+"""One job of the in-memory twin, and what the scripts decide of it and do to its journal, in Python."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from taskora_celery.encoding import unpack
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.journal import STALLED, STATE
-from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Verdict
+from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Report, Verdict
 
 __all__ = [
-    "MemoryJob", "begins_again", "created_ms", "drop_oldest", "failed_by_loss", "is_anew", "is_gentle", "logs_in", "losing",
-    "lost_attempt", "may_end", "not_begun", "reason_of", "runs_already", "verdict_on",
+    "MemoryJob", "add_entry", "append", "begins_again", "created_ms", "failed_by_loss", "is_anew", "is_gentle", "losing",
+    "lost_attempt", "may_end", "not_begun", "reason_of", "runs_already", "trim", "trim_one", "verdict_on",
 ]  # fmt: skip
+
+#: So many batches beyond the log limit may the journal of a job have that retries for ever without a word.
+_OTHER_BATCHES = 1_000
 
 
 class MemoryJob:
@@ -125,9 +128,48 @@ def losing(loss: Loss, job: MemoryJob) -> MemoryJob | None:
     return job
 
 
-def drop_oldest(job: MemoryJob) -> None:
-    """Remove the oldest batch of the journal."""
-    logs = logs_in(job.journal.pop(0)[2])
+def append(job: MemoryJob, report: Report, counter: str) -> None:
+    """Append the batches of a report, less those that were taken before; a jump in their numbers counts as dropped entries."""
+    fields, number = job.fields, report.first
+    for batch in report.batches:
+        gap = number - fields.get(counter, 0)
+        if gap + batch.entries > 0:
+            gap = max(gap, 0)
+            first = fields.get("q", 0) + gap
+            job.journal.append((first, batch.entries, batch.data))
+            fields["q"] = first + batch.entries
+            fields["m"] = fields.get("m", 0) + batch.logs
+            fields["t"] = fields.get("t", 0) + gap + batch.logs
+            fields[counter] = number + batch.entries
+        number += batch.entries
+
+
+def add_entry(job: MemoryJob, entry: bytes) -> None:
+    """Append an entry that the store writes by itself; nothing where it is empty."""
+    if entry:
+        seq = job.fields.get("q", 0)
+        job.journal.append((seq, 1, entry))
+        job.fields["q"] = seq + 1
+
+
+def trim(job: MemoryJob, log_limit: int) -> None:
+    """Remove whole batches from the journal's head while enough log entries remain."""
+    most = log_limit + _OTHER_BATCHES
+    while job.journal and (job.fields.get("m", 0) > log_limit or len(job.journal) > most):
+        logs = _logs_in(job.journal[0][2])
+        if job.fields.get("m", 0) - logs < log_limit and len(job.journal) <= most:
+            break
+        _drop_oldest(job)
+
+
+def trim_one(job: MemoryJob, log_limit: int) -> None:
+    """Remove a batch from the journal's head where it has too many: one was added that is no execution's."""
+    if len(job.journal) > log_limit + _OTHER_BATCHES:
+        _drop_oldest(job)
+
+
+def _drop_oldest(job: MemoryJob) -> None:
+    logs = _logs_in(job.journal.pop(0)[2])
     job.fields["m"] = job.fields.get("m", 0) - logs
     job.fields["i"] = job.fields.get("i", 0) + 1
 
@@ -146,6 +188,6 @@ def failed_by_loss(fields: dict[str, Any]) -> bool:
     return fields.get("s") == Outcome.FAILURE and fields.get("z") == STALLED
 
 
-def logs_in(data: bytes) -> int:
+def _logs_in(data: bytes) -> int:
     """Count the log entries of a batch."""
     return sum(1 for item in unpack(data)[2] if item[0] < STATE)

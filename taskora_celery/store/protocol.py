@@ -104,6 +104,8 @@ class Begun(msgspec.Struct, frozen=True):
     stalls: int = 0
     #: The request to cancel that is in force, packed; see :func:`~taskora_celery.store.announcements.unpacked`.
     cancel: bytes | None = None
+    #: Nobody has told how the delivery before had ended: it was found to be lost, and counted, by this beginning.
+    unheard: bool = False
 
 
 class Loss(msgspec.Struct, frozen=True):

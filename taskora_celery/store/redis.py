@@ -12,6 +12,7 @@ import msgspec
 from redis.exceptions import (
     ClusterDownError,
     NoPermissionError,
+    NoScriptError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
@@ -25,7 +26,7 @@ from taskora_celery.store.announcements import packed, unpacked
 from taskora_celery.store.connect import Endpoint, client
 from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.index import RedisIndex
-from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss
+from taskora_celery.store.journal import STALLED, encode_cancel, encode_loss, encode_retry
 from taskora_celery.store.keys import JobKeys
 from taskora_celery.store.protocol import (
     NO_COUNTS,
@@ -43,7 +44,7 @@ from taskora_celery.store.protocol import (
     Verdict,
 )
 from taskora_celery.store.snapshots import attempts_in, read_arguments, read_snapshot
-from taskora_celery.store.wire import Call, ClusterWire, Wire, load_script
+from taskora_celery.store.wire import Call, ClusterWire, Wire, as_one, load_script
 
 __all__ = ["RedisStore"]
 
@@ -66,6 +67,8 @@ _STORE_WIDE_WORDS = (
 
 logger = logging.getLogger("taskora_celery.store")
 
+#: By number: to call the enum's class takes five times as long.
+_REPLIES = {int(reply): reply for reply in Reply}
 _NOT_ENDED = Ended("", 0)
 _attempt_encoder = msgspec.msgpack.Encoder()
 
@@ -102,10 +105,7 @@ class RedisStore:
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
-        fence, delivery, created, checkpoint, attempts, stalls, cancel = _sound(self._wire().exchange([self._begin(begin)])[0])
-        return Begun(
-            int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None
-        )  # fmt: skip
+        return _begun(_sound(self._wire().exchange([self._begin(begin)])[0]))
 
     def lose(self, loss: Loss) -> Lost:
         """Record that a delivery is lost, and fence its execution off."""
@@ -135,6 +135,7 @@ class RedisStore:
         return CANCEL, (
             *self.keys.of(request.id), request.now_ms, self._ttl_ms, self.keys.channel(request.id), self.keys.announcements,
             packed(request), request.reason or "", "1" if queued else "", encode_cancel(request),
+            self._log_limit,
         )  # fmt: skip
 
     def shut_down(self, worker: str) -> None:
@@ -162,6 +163,8 @@ class RedisStore:
 
     def report(self, reports: Sequence[Report]) -> list[Reply]:
         """Write many reports in one go, and say for each what became of it."""
+        if len(reports) <= PIPELINE_REPORTS:
+            return self._pipeline(reports)
         replies: list[Reply] = []
         for at in range(0, len(reports), PIPELINE_REPORTS):
             replies += self._pipeline(reports[at : at + PIPELINE_REPORTS])
@@ -180,27 +183,24 @@ class RedisStore:
             reply = _or_refused(next(answers))
             if begun is Reply.REFUSED or reply is Reply.REFUSED:
                 replies.append(Reply.REFUSED)
-            elif begun is not None and int(begun[0]) == Verdict.CANCELLED:
+                continue
+            fence = None if begun is None else _begun(begun).fence
+            if fence == Verdict.CANCELLED:
                 replies.append(Reply.SUPERSEDED)
-            elif begun is not None and int(begun[0]) not in {0, report.fence}:
+            elif fence not in {None, Verdict.SUPERSEDED, report.fence}:
                 replies.append(Reply.UNKNOWN)  # given another fence, or none: its report is sent again
             else:
-                replies.append(Reply(reply))
+                replies.append(_REPLIES[reply])
         return replies
 
     def read(self, job_id: str, skip: int | None = None, *, attempts: bool = False) -> Snapshot | None:
         """Return the record, the journal from batch ``skip`` on (None: without it), and the attempts; None if unknown."""
         arguments = read_arguments(self.keys, job_id, skip, attempts)
-        try:
-            reader = self._read_client()
+        with self._reading() as reader:
             try:
                 answer = reader.evalsha(READ.digest.decode(), READ.keys, *arguments)
-            except ResponseError as exc:
-                if "NOSCRIPT" not in str(exc) and type(exc).__name__ != "NoScriptError":
-                    raise
+            except NoScriptError:
                 answer = reader.eval(READ.source, READ.keys, *arguments)
-        except (RedisError, RedisClusterException, OSError) as exc:
-            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
         return read_snapshot(answer)
 
     def note(
@@ -243,14 +243,15 @@ class RedisStore:
     @contextmanager
     def watch(self, job_ids: Sequence[str]) -> Iterator[_RedisWatch]:
         """Watch jobs for changes, from the moment that the context is entered."""
+        channels = dict.fromkeys(self.keys.channel(job_id) for job_id in job_ids)
+        with self._reading() as reader:
+            pubsub = reader.pubsub(ignore_subscribe_messages=False)
         try:
-            pubsub = self._read_client().pubsub(ignore_subscribe_messages=False)
-            pubsub.subscribe(*[self.keys.channel(job_id) for job_id in job_ids])
-            for _ in job_ids:  # the confirmations: from here on nothing is missed
-                pubsub.get_message(timeout=self._timeout)
-        except (RedisError, RedisClusterException, OSError) as exc:
-            raise StoreUnavailableError(f"{self.endpoint.shown()}: {exc}") from exc
-        try:
+            with self._reading():
+                pubsub.subscribe(*channels)
+                for _ in channels:  # the confirmations: from here on nothing is missed
+                    if pubsub.get_message(timeout=self._timeout) is None:
+                        raise StoreUnavailableError(f"{self.endpoint.shown()}: a subscription is not confirmed")
             yield _RedisWatch(pubsub)
         finally:
             pubsub.close()
@@ -290,22 +291,35 @@ class RedisStore:
             return self._reader
 
     def _begin(self, begin: Begin) -> Call:
-        return BEGIN, (
-            *self.keys.of(begin.id), begin.now_ms, self._ttl_ms, begin.name, begin.attempt, "1" if begin.redelivered else "",
-            begin.worker, begin.created_ms, self.keys.channel(begin.id), begin.fence, begin.tag, begin.token,
+        record, journal, attempts, channel = self.keys.with_channel(begin.id)
+        values = as_one((
+            str(begin.now_ms), self._ttl_ms, begin.name, str(begin.attempt), "1" if begin.redelivered else "", begin.worker,
+            str(begin.created_ms), channel, begin.fence, begin.tag, str(begin.token),
             "1" if begin.anyway else "", begin.trace, "1" if begin.over else "",
-        )  # fmt: skip
+        ))  # fmt: skip
+        return BEGIN, (record, journal, attempts, values)
 
     def _report(self, report: Report) -> Call:
         ended = report.ended or _NOT_ENDED
-        arguments: list[bytes | str | int] = [
-            *self.keys.of(report.id), report.fence, report.now_ms, self._ttl_ms, self.keys.channel(report.id), self._log_limit,
-            report.progress or b"", report.checkpoint or b"", ended.state, ended.at_ms, ended.reason or "", ended.error or "",
-            b"" if ended.keep is None else _attempt_encoder.encode(ended.keep),
+        batches = report.batches
+        record, journal, attempts, channel = self.keys.with_channel(report.id)
+        values: list[str | int] = [
+            str(report.fence), report.now_ms, self._ttl_ms, channel, self._log_limit,
+            ended.state, ended.at_ms, ended.reason or "", ended.error or "",
             "2" if ended.stands else "1" if ended.unaware else "", report.first,
         ]  # fmt: skip
-        for batch in report.batches:
-            arguments += (batch.entries, batch.logs, batch.data)
+        for batch in batches:
+            values += (batch.entries, batch.logs)
+        arguments: list[bytes | str | int] = [record, journal, attempts, as_one(values)]
+        if report.progress or report.checkpoint or ended.keep is not None or batches:
+            keep = b"" if ended.keep is None else _attempt_encoder.encode(ended.keep)
+            arguments += (
+                report.progress or b"",
+                report.checkpoint or b"",
+                keep,
+                encode_retry(ended),
+                *[batch.data for batch in batches],
+            )
         return REPORT, arguments
 
 
@@ -355,6 +369,18 @@ class _RedisWatch:
         except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(str(exc)) from exc
         return changed
+
+
+def _begun(answer: Any) -> Begun:
+    """Return what ``begin.lua`` answered: one line where nothing but these numbers is known of the job."""
+    if type(answer) is bytes:
+        fence, delivery, created, stalls = answer.split()
+        return Begun(int(fence), int(delivery), int(created), stalls=int(stalls))
+    fence, delivery, created, checkpoint, attempts, stalls, cancel, *unheard = answer
+    return Begun(
+        int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None,
+        bool(unheard),
+    )  # fmt: skip
 
 
 def _or_refused(answer: Any) -> Any:

@@ -16,16 +16,20 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from taskora_celery.errors import StoreUnavailableError
 
-__all__ = ["ELSEWHERE", "Call", "ClusterWire", "Script", "Wire", "load_script"]
+__all__ = ["ELSEWHERE", "Call", "ClusterWire", "Script", "Wire", "as_one", "load_script"]
 
 
 #: A connection that was idle for longer, in seconds, is looked at before it is used; the look is a system call.
 IDLE_CHECK = 1.0
 
+
+#: So many beginnings of calls are kept for each script.
+HEADS_KEPT = 32
 
 #: Redis answers so when this connection leads to a replica, or to a server that is not ready.
 ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a read only", "Link with MASTER is down")
@@ -34,12 +38,25 @@ ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "You can't write against a rea
 class Script:
     """A Lua script and how it is called: ``EVALSHA`` with its digest, loaded when Redis does not know it."""
 
-    __slots__ = ("digest", "keys", "source")
+    __slots__ = ("_heads", "digest", "keys", "source")
 
     def __init__(self, source: bytes, keys: int) -> None:
         self.source = source
         self.keys = keys
         self.digest = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+        #: How a call begins, by the number of its arguments: there are few, and they are the same for every job.
+        self._heads: dict[int, bytes] = {}
+
+    def head(self, arguments: int) -> bytes:
+        """Return how a call with so many keys and arguments begins on the wire."""
+        head = self._heads.get(arguments)
+        if head is None:
+            head = b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%d\r\n%d\r\n" % (
+                arguments + 3, self.digest, len(str(self.keys)), self.keys,
+            )  # fmt: skip
+            if len(self._heads) < HEADS_KEPT:
+                self._heads[arguments] = head
+        return head
 
 
 def load_script(name: str, keys: int) -> Script:
@@ -50,9 +67,25 @@ def load_script(name: str, keys: int) -> Script:
 #: A script, then its keys and arguments.
 Call = tuple[Script, Sequence[bytes | str | int]]
 
+_encoder = msgspec.msgpack.Encoder()
+
+
+def as_one(values: Sequence[str | int]) -> bytes:
+    """Return texts and numbers as one argument, which a script takes apart with ``cmsgpack.unpack``.
+
+    Redis's protocol wants a length and two line ends for each argument: fourteen of them cost 11 us to pack one by one, and
+    0.6 us together; Redis's own time is the same. Bytes are arguments of their own: that function knows no binary data. Numbers
+    that are compared with what Redis has stored, or written by Lua with more than 14 digits, are to be texts.
+    """
+    try:
+        return _encoder.encode(values)
+    except UnicodeEncodeError:  # half a surrogate pair, in a name or an id
+        mended = [value if type(value) is int else str(value).encode("utf-8", "backslashreplace").decode() for value in values]
+        return _encoder.encode(mended)
+
 
 def _packed(script: Script, arguments: Sequence[bytes | str | int]) -> bytes:
-    parts = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n%d\r\n" % (len(arguments) + 3, script.digest, script.keys)]
+    parts = [script.head(len(arguments))]
     for value in arguments:
         data = value if type(value) is bytes else str(value).encode("utf-8", "backslashreplace")
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
@@ -102,6 +135,16 @@ class Wire:
 
         :raises StoreUnavailableError: no connection, or it was lost, or it did not answer in time.
         """
+        # Nobody else is at it, as always in a pool of processes: nothing is shared, which saves 6 us.
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._waiting:
+                    return self._run(calls)
+            finally:
+                self._lock.release()
+        return self._exchange_shared(calls)
+
+    def _exchange_shared(self, calls: Sequence[Call]) -> list[Any]:
         own = _Exchange(calls)
         self._waiting.append(own)
         # Where Redis hangs, threads must not wait for one another's timeouts in a row.
@@ -136,6 +179,13 @@ class Wire:
 
     def _run(self, calls: Sequence[Call]) -> list[Any]:
         answers = self._exchange(calls)
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                return self._mended(calls, answers)
+        return answers
+
+    def _mended(self, calls: Sequence[Call], answers: list[Any]) -> list[Any]:
+        """Return the answers when what can be done about errors among them is done."""
         missing = next((n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)), None)
         if missing is not None:
             # From there on all again, in their order: what has been done already is known by its numbers and fences.
@@ -152,6 +202,8 @@ class Wire:
         self._client.close()
 
     def _exchange(self, calls: Sequence[Call]) -> list[Any]:
+        if len(calls) == 1:
+            return self._talk(_packed(*calls[0]), 1)
         # In one piece: redis-py sends each piece of a list with a system call of its own.
         data = b"".join([_packed(script, arguments) for script, arguments in calls])
         return self._talk(data, len(calls))
@@ -174,7 +226,12 @@ class Wire:
                 self._connection = _take(self._client.connection_pool)
             connection = self._connection
             connection.send_packed_command([data])
-            result = [self._answer(connection) for _ in range(answers)]
+            result: list[Any] = []
+            for _ in range(answers):
+                try:
+                    result.append(connection.read_response())
+                except ResponseError as exc:  # an answer like others: those behind it are still to be read
+                    result.append(exc)
             done = True
         except (RedisError, OSError) as exc:
             raise StoreUnavailableError(str(exc) or type(exc).__name__) from exc
@@ -182,13 +239,6 @@ class Wire:
             if not done:
                 self._drop()
         return result
-
-    @staticmethod
-    def _answer(connection: Any) -> Any:
-        try:
-            return connection.read_response()
-        except ResponseError as exc:
-            return exc
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -108,6 +108,12 @@ class RecordedContext(Context):
         self.refused = True
         super().supersede(message)
 
+    def retire(self) -> None:
+        """Let go of the log; the kit looks at what stopped the job behind its end."""
+        control = self.control
+        super().retire()
+        self.control = control
+
     # --- what the handler says -----------------------------------------------------------------------------------------
 
     def heartbeat(self) -> None:

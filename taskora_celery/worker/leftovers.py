@@ -6,6 +6,7 @@ The worker's event loop does so before its end, or behind the last job, which ma
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class Leftovers:
         """``wake`` asks for a turn; ``last_read`` is the time, in seconds, for which a consumer's last read may go on."""
         self._wake = wake
         self._last_read = last_read
-        self._requests: list[JobRequest] = []
+        self._requests: deque[JobRequest] = deque()
         self._from: float | None = None
 
     def add(self, request: JobRequest) -> None:
@@ -51,11 +52,12 @@ class Leftovers:
         if now < self._from:
             return self._from - now
         while self._requests:
-            request = self._requests[-1]
+            # From the front: meanwhile others are added behind. It stays until it is dealt with, whatever the broker does.
+            request = self._requests[0]
             fenced = request.fenced
             if fenced is not None and not fenced.settled:
                 if not fenced.is_taken():  # by another delivery: what was given up and has begun elsewhere
                     lease.put_back(request.hold.tag)
                 fenced.give_up()
-            self._requests.pop()
+            self._requests.popleft()
         return None

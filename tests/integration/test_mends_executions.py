@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -272,6 +273,26 @@ def test_nothing_of_a_job_outlives_its_request_where_a_retry_never_comes_to_ours
     gc.collect()
     assert not Runtime.of(app).reporter._live
     wait_until(lambda: not Runtime.of(app).reporter._backlog, "the last entries to be written")
+
+
+def test_a_job_that_has_ended_is_gone_without_the_garbage_collector(app: Celery) -> None:
+    """P6: who waits for the collector makes it look through the process's whole memory the more often."""
+    seen: list[weakref.ref[Any]] = []
+
+    @app.task
+    def work(ctx: Context) -> None:
+        ctx.progress(50)
+        ctx.log.info("entry")
+        seen.extend(weakref.ref(each) for each in (ctx, ctx.control))
+
+    traced(work, task_id="warm-up")
+    seen.clear()
+    gc.disable()
+    try:
+        traced(work, task_id="job-1")
+        wait_until(lambda: [each() for each in seen] == [None, None], "the context and what stops the job to go")
+    finally:
+        gc.enable()
 
 
 def test_the_outcome_of_a_job_keeps_no_execution_alive(app: Celery, caplog: pytest.LogCaptureFixture) -> None:

@@ -85,14 +85,12 @@ def test_a_client_that_comes_back_misses_nothing_and_is_told_nothing_twice(url: 
         _take(reading, frames, min(leave_after, 4))
         if leave_after > 4:
             first.logs("c")
-            first.send(first.stated(state="RETRY"))
             first.end_in_retry()
             second = ScriptedExecution(store, attempt=2)
             second.logs("d")
             _take(reading, frames, leave_after - 4)
     if leave_after <= 4:
         first.logs("c")
-        first.send(first.stated(state="RETRY"))
         first.end_in_retry()
         second = ScriptedExecution(store, attempt=2)
         second.logs("d")

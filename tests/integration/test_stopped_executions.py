@@ -1023,7 +1023,7 @@ def test_an_extended_deadline_is_the_one_that_counts(app: Celery, store: Scripte
         before = ctx.remaining()
         ctx.extend_deadline(600)
         stopper = Runtime.of(app).stopper
-        wait_until(lambda: len(stopper._due) == 1, "the first instant to pass", TIMEOUT)
+        wait_until(lambda: len(stopper._agenda) == 1, "the first instant to pass", TIMEOUT)
         assert not ctx.signal.aborted
         return round((ctx.remaining() or 0) - (before or 0))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from taskora_celery.encoding import pack
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.connect import Endpoint
-from taskora_celery.store.journal import STATE, decode, encode
+from taskora_celery.store.journal import decode, encode
 from taskora_celery.store.keys import RECORD_FIELDS
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import Begin, Begun, Ended, JobStore, Loss, Report
@@ -107,8 +107,6 @@ class Side:
             begin = msgspec.structs.replace(begin, fence=fence)
             self.fences.append(fence)
         entries = [(2, self.now_ms, f"m{n}", None, None) for n in range(said["entries"])]
-        if said["state"] == Outcome.RETRY:
-            entries.append((STATE, self.now_ms, {"state": "RETRY"}, None, None))  # type: ignore[arg-type]
         ended = None
         if said["state"] is not None:
             keep = AttemptRecord(1, 1, "w1", 1, Outcome.RETRY) if said["state"] == Outcome.RETRY else None

@@ -17,6 +17,7 @@ from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.journal import decode
+from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import (
     Begin,
     CancelOutcome,
@@ -81,6 +82,17 @@ def test_a_delivery_that_nobody_heard_of_again_is_recorded_as_lost(store: JobSto
     expected = AttemptRecord(1, 1, "w1@host", NOW_MS, Outcome.LOST, 1.5, "no outcome from w1@host")
     assert again.begun.attempts == (expected,)
     assert snapshot(store).attempts == (expected,)
+    assert again.begun.unheard
+
+
+def test_what_was_told_of_is_not_found_again(store: JobStore) -> None:
+    """D6: what is counted by who finds it out must not be counted where somebody has said it, nor where nothing was lost."""
+    first = ScriptedExecution(store, tag="t1", token=1)
+    store.lose(loss())
+    second = ScriptedExecution(store, redelivered=True, tag="t1", token=2)
+    second.end_in_retry()
+    third = ScriptedExecution(store, attempt=2, tag="t2", token=3)
+    assert [execution.begun.unheard for execution in (first, second, third)] == [False, False, False]
 
 
 def test_the_next_attempt_begins_with_delivery_one_and_the_record_of_the_retry(store: JobStore) -> None:
@@ -433,6 +445,44 @@ def test_sending_a_report_again_changes_nothing_more(store: JobStore) -> None:
     assert snapshot(store) == before
 
 
+def retried(execution: ScriptedExecution, *messages: str) -> Report:
+    """The last report of an attempt that ends in a retry."""
+    keep = AttemptRecord(1, 1, execution.worker, NOW_MS, Outcome.RETRY, 1.5, "busy", "OSError", 30.0, NOW_MS + 31_500)
+    return execution.made(*messages, ended=Ended(Outcome.RETRY, NOW_MS + 1_500, "busy", "OSError", keep))
+
+
+def test_a_retry_is_in_the_journal_behind_what_was_said_before_it(store: JobStore) -> None:
+    """I4: who follows the job reads of it in its place, with the time of the next attempt."""
+    execution = ScriptedExecution(store)
+    execution.send(retried(execution, "a"))
+    log, state = decode(snapshot(store).journal)
+    assert (log.kind, log.seq, state.kind, state.seq, state.timestamp) == ("log", 0, "state", 1, NOW_MS + 1_500)
+    told = {"attempt": 1, "state": "RETRY", "reason": "busy", "error": "OSError", "delay": 30.0, "next_ms": NOW_MS + 31_500}
+    assert state.data == told
+    ScriptedExecution(store, attempt=2).logs("b")
+    assert [event.seq for event in decode(snapshot(store).journal)] == [0, 1, 2]
+
+
+def test_an_end_that_is_sent_again_is_kept_once(store: JobStore) -> None:
+    """I4, L1: an attempt whose last answer was lost stands in the history once, and so does its retry in the journal."""
+    execution = ScriptedExecution(store)
+    report = retried(execution, "a")
+    execution.send(report)
+    before = snapshot(store)
+    execution.send(report)
+    assert snapshot(store) == before
+    assert [record.number for record in before.attempts] == [1]
+
+
+def test_a_retry_that_is_refused_leaves_no_trace(store: JobStore) -> None:
+    """I4, G7: the job ends as cancelled; nobody is told of a retry that never comes."""
+    execution = ScriptedExecution(store)
+    store.cancel(request())
+    assert execution.send(retried(execution, "a")) is Reply.CANCELLED
+    assert [event.kind for event in decode(snapshot(store).journal)] == ["cancel", "log"]
+    assert snapshot(store).attempts == ()
+
+
 def test_a_report_that_repeats_some_batches_adds_only_the_others(store: JobStore) -> None:
     """L1: after a lost answer the reporter sends the old batches with the new."""
     execution = ScriptedExecution(store)
@@ -586,6 +636,31 @@ def test_other_jobs_are_not_announced(store: JobStore) -> None:
     with store.watch(["job-1"]) as watch:
         ScriptedExecution(store, "job-2").logs("a")
         assert watch.wait(0.05) is False
+
+
+def test_a_job_may_be_watched_twice_at_once(store: JobStore) -> None:
+    """F5: who gives an id twice waits for no second confirmation."""
+    execution = ScriptedExecution(store)
+    with store.watch(["job-1", "job-1"]) as watch:
+        execution.progress(1)
+        assert watch.wait(10)
+
+
+def test_who_is_not_known_to_hear_is_told_so(plain_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F5: a Redis that does not confirm in time; whoever believed to hear would wait for changes that it misses."""
+    monkeypatch.setattr(redis.client.PubSub, "get_message", lambda *_, **__: None)
+    with pytest.raises(StoreUnavailableError, match="not confirmed"), plain_store.watch(["job-1"]):
+        pass
+
+
+def test_an_ear_that_is_closed_is_spoken_to_no_more() -> None:
+    """O3: the twin of a worker that restarts its listener for months."""
+    store = MemoryStore()
+    heard = store.listen()
+    heard.close()
+    heard.close()
+    store.shut_down("w1@host")
+    assert not store._listeners
 
 
 def test_what_was_announced_before_the_watch_is_not_news(store: JobStore) -> None:
@@ -918,6 +993,17 @@ def test_a_job_that_was_given_back_and_cancelled_does_not_come_back(store: JobSt
     store.cancel(request())
     assert ScriptedExecution(store, tag=tag, redelivered=tag == "t1").begun.fence == Verdict.CANCELLED
     assert state_of(store) == CANCELLED
+
+
+def test_however_often_a_running_job_is_cancelled_its_journal_is_bounded(store: JobStore) -> None:
+    """L3: a script that asks again and again until the job has ended fills no memory."""
+    ScriptedExecution(store).logs("said before")
+    for _ in range(LOG_LIMIT + 1_005):
+        store.cancel(request())
+    kept = snapshot(store)
+    assert len(kept.journal) == LOG_LIMIT + 1_000
+    assert kept.removed == 6
+    assert dropped(store) == 1
 
 
 def test_a_running_job_that_was_asked_to_stop_does_not_begin_again(store: JobStore) -> None:

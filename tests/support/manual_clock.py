@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ManualClock:
-    """Both clocks of `taskora_celery.clock.Clock`; they move together."""
+    """Both clocks of `taskora_celery.clock.Clock`; they move together, unless the first is set."""
 
     def __init__(self, epoch: float = 1_790_000_000.0) -> None:
         self._epoch = epoch
@@ -17,6 +17,10 @@ class ManualClock:
     def monotonic(self) -> float:
         """Seconds since somewhere."""
         return self._elapsed
+
+    def set(self, seconds: float) -> None:
+        """Set the machine's clock forward by so many seconds, or back; no time passes."""
+        self._epoch += seconds
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -19,7 +19,7 @@ from taskora_celery.cli import jobs, session
 from taskora_celery.cli.terminal import Output
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
-from taskora_celery.store.journal import STATE, encode
+from taskora_celery.store.journal import encode
 from taskora_celery.store.protocol import Report
 from tests.support.executions import NOW_MS, ScriptedExecution
 
@@ -85,11 +85,9 @@ def _begun(store: JobStore, job_id: str, name: str, *, ago: float, created: floa
 def _write_render(store: JobStore) -> None:
     for attempt, ago in ((1, 120), (2, 60)):
         render = _begun(store, RENDER, "reports.render", ago=ago, created=150, attempt=attempt)
-        data = {"state": "RETRY", "reason": "refused", "error": "ConnectionError", "delay": 20.0}
         entries = [
             (_INFO, render.now_ms, "rendering 25 pages", {"source": "orders.csv"}, None),
             (_WARN, render.now_ms + 1_900, "the printer does not answer", None, None),
-            (STATE, render.now_ms + 2_000, data, None, None),
         ]
         store.report([Report(RENDER, render.fence, render.now_ms, batches=encode(attempt, entries, 100))])
         render.end_in_retry("refused", 20, "ConnectionError")

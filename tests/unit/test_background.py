@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pytest
 
 from taskora_celery import background
-from taskora_celery.background import Background
+from taskora_celery.background import Background, Wakes
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -122,30 +121,24 @@ def test_it_survives_any_error_and_tells_it(
     assert [str(record.exc_info[1]) for record in told if record.exc_info] == ["first", "second"]
 
 
-class RecordingQueue:
+class RecordingWakes(Wakes):
     """Remembers for how long it was waited for."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.timeouts: list[float | None] = []
-        self.queue: SimpleQueue[None] = SimpleQueue()
 
-    def get(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None) -> None:
         self.timeouts.append(timeout)
-        self.queue.get(timeout=timeout)
-
-    def get_nowait(self) -> None:
-        self.queue.get_nowait()
-
-    def put(self, item: None) -> None:
-        self.queue.put(item)
+        super().wait(timeout)
 
 
 def test_after_an_error_it_pauses(turns: Turns, make: Callable[..., Background]) -> None:
     """Thread contract: what fails at once would otherwise keep a core busy and fill the log."""
     turns.errors = [RuntimeError("once")]
     thread = make(pause=3_600.0)
-    wake = RecordingQueue()
-    thread._wakes = wake  # type: ignore[assignment]
+    wake = RecordingWakes()
+    thread._wakes = wake
     thread.start()
     wait_until(lambda: wake.timeouts, "the pause")
     thread.wake()

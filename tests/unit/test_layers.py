@@ -24,6 +24,7 @@ LAYERS = (
         "clock",
         "backoff",
         "background",
+        "agenda",
         "tally",
         "texts",
         "times",

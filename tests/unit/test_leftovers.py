@@ -80,3 +80,20 @@ def test_what_comes_late_asks_for_a_turn() -> None:
     leftovers.consumer_stopped()
     leftovers.add(message)
     assert woken == [True]
+
+
+def test_what_comes_while_another_goes_back_goes_back_too() -> None:
+    """I3: jobs end while the keeper waits for the broker; none of them is left to a worker that is gone."""
+
+    class Slow(Message):
+        def is_taken(self) -> bool:
+            leftovers.add(late)
+            return super().is_taken()
+
+    leftovers = Leftovers(lambda: None)
+    first: Any = Slow()
+    late: Any = Message()
+    leftovers.add(first)
+    leftovers.consumer_stopped()
+    leftovers.turn(first, float("inf"))
+    assert (first.given_back, first.settled, late.settled) == ([TAG, TAG], True, True)

@@ -19,6 +19,7 @@ from taskora_celery.reporter import taking
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.protocol import Begin, Ended
+from tests.support.landing import ends, landing_in_a_lock
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_store import ScriptedStore
 from tests.support.waiting import wait_until
@@ -240,7 +241,7 @@ def test_an_object_is_not_sent_again_where_only_the_log_grew(make_rig: Callable[
 
 
 def test_a_forked_child_that_uses_the_context_does_not_hang(make_rig: Callable[..., Rig]) -> None:
-    """B7: the event's lock may have been held by another thread in the moment of the fork; in the child it is for ever."""
+    """B7: a lock that another thread held in the moment of the fork would be held in the child for ever: there is none."""
     rig = make_rig(flush_interval=NEVER)
     ctx = rig.begin()
 
@@ -249,14 +250,28 @@ def test_a_forked_child_that_uses_the_context_does_not_hang(make_rig: Callable[.
         ctx.log.info("entry")
         ctx.heartbeat()
 
-    with rig.reporter._wake._cond:  # type: ignore[attr-defined]
-        child = os.fork()
-        if child == 0:  # pragma: no cover - in the child
-            with contextlib.suppress(BaseException):
-                thread = threading.Thread(target=use, daemon=True)
-                thread.start()
-                thread.join(5)
-                os._exit(3 if thread.is_alive() else 0)
-            os._exit(4)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - in the child
+        with contextlib.suppress(BaseException):
+            thread = threading.Thread(target=use, daemon=True)
+            thread.start()
+            thread.join(5)
+            os._exit(3 if thread.is_alive() else 0)
+        os._exit(4)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+# --- G4: an interruption in the middle of a report -----------------------------------------------------------------------------
+
+
+def test_an_interruption_that_lands_in_a_report_leaves_nothing_locked(make_rig: Callable[..., Rig]) -> None:
+    """G4, H1: it is raised wherever the handler is; what the reporter sleeps on serves the whole process."""
+    rig = make_rig()
+    ctx = rig.begin()
+    with landing_in_a_lock():
+        ctx.progress(1)
+    assert ends(ctx.touch)
+    ctx.log.info("behind it")
+    wait_until(lambda: rig.messages() == ["behind it"], "the reporter to go on")
+    assert ends(rig.end, ctx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 from redis._parsers.base import BaseParser
 from redis.exceptions import ReadOnlyError
@@ -12,7 +13,7 @@ from redis.exceptions import ReadOnlyError
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.store.protocol import Reply
 from taskora_celery.store.redis import _or_refused
-from taskora_celery.store.wire import Script, Wire
+from taskora_celery.store.wire import Script, Wire, as_one
 from tests.support.waiting import wait_until
 
 SCRIPT = Script(b"return ARGV[1]", 0)
@@ -128,6 +129,12 @@ def hold(client: FakeClient, wire: Wire, names: list[str]) -> Callers:
         callers.call(name)
     wait_until(lambda: len(wire._waiting) == len(names) - 1, "the others to wait")
     return callers
+
+
+def test_what_is_packed_as_one_argument_can_be_packed_whatever_it_says() -> None:
+    """P6, L1: a name or an id with half a surrogate pair is written with its escape, as an argument of its own is."""
+    assert msgspec.msgpack.decode(as_one(("name", "é", 5, ""))) == ["name", "é", 5, ""]
+    assert msgspec.msgpack.decode(as_one(("a\ud800", 1 << 52, "b"))) == ["a\\ud800", 1 << 52, "b"]
 
 
 def test_threads_that_wait_share_one_round_trip(client: FakeClient) -> None:

@@ -259,7 +259,8 @@ def test_a_follower_crosses_retries() -> None:
     first.logs("a")
     reading.news()
     first.end_in_retry()
-    assert (reading.news(), reading.follower.over) == ([], False)
+    ((_, state),) = reading.news()
+    assert (state["state"], state["delay"], reading.follower.over) == ("RETRY", 5.0, False)
     second = ScriptedExecution(reading.store, attempt=2)
     second.logs("b")
     assert [kind for kind, _ in reading.news()] == ["state", "log"]

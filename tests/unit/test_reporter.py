@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from taskora_celery.background import Wakes
 from taskora_celery.context import Context
 from taskora_celery.encoding import unpack
 from taskora_celery.lease.protocol import Held, Hold
@@ -35,16 +36,16 @@ NEVER = 3_600.0
 SOON = 0.005
 
 
-class RecordingEvent(threading.Event):
+class RecordingWakes(Wakes):
     """Remembers with what timeout it was last waited for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.timeouts: list[float | None] = []
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None) -> None:
         self.timeouts.append(timeout)
-        return super().wait(timeout)
+        super().wait(timeout)
 
 
 class ListSink:
@@ -275,7 +276,7 @@ def test_fifty_jobs_are_written_in_one_call_a_flush(rig: Rig) -> None:
 
 def test_an_idle_reporter_sleeps_without_a_timeout(rig: Rig) -> None:
     """P11: a process whose jobs have nothing to say, and no message to keep, wakes up for nothing."""
-    wake = RecordingEvent()
+    wake = RecordingWakes()
     rig.reporter._wake = wake
     ctx = rig.begin()
     ctx.progress(1)
@@ -633,7 +634,7 @@ def test_later_heartbeats_are_throttled_to_the_lease_interval(rig: Rig) -> None:
 
 def test_the_reporter_sleeps_until_the_next_renewal_is_due(rig: Rig) -> None:
     """P11: and not in ticks."""
-    wake = RecordingEvent()
+    wake = RecordingWakes()
     rig.reporter._wake = wake
     ctx = rig.begin(tag="tag-1")
     ctx.heartbeat()

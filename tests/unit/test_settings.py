@@ -114,6 +114,7 @@ def test_every_scheme_that_can_be_connected_to_is_accepted(scheme: str) -> None:
         "redis://u:hunter2@h:x",
         "redis://u:hun/ter2@h:1",
         "redis://:hunter2/hunter2@h:6379/0",
+        "redus://host/0?password=hunter2",
         ":hunter2@host",
         "https://u:p%40hunter2@h",
     ],

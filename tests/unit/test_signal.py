@@ -12,6 +12,7 @@ import pytest
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError
 from taskora_celery.signal import AbortReason, Signal
+from tests.support.landing import ends, landing_in_a_lock
 from tests.support.waiting import wait_until
 
 REASONS: tuple[AbortReason, ...] = get_args(AbortReason)
@@ -261,7 +262,7 @@ def test_a_sleep_ends_early_by_raising() -> None:
 
     sleeping = threading.Thread(target=sleep)
     sleeping.start()
-    wait_until(lambda: ctx.signal._event is not None, "the sleep")
+    wait_until(lambda: ctx.signal._waiters, "the sleep")
     ctx.signal.abort("shutdown")
     sleeping.join(10)
     assert [str(error) for error in raised] == ["shutdown"]
@@ -349,3 +350,11 @@ def test_a_waiter_that_comes_between_mark_and_tell_does_not_wait(signal: Signal)
     seen: list[Signal] = []
     signal.add_listener(seen.append)
     assert (signal.wait(30), seen) == (True, [signal])
+
+
+def test_a_time_limit_that_lands_in_a_wait_keeps_nobody_from_firing(signal: Signal) -> None:
+    """H1: Celery's soft limit raises wherever the handler is; the thread that fires serves other jobs, too."""
+    with landing_in_a_lock():
+        signal.wait(0)
+    assert ends(signal.abort, "timeout")
+    assert signal.wait() is True

@@ -56,7 +56,7 @@ class ManualStopper(Stopper):
 
     def due_in(self, clock: ManualClock) -> list[float]:
         """In how many seconds something is due, soonest first."""
-        return sorted(round(due.when - clock.time(), 3) for due in self._due)
+        return sorted(round(due.when - clock.monotonic(), 3) for due in self._agenda._due)
 
 
 @pytest.fixture
@@ -347,7 +347,7 @@ def test_a_handler_that_is_tried_for_ever_costs_no_memory(stopper: ManualStopper
     for _ in range(100):
         after(stopper, clock, 1)
     assert len(stop._dues) <= 2
-    assert len(stopper._due) <= 2
+    assert len(stopper._agenda) <= 2
 
 
 # --- the time limit ------------------------------------------------------------------------------------------------------
@@ -490,10 +490,10 @@ def test_what_is_due_is_done_in_its_order(threaded: Stopper) -> None:
         busy.set()
         go.wait(TIMEOUT)
 
-    threaded.at(0, first)
+    threaded.after(0, first)
     assert busy.wait(TIMEOUT)
     for when, name in ((30, "c"), (10, "a"), (20, "b"), (10, "a too")):
-        threaded.at(when, lambda name=name: order.append(name))  # type: ignore[misc]
+        threaded.after(when - 100, lambda name=name: order.append(name))  # type: ignore[misc]
     go.set()
     wait_until(lambda: len(order) == 4, "all that is due to be done", TIMEOUT)
     assert order == ["a", "a too", "b", "c"]
@@ -501,11 +501,9 @@ def test_what_is_due_is_done_in_its_order(threaded: Stopper) -> None:
 
 def test_what_is_due_sooner_does_not_wait_for_what_is_due_later(threaded: Stopper) -> None:
     """G4: a grace of a second is kept while a limit of an hour is waited for."""
-    import time
-
     done = threading.Event()
-    threaded.at(time.time() + 3_600, lambda: None)
-    threaded.at(time.time() + 0.02, done.set)
+    threaded.after(3_600, lambda: None)
+    threaded.after(0.02, done.set)
     assert done.wait(TIMEOUT)
 
 
@@ -516,8 +514,8 @@ def test_an_action_that_fails_is_logged_and_the_next_is_done(threaded: Stopper, 
     def fail() -> None:
         raise RuntimeError("a listener of somebody")
 
-    threaded.at(0, fail)
-    threaded.at(1, done.set)
+    threaded.after(0, fail)
+    threaded.after(1, done.set)
     assert done.wait(TIMEOUT)
     assert "a job could not be told to stop" in caplog.text
     assert "a listener of somebody" in caplog.text
@@ -527,7 +525,7 @@ def test_a_signal_handler_may_ask_for_something_whatever_it_interrupts(threaded:
     """H1: it comes between any two lines of the main thread, which may hold the lock."""
     done = threading.Event()
     started = threading.Event()
-    threaded.at(0, started.set)
+    threaded.after(0, started.set)
     assert started.wait(TIMEOUT)
     before = signal.signal(signal.SIGUSR2, lambda *_: threaded.soon(done.set))
     try:
@@ -640,7 +638,7 @@ def test_a_limit_that_was_over_before_the_handler_began_is_kept(stopper: ManualS
     """H1: the beginning has taken a round trip to a store that is slow."""
     stop = stop_of(stopper, clock, deadline=clock.time() + 1)
     stopper.watch(stop)
-    stopper.at(clock.time() + 1, stop._at_deadline)
+    stopper.after(1, stop._at_deadline)
     after(stopper, clock, 2)
     assert (stop.ctx.signal.reason, raised(stop)) == ("timeout", [])
     stop.open()
@@ -663,3 +661,46 @@ def test_a_child_is_not_ended_before_its_handler_was_interrupted(
     assert (raised(stop), kills) == (["JobCancelledError"], [])
     after(stopper, clock, 0.11)
     assert len(kills) == 1
+
+
+# --- the machine's clock is set ------------------------------------------------------------------------------------------------
+
+
+def test_a_grace_is_as_long_as_it_is_whatever_the_clock_is_set_to(
+    stopper: ManualStopper, clock: ManualClock, kills: list[tuple[int, int]]
+) -> None:
+    """G4: a machine that wakes up, or asks a time server, must not kill what was just asked to stop; nor leave it for an hour."""
+    stop = running(stopper, clock, in_child=True)
+    stop.cancel(request(clock))
+    clock.set(3_600)
+    after(stopper, clock, GRACE - 0.1)
+    assert raised(stop) == []
+    clock.set(-7_200)
+    after(stopper, clock, 0.2)
+    assert raised(stop) == ["JobCancelledError"]
+    clock.set(7_200)
+    after(stopper, clock, GRACE - 0.2)
+    assert kills == []
+    after(stopper, clock, 0.2)
+    assert len(kills) == 1
+
+
+def test_a_limit_is_kept_where_the_clock_was_set_back(stopper: ManualStopper, clock: ManualClock) -> None:
+    """H1: it is an instant that the handler has been told; that instant comes later then, and is not forgotten."""
+    stop = running(stopper, clock, deadline=clock.time() + 10)
+    clock.set(-60)
+    after(stopper, clock, 11)
+    assert raised(stop) == []
+    after(stopper, clock, 60)
+    assert (stop.ctx.signal.reason, raised(stop)) == ("timeout", ["SoftTimeLimitExceeded"])
+
+
+def test_looks_at_a_deadline_do_not_grow_in_number(stopper: ManualStopper, clock: ManualClock) -> None:
+    """H3: a handler may extend its deadline as often as it likes."""
+    stop = running(stopper, clock, deadline=clock.time() + 1)
+    for _ in range(50):
+        stop.extend(1)
+    after(stopper, clock, 50.5)
+    assert (raised(stop), len(stopper._agenda)) == ([], 1)
+    after(stopper, clock, 0.6)
+    assert raised(stop) == ["SoftTimeLimitExceeded"]

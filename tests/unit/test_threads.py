@@ -91,7 +91,7 @@ def test_many_wakes_are_one_turn() -> None:
         thread.wake()
     go.set()
     wait_until(lambda: len(taken) == 2, "one more turn", TIMEOUT)
-    wait_until(thread._wakes.empty, "it to be asleep again", TIMEOUT)
+    wait_until(lambda: not thread._wakes.is_set(), "it to be asleep again", TIMEOUT)
     thread.stop()
     assert len(taken) == 2
 

@@ -3,6 +3,7 @@
 -- KEYS  1 record  2 journal  3 attempts
 -- ARGV  1 now (ms)  2 ttl (ms)  3 the job's channel  4 the channel of all announcements  5 packed request, also the announcement
 --       6 reason  7 "1": it is known to have been sent, so without a record it waits in its queue  8 packed journal entry
+--       9 newest log entries to keep
 -- Returns { outcome, state }; outcome 0 unknown, 1 too late, -1 cancelled before, 2 cancelled, 3 requested; only with the last two
 -- something was changed
 local old = redis.call('HMGET', KEYS[1], 's', 'q', 'j', 'z')
@@ -15,8 +16,13 @@ if state == 'REVOKED' and old[3] and old[4] == 'JobCancelledError' then return {
 if state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'IGNORED' then return { 1, state } end
 
 local seq = tonumber(old[2] or '0')
-redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[8])
+local batches = redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. ARGV[8])
 redis.call('HSET', KEYS[1], 'q', seq + 1)
+if batches > tonumber(ARGV[9]) + 1000 then
+  local logs = string.match(redis.call('LPOP', KEYS[2]), '^%d+ %d+ (%d+) ')
+  redis.call('HINCRBY', KEYS[1], 'm', 0 - tonumber(logs or '0')) -- as in lose.lua
+  redis.call('HINCRBY', KEYS[1], 'i', 1)
+end
 -- The first request counts, but one that is not gentle counts over a gentle one.
 if not old[3] or gentle(old[3]) and not gentle(ARGV[5]) then redis.call('HSET', KEYS[1], 'j', ARGV[5]) end
 local outcome = 3
