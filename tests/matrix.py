@@ -123,7 +123,7 @@ def cells(found: list[Server]) -> list[Cell]:
     """
     here = [server for server in found if server.path]
     mine = "py" + "".join(map(str, sys.version_info[:2]))
-    default = next((server for server in here if server.name == "Redis"), found[0])
+    default = next((server for server in reversed(here) if server.name == "Redis"), found[0])
     made = []
     for row, python in enumerate(PYTHONS):
         for column, (celery, factor) in enumerate(CELERYS.items()):
