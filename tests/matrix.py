@@ -179,7 +179,7 @@ class Matrix:
         tests = () if self._everything else cell.tests
         cache = f"cache_dir={self._work_dir / cell.environment / 'failures'}"
         status, printed = self._tox(cell, "--skip-pkg-install", "--", *tests, "-o", cache)
-        summary = _summary(printed)
+        summary = summary_of(printed)
         if summary is None:
             return self._failed(cell, "no test was run", printed)
         if "passed" not in summary and "failed" not in summary and "error" not in summary:
@@ -188,7 +188,7 @@ class Matrix:
             return Outcome(summary, versions=self._versions(cell))
         last_failed = ("--last-failed", "--last-failed-no-failures=none")
         status, again = self._tox(cell, "--skip-pkg-install", "--", *tests, "-o", cache, *last_failed)
-        text = f"{summary}; those again, alone: {_summary(again)}"
+        text = f"{summary}; those again, alone: {summary_of(again)}"
         if status == 0:
             sys.stderr.write(printed[-5_000:])
             return Outcome(text, versions=self._versions(cell))
@@ -219,7 +219,8 @@ class Matrix:
         return self._work_dir / cell.environment / "bin" / "python"
 
 
-def _summary(printed: str) -> str | None:
+def summary_of(printed: str) -> str | None:
+    """Return pytest's last summary, without its seconds; None where it did not come to one."""
     found = _SUMMARY.findall(printed)
     return found[-1] if found else None
 
