@@ -61,8 +61,9 @@ class Shape:
 
     def renewed(self) -> float:
         """When the only message that is held was renewed, in seconds since the epoch."""
-        ((_, score),) = cast("list[tuple[bytes, float]]", self.client.zrange(self.name("unacked_index"), 0, -1, withscores=True))
-        return score
+        held = cast("list[tuple[bytes, float]]", self.client.zrange(self.name("unacked_index"), 0, -1, withscores=True))
+        assert len(held) == 1, "the message was put back"
+        return held[0][1]
 
     def name(self, key: str) -> str:
         """A key as it is called in Redis."""
