@@ -33,7 +33,7 @@ SAMPLE = (
     "tests/acceptance/test_faults_lost_workers.py",
     "-k", "not eventlet and not solo and (not gevent or test_context)",
     # What is read, shown and typed is the same everywhere.
-    *(f"--ignore-glob=tests/unit/test_{name}.py" for name in ("*docs", "*pages", "board_*", "cli_*", "layers", "lease_sqs", "typing")),
+    *(f"--ignore-glob=tests/unit/test_{name}.py" for name in ("*docs", "*pages", "board_*", "cli_*", "layers", "typing")),
 )  # fmt: skip
 #: What differs between servers: scripts, leases, topologies.
 SERVER_SAMPLE = (
