@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Any
 
+from billiard.common import human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
@@ -16,7 +17,7 @@ from celery.worker.request import Request
 
 from taskora_celery.cancelling import mend_revoked
 from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, stamp_of
-from taskora_celery.errors import JobStalledError, StoreUnavailableError
+from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.outcomes import Cancelled, revoke, stalled
@@ -125,21 +126,20 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Handle what the pool says of a failed job; what became of a process that died is written to the job's record first."""
-        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        exc = _unwrap(exc_info)
         if isinstance(exc, Cancelled):
             super().on_failure(exc_info, send_failed_event, return_ok)
             self._tell_revoked(terminated=False)
             return None
-        if isinstance(exc_info.exception, ExceptionWithTraceback):
-            exc_info.exception = exc  # made in this process, it is still wrapped, and its event would show the wrapper's name
-        lost = isinstance(exc, SystemExit | KeyboardInterrupt | WorkerLostError)
-        if self.given_up is not None and (lost or isinstance(exc, Terminated)):
-            # Its process was ended because it hung: the message is on its way to the next delivery already.
+        if self._is_settled(exc):
             state.task_ready(self)
             return None
-        if lost and not self._already_cancelled and not self._already_revoked:
+        if isinstance(exc, SystemExit | KeyboardInterrupt):
+            exc_info = _worker_lost(exc)
+            exc = exc_info.exception
+        if isinstance(exc, WorkerLostError) and not self._already_cancelled and not self._already_revoked:
             requeued = self._is_requeued()
-            text = str(exc) if isinstance(exc, WorkerLostError) else f"the worker's process exited: {exc}"
+            text = str(exc)
             told = self.lose(text, None if requeued or self._is_retried() else Outcome.FAILURE, WorkerLostError.__name__)
             if told.cancelled:
                 self._end_cancelled()
@@ -154,6 +154,16 @@ class JobRequest(Request):  # type: ignore[misc]
                 self._end_cancelled()
                 return None
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_settled(self, exc: BaseException) -> bool:
+        """Say whether its process was ended on purpose, and its message is on its way without what the process says.
+
+        It hung, and was given up; or Celery has ended it, and it exits: since 5.7 that is no failure of the job.
+        """
+        exited = isinstance(exc, SystemExit | KeyboardInterrupt)
+        if self.given_up is not None:
+            return exited or isinstance(exc, WorkerLostError | Terminated)
+        return bool(exited and (self._already_cancelled or self._already_revoked))
 
     def on_retry(self, exc_info: Any) -> None:
         """Handle an attempt that ended in a retry: its tracer has stored RETRY, perhaps over the REVOKED of the next attempt."""
@@ -253,10 +263,34 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def _stalled(self, told: Lost, reason: str) -> Any:
         store = Runtime.of(self._app).store
-        try:
-            # An ExceptionInfo is made of the exception that is being handled.
-            raise stalled(str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, store)
-        except JobStalledError as exc:
-            info = ExceptionInfo()
-            info.exception = exc  # not wrapped, as what comes from another process: the event shows its name
-            return info
+        return _info_of(stalled(str(self.id), told.stalls or 0, self._task.max_stalls, self._hostname, reason, store))
+
+
+def _unwrap(exc_info: Any) -> BaseException:
+    """Return the job's exception; where it was made in this process it is still wrapped, and its event would name the wrapper."""
+    if isinstance(exc_info.exception, ExceptionWithTraceback):
+        exc_info.exception = exc_info.exception.exc
+    found: BaseException = exc_info.exception
+    return found
+
+
+def _worker_lost(exc: BaseException) -> Any:
+    """Return what Celery makes of a process that its job has ended, since 5.7: one that was lost.
+
+    Before, it was a failure of the job: acknowledged whatever `reject_on_worker_lost` says, and no result that could be stored.
+    """
+    status = type(exc).__name__
+    if isinstance(exc, SystemExit):
+        code = 0 if exc.code is None else exc.code
+        status = human_status(code if isinstance(code, int) else 1)
+    return _info_of(WorkerLostError(f"Worker exited prematurely: {status}."))
+
+
+def _info_of(exc: Exception) -> Any:
+    """Return what the pool would say of this exception."""
+    try:
+        raise exc  # an ExceptionInfo is made of the exception that is being handled
+    except type(exc):
+        info = ExceptionInfo()
+    info.exception = exc  # not wrapped, as what comes from another process: the event shows its name
+    return info

@@ -107,6 +107,17 @@ def test_without_reject_on_worker_lost_the_job_of_a_killed_process_fails(killed:
     assert len(starts(handle.id)) == 1
 
 
+@in_prefork
+def test_a_job_that_exits_is_one_whose_process_was_lost(unswept: Relay) -> None:
+    """Fault 4, D5, B6: with `reject_on_worker_lost` it is given back, with every Celery; none acknowledges it as a failure."""
+    unswept.worker()
+    handle = fault_jobs.leave.delay()
+    assert handle.get(timeout=30) == 2
+    assert recorded(handle).stalls == 1
+    lost, _ = handle.history()
+    assert (lost.outcome, lost.reason) == ("LOST", "Worker exited prematurely: exitcode 3.")
+
+
 # --- fault 5: a whole worker -------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -265,6 +266,15 @@ exits = {
 }
 #: The same by Celery's own options alone.
 exit_rejected = app.task(_exit, name="faults.exit_rejected", acks_late=True, reject_on_worker_lost=True)
+
+
+@app.task(name="faults.leave", acks_late=True, reject_on_worker_lost=True)
+def leave(ctx: Context) -> int:
+    """End its own process in the first start, as a program ends itself."""
+    number = start(ctx)
+    if number == 1:
+        sys.exit(3)
+    return number
 
 
 @app.task(name="faults.kill_worker", heartbeat_timeout=HEARTBEAT_TIMEOUT)

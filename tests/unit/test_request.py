@@ -315,13 +315,36 @@ class Pool:
 
 
 def test_a_cold_shutdown_is_no_stall(parent: Parent) -> None:
-    """I3, D6: lost, and not held against the job."""
+    """I3, D6: lost, and not held against the job; its message is left to go back."""
     request = parent.runs(reject_on_worker_lost=True, max_stalls=0)
     options = {"emit_retry": False} if "emit_retry" in inspect.signature(Request.cancel).parameters else {}
     request.cancel(Pool(), **options)
     request.on_failure(info_of(SystemExit()))
-    assert (parent.status.state, parent.status.stalls) == ("LOST", 0)
+    assert (parent.status.state, parent.status.stalls, parent.ends) == ("LOST", 0, [])
     assert "cold shutdown" in str(parent.status.reason)
+
+
+@pytest.mark.parametrize(
+    ("exc", "status"),
+    [
+        (SystemExit(), "exitcode 0"), (SystemExit(3), "exitcode 3"), (SystemExit("no"), "exitcode 1"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)  # fmt: skip
+def test_a_job_that_ends_its_process_is_one_whose_process_died(parent: Parent, exc: BaseException, status: str) -> None:
+    """D5, D6: given back, and never acknowledged behind a record that says LOST; Celery before 5.7 would."""
+    parent.runs(reject_on_worker_lost=True, max_stalls=1).on_failure(info_of(exc))
+    assert (parent.ends, parent.status.state, parent.status.stalls) == (["requeued"], "LOST", 1)
+    assert parent.status.reason == f"Worker exited prematurely: {status}."
+
+
+def test_a_job_that_ends_its_process_and_is_not_given_back_has_failed(parent: Parent) -> None:
+    """D6: its outcome can be stored, with every Celery."""
+    parent.runs().on_failure(info_of(SystemExit(3)))
+    assert (parent.status.state, parent.status.error) == ("FAILURE", "WorkerLostError")
+    error = parent.app.backend.get_result(JOB)
+    assert isinstance(error, WorkerLostError)
+    assert "exitcode 3" in str(error)
 
 
 # --- G8: revoke with terminate ----------------------------------------------------------------------------------------------
