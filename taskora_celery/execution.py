@@ -309,7 +309,7 @@ class Execution:
         reason, error = reason_of(exc, self.runtime.redactor)
         keep = self._row(Outcome.RETRY, now, reason, error, delay, int((now + delay) * 1000))
         data = {"state": Outcome.RETRY, "reason": reason, "error": error, "delay": delay, "next_ms": keep.next_ms}
-        self.ctx.logs.append((STATE, now, data, None, None))
+        self.ctx.logs.extend((STATE, now, data, None, None))
         reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
         if reply is Reply.CANCELLED and self._inside:
             request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)

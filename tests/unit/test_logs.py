@@ -12,6 +12,7 @@ from taskora_celery.encoding import CUT
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import LogEntry, level_code, level_name
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.report import entries_in
 from taskora_celery.reporter.taking import emit, plain_entry
 
 
@@ -93,9 +94,9 @@ def test_the_buffer_keeps_the_newest_and_counts_the_rest() -> None:
     for n in range(25):
         ctx.log.info(f"i{n}")
         ctx.log.error(f"e{n}")
-    assert [entry[2] for entry in ctx.logs] == [f"{kind}{n}" for n in range(20, 25) for kind in "ie"]
+    assert [entry[2] for entry in ctx.entries()] == [f"{kind}{n}" for n in range(20, 25) for kind in "ie"]
     first, taken = ctx.take_logs()
-    assert (first, len(taken), ctx.dropped) == (40, 10, 40)
+    assert (first, len(entries_in(taken)), ctx.dropped) == (40, 10, 40)
 
 
 def test_numbers_go_on_after_entries_were_taken_and_dropped() -> None:
@@ -105,8 +106,8 @@ def test_numbers_go_on_after_entries_were_taken_and_dropped() -> None:
         ctx.log.info(f"{n}")
     assert ctx.take_logs()[0] == 1
     ctx.log.info("3")
-    first, entries = ctx.take_logs()
-    assert (first, [entry[2] for entry in entries]) == (3, ["3"])
+    first, taken = ctx.take_logs()
+    assert (first, [entry[2] for entry in entries_in(taken)]) == (3, ["3"])
 
 
 @pytest.mark.parametrize("limit", [64, 1_000])
