@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -166,3 +167,50 @@ def test_an_unknown_level_is_a_value_error_that_lists_them(level: str) -> None:
 def test_a_level_of_a_newer_version_reads_as_info() -> None:
     """Fault 22: an unknown code is shown and not refused."""
     assert level_name(7) == "info"
+
+
+@pytest.mark.parametrize("buffer_limit", [64, 1_000_000])
+def test_entries_of_many_threads_are_whole_in_order_and_all_announced(buffer_limit: int) -> None:
+    """B7, F3, F4: who takes them is woken for the last one, too; what found no room is counted."""
+    ctx = Context("job-1", "work", buffer_limit=buffer_limit)
+    woken, each = threading.Event(), 3_000
+    ctx.on_touch = woken.set
+
+    def write(name: str) -> None:
+        for n in range(each):
+            ctx.log.info(name, {"n": n})
+            ctx.log.error(name, n=n + 0.5)
+
+    writers = [threading.Thread(target=write, args=(f"thread {k}",)) for k in range(4)]
+    for writer in writers:
+        writer.start()
+    found: dict[str, list[float]] = {writer_name: [] for writer_name in (f"thread {k}" for k in range(4))}
+    while ctx.taken + ctx.dropped < 4 * 2 * each:
+        assert woken.wait(10), "nobody was told of the last entries"
+        woken.clear()
+        ctx.dirty = False
+        before = ctx.taken
+        first, taken = ctx.take_logs()
+        assert first >= before
+        for _, _, message, meta, _ in entries_in(taken):
+            found[message].append(meta["n"])
+    for writer in writers:
+        writer.join(10)
+    assert all(numbers == sorted(numbers) for numbers in found.values())
+    assert sum(map(len, found.values())) == ctx.taken == 4 * 2 * each - ctx.dropped
+    assert buffer_limit == 64 or not ctx.dropped
+
+
+def test_the_first_entry_since_the_reporter_looked_wakes_it() -> None:
+    """F1, P3: one wake-up for all that come until it looks; one more where the buffer is full costs nobody anything."""
+    ctx = Context("job-1", "work", buffer_limit=2)
+    wakings: list[int] = []
+    ctx.on_touch = lambda: wakings.append(len(ctx.entries()))
+    ctx.log.info("a")
+    ctx.log.error("b")
+    assert wakings == [1]
+    ctx.log.info("c")
+    assert (wakings, ctx.dropped) == ([1, 2], 1)
+    ctx.take_logs()
+    ctx.log.info("d")
+    assert wakings == [1, 2, 1]
