@@ -165,7 +165,7 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         """Yield log entries and retries behind ``after``, in their order; a retry at ``after`` may have been told or not."""
         logs, retries, seq = iter(self.get_logs()), {record.number: record for record in self.history()}, -1
         for ctx in self._contexts:
-            for entry in islice(logs, len(ctx.logs)):
+            for entry in islice(logs, len(ctx.entries())):
                 seq = entry.seq
                 if seq > after:
                     yield Event("log", seq, entry.timestamp, entry)

@@ -60,7 +60,7 @@ class LocalContext(Context):
         redactor = Redactor()
         return [
             LogEntry(level_name(code), str(message), int(at * 1000), self.attempt, seq, _plain(meta, redactor), logger)
-            for seq, (code, at, message, meta, logger) in enumerate(list(self.logs))
+            for seq, (code, at, message, meta, logger) in enumerate(self.entries())
         ]
 
 

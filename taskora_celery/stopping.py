@@ -265,7 +265,7 @@ class JobStop:
 
     def note(self, phase: str, at: float | None = None) -> None:
         """Write a step of the cancel into the job's journal."""
-        self.ctx.logs.append((CANCEL, self.ctx.time() if at is None else at, {"phase": phase}, None, None))
+        self.ctx.logs.extend((CANCEL, self.ctx.time() if at is None else at, {"phase": phase}, None, None))
         self.ctx.touch()
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taskora_celery.clock import Clock
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.batches import batches
 from taskora_celery.reporter.changes import log_counts
 from taskora_celery.reporter.decisions import LeaseTurn, lease_interval
 from taskora_celery.reporter.outbox import Outbox
 from taskora_celery.reporter.outlet import Outlet
-from taskora_celery.reporter.report import UNSET, JobReport
+from taskora_celery.reporter.report import LOG_SLOTS, UNSET, JobReport
 from taskora_celery.reporter.showing import Showing
-from taskora_celery.reporter.taking import emit, plain_entry, plain_progress
+from taskora_celery.reporter.taking import PlainEntry, emit, plain_progress
 from taskora_celery.settings import Settings
-from taskora_celery.store.journal import STATE, encode
+from taskora_celery.store.journal import STATE
 from taskora_celery.store.protocol import Begin, Ended
 from taskora_celery.tally import Count
 
@@ -83,7 +84,7 @@ class LiveJob:
 
     def take(self, clock: Clock) -> list[tuple[Count, int]]:
         """Move what the handler reported into the outbox: plain, redacted, bounded, packed; return what is counted of it."""
-        report, settings = self.report, self._settings
+        report = self.report
         self.taking = self.outbox.alive = True
         self.lease.life_at = clock.monotonic()
         # First the flag, then the values: what is stored meanwhile sets the flag again.
@@ -91,13 +92,10 @@ class LiveJob:
         first, taken = report.take_logs()
         counts: list[tuple[Count, int]] = []
         if taken:
-            entries = [plain_entry(entry, self._redactor, settings.log_entry_bytes) for entry in taken]
             dropped = first - self._numbered  # nobody took them in time
-            self._numbered = first + len(taken)
-            dropped += self.outbox.add(first, encode(report.attempt, entries, settings.log_limit), settings.buffer_limit)
-            counts = log_counts(report.name, [entry[0] for entry in taken], dropped)
-        if taken and report.echo is not None:
-            self._emit(report.echo, entries)
+            self._numbered = first + len(taken) // LOG_SLOTS
+            dropped += self._take_logs(first, taken)
+            counts = log_counts(report.name, taken[::LOG_SLOTS], dropped)
         self._take_progress(int(clock.time() * 1000))
         if self.end is not None:
             self.outbox.ended, self.end = self.end, None
@@ -106,6 +104,17 @@ class LiveJob:
             self._sent_checkpoint = self.outbox.checkpoint = checkpoint
         self.taking = False
         return counts
+
+    def _take_logs(self, first: int, taken: list[Any]) -> int:
+        """Move log entries into the outbox, and repeat them to Python logging; return how many were dropped for want of room."""
+        settings, echo, dropped = self._settings, self.report.echo, 0
+        found = batches(self.report.attempt, taken, self._redactor, settings.log_entry_bytes, settings.log_limit)
+        for batch, entries in found:
+            dropped += self.outbox.add(first, batch, settings.buffer_limit)
+            first += batch.entries
+            if echo is not None:
+                self._emit(echo, entries)
+        return dropped
 
     def is_silent(self) -> bool:
         """Say, without the lock, whether nothing that the handler said is unsent."""
@@ -202,7 +211,7 @@ class LiveJob:
         due += [at for outlet in self.outlets if (at := outlet.due_at(now)) is not None]
         return min(due, default=None)
 
-    def _emit(self, target: logging.Logger, entries: list[Any]) -> None:
+    def _emit(self, target: logging.Logger, entries: Iterable[PlainEntry]) -> None:
         for entry in entries:
             if entry[4] is None and entry[0] < STATE:  # a captured record has been through logging already
                 try:

@@ -48,16 +48,15 @@ class Outbox:
         """Whether it holds what the handler said, besides that it began."""
         return bool(self.batches or self.progress or self.checkpoint)
 
-    def add(self, first: int, batches: tuple[Batch, ...], limit: int) -> int:
-        """Add batches whose first entry has the number ``first``; drop the oldest beyond ``limit`` entries, and count them."""
-        for batch in batches:
-            self.batches.append((first, batch))
-            first += batch.entries
-            self.entries += batch.entries
+    def add(self, first: int, batch: Batch, limit: int) -> int:
+        """Add a batch whose first entry has the number ``first``; drop the oldest beyond ``limit`` entries, and count them."""
+        self.batches.append((first, batch))
+        self.entries += batch.entries
         dropped = 0
         while self.entries > limit and len(self.batches) > 1:
-            dropped += self.batches.popleft()[1].entries
-            self.entries = sum(batch.entries for _, batch in self.batches)
+            oldest = self.batches.popleft()[1].entries
+            self.entries -= oldest
+            dropped += oldest
         return dropped
 
     @property

@@ -12,12 +12,15 @@ from taskora_celery.reporter.report import LogTuple
 from taskora_celery.store.journal import STATE
 from taskora_celery.texts import visible
 
-__all__ = ["emit", "plain_entry", "plain_progress"]
+__all__ = ["PlainEntry", "emit", "plain_entry", "plain_progress"]
+
+#: ``(code, instant in ms, message, meta, logger)``; for a code >= STATE the message is a mapping.
+PlainEntry = tuple[int, int, Any, Any, str | None]
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 
-def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, int, Any, Any, str | None]:
+def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> PlainEntry:
     """Return a log entry as it is stored, of about ``limit`` bytes at most."""
     code, at, message, meta, logger = entry
     if code >= STATE:
@@ -38,7 +41,7 @@ def plain_entry(entry: LogTuple, redactor: Redactor, limit: int) -> tuple[int, i
             plain = to_plain(meta, redactor, room).value
             flat = plain if isinstance(plain, dict) else {"value": plain}
         meta = flat
-    return code, int(at * 1000), message, meta, logger
+    return code, int(at * 1000), message, meta or None, logger
 
 
 def plain_progress(latest: tuple[Any, Any, Any], redactor: Redactor, limit: int, now_ms: int) -> tuple[Any, str | None, bytes]:
@@ -52,7 +55,7 @@ def _on_a_console(text: str) -> str:
     return "\t".join([visible(part) for part in text.split("\t")])
 
 
-def emit(logger: logging.Logger, job_id: str, task_name: str, entry: tuple[int, int, str, Any, str | None]) -> None:
+def emit(logger: logging.Logger, job_id: str, task_name: str, entry: PlainEntry) -> None:
     """Repeat a stored entry to Python logging, with its own time and the task's id and name for Celery's formatter."""
     code, ms, message, meta, _ = entry
     level = _LEVELS.get(code, logging.INFO)

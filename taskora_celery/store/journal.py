@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
-from taskora_celery.encoding import pack, unpack
+from taskora_celery.encoding import pack, pack_small, unpack
 from taskora_celery.records import Event, LogEntry, Outcome, level_name
 from taskora_celery.store.protocol import Batch, CancelRequest, Ended, Loss
 
-__all__ = ["CANCEL", "STALLED", "STATE", "decode", "decode_logs", "encode", "encode_cancel", "encode_loss", "encode_retry"]
+__all__ = [
+    "BATCH_ENTRIES", "CANCEL", "STALLED", "STATE", "LogColumns", "decode", "decode_logs", "encode", "encode_cancel",
+    "encode_columns", "encode_loss", "encode_retry",
+]  # fmt: skip
 
 #: Codes below are log levels.
 STATE = 10
@@ -39,6 +42,19 @@ _META, _LOGGER = 3, 4
 
 #: ``(code, instant in ms, message or data, meta, logger)``, as the reporter hands them over; data for a code >= STATE.
 Entry = tuple[int, int, Any, Any, str | None]
+
+
+class LogColumns(NamedTuple):
+    """Log entries as they are stored, field by field; each field has as many items as there are entries."""
+
+    #: The instant of the first entry in milliseconds since the epoch, and how long after it each is.
+    base: int
+    offsets: Sequence[int]
+    codes: Sequence[int]
+    messages: Sequence[str]
+    #: Mappings that are not empty, or None.
+    metas: Sequence[dict[str, Any] | None]
+    loggers: Sequence[str | None]
 
 
 def encode(attempt: int, entries: Sequence[Entry], limit: int) -> tuple[Batch, ...]:
@@ -88,6 +104,22 @@ def _batch(attempt: int, entries: Sequence[Entry]) -> Batch:
         else:
             items.append((code, ms - base, message))
     return Batch(len(entries), logs, pack((attempt, base, items)))
+
+
+def encode_columns(attempt: int, logs: LogColumns, entry_bytes: int) -> Batch | None:
+    """Return log entries as one batch, None where one of them has more than ``entry_bytes`` bytes.
+
+    :raises TypeError: a part of it has no plain form.
+    :raises ValueError: an integer has more than 64 bits, or a text has no UTF-8 form.
+    """
+    columns: list[Sequence[Any]] = [logs.codes, logs.offsets, logs.messages]
+    # What no entry has takes no place; what some have is null in the others, and read as none.
+    if any(logs.loggers):
+        columns += [logs.metas, logs.loggers]
+    elif any(logs.metas):
+        columns.append(logs.metas)
+    items = pack_small(list(zip(*columns, strict=True)), entry_bytes)
+    return None if items is None else Batch(len(logs.codes), len(logs.codes), pack((attempt, logs.base, items)))
 
 
 def decode(journal: Iterable[bytes], after: int = -1) -> list[Event]:

@@ -125,7 +125,7 @@ def test_entries_that_were_dropped_are_counted_where_none_follows(store: JobStor
     outbox = Outbox()
     execution = ScriptedExecution(store)
     for n in range(2):
-        outbox.add(2 * n, execution.made("a", "b").batches, 100)
+        outbox.add(2 * n, execution.made("a", "b").batches[0], 100)
         while outbox.drop_oldest():
             pass
     assert (outbox.entries, bool(outbox)) == (0, True)

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from taskora_celery.encoding import pack
 from taskora_celery.records import AttemptRecord, Outcome
 from taskora_celery.store.connect import Endpoint
-from taskora_celery.store.journal import encode
+from taskora_celery.store.journal import decode, encode
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import Begin, CancelOutcome, Ended, Reply
 from taskora_celery.store.redis import RedisStore
 from tests.support.cancels import OUTCOMES, loss, request
-from tests.support.executions import NOW_MS
+from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.twins import Held, Twins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
+
+    from taskora_celery.store.protocol import JobStore
 
 JOB = "job-1"
 LOG_LIMIT = 6
@@ -85,6 +88,25 @@ def test_a_message_without_a_tag_means_the_same_to_both(twins: Twins, tag: str, 
     twins.cancel(request(JOB), queued=False)
     twins.begin(begin_of(tag=tag, fence=fence))
     twins.begin(begin_of(tag=tag, redelivered=True))
+
+
+@given(st.lists(st.lists(st.integers(0, 2 * LOG_LIMIT), min_size=1, max_size=5), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_trim_the_journal_alike(redis_client: redis.Redis, redis_store: RedisStore, reports: list[list[int]]) -> None:
+    """F3, O3: whatever came in one report; each number is the log entries of a batch, 0 a step of the job instead."""
+    redis_client.flushdb()
+    stores: list[JobStore] = [MemoryStore(log_limit=LOG_LIMIT), redis_store]
+    executions = [ScriptedExecution(store) for store in stores]
+    for sizes in reports:
+        for execution in executions:
+            made = [execution.made(*["m"] * size) if size else execution.stated(state="RETRY") for size in sizes]
+            batches = tuple(batch for report in made for batch in report.batches)
+            execution.send(msgspec.structs.replace(made[0], batches=batches))
+        one, other = (store.read(execution.id, 0) for store, execution in zip(stores, executions, strict=True))
+        assert one is not None
+        assert other is not None
+        assert (one.removed, decode(one.journal)) == (other.removed, decode(other.journal))
+        assert [one.fields.get(name, 0) for name in "mqt"] == [other.fields.get(name, 0) for name in "mqt"]
 
 
 class JobsLife(RuleBasedStateMachine):

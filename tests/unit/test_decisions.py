@@ -150,10 +150,9 @@ def test_an_outbox_with_anything_is_not(field: str) -> None:
 def test_an_outbox_drops_its_oldest_batches_and_says_how_many_entries() -> None:
     """L1: memory is bounded; the newest batch always stays."""
     outbox = Outbox()
-    assert outbox.add(0, (batch(4), batch(4)), 10) == 0
-    assert outbox.add(8, (batch(4),), 10) == 4
+    assert [outbox.add(first, batch(4), 10) for first in (0, 4, 8)] == [0, 0, 4]
     assert (outbox.entries, [first for first, _ in outbox.batches]) == (8, [4, 8])
-    assert outbox.add(12, (batch(50),), 10) == 8
+    assert outbox.add(12, batch(50), 10) == 8
     assert [first for first, _ in outbox.batches] == [12]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from taskora_celery.encoding import CUT
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import LogEntry, level_code, level_name
 from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.report import entries_in
 from taskora_celery.reporter.taking import emit, plain_entry
 
 
@@ -93,9 +95,9 @@ def test_the_buffer_keeps_the_newest_and_counts_the_rest() -> None:
     for n in range(25):
         ctx.log.info(f"i{n}")
         ctx.log.error(f"e{n}")
-    assert [entry[2] for entry in ctx.logs] == [f"{kind}{n}" for n in range(20, 25) for kind in "ie"]
+    assert [entry[2] for entry in ctx.entries()] == [f"{kind}{n}" for n in range(20, 25) for kind in "ie"]
     first, taken = ctx.take_logs()
-    assert (first, len(taken), ctx.dropped) == (40, 10, 40)
+    assert (first, len(entries_in(taken)), ctx.dropped) == (40, 10, 40)
 
 
 def test_numbers_go_on_after_entries_were_taken_and_dropped() -> None:
@@ -105,8 +107,8 @@ def test_numbers_go_on_after_entries_were_taken_and_dropped() -> None:
         ctx.log.info(f"{n}")
     assert ctx.take_logs()[0] == 1
     ctx.log.info("3")
-    first, entries = ctx.take_logs()
-    assert (first, [entry[2] for entry in entries]) == (3, ["3"])
+    first, taken = ctx.take_logs()
+    assert (first, [entry[2] for entry in entries_in(taken)]) == (3, ["3"])
 
 
 @pytest.mark.parametrize("limit", [64, 1_000])
@@ -165,3 +167,50 @@ def test_an_unknown_level_is_a_value_error_that_lists_them(level: str) -> None:
 def test_a_level_of_a_newer_version_reads_as_info() -> None:
     """Fault 22: an unknown code is shown and not refused."""
     assert level_name(7) == "info"
+
+
+@pytest.mark.parametrize("buffer_limit", [64, 1_000_000])
+def test_entries_of_many_threads_are_whole_in_order_and_all_announced(buffer_limit: int) -> None:
+    """B7, F3, F4: who takes them is woken for the last one, too; what found no room is counted."""
+    ctx = Context("job-1", "work", buffer_limit=buffer_limit)
+    woken, each = threading.Event(), 3_000
+    ctx.on_touch = woken.set
+
+    def write(name: str) -> None:
+        for n in range(each):
+            ctx.log.info(name, {"n": n})
+            ctx.log.error(name, n=n + 0.5)
+
+    writers = [threading.Thread(target=write, args=(f"thread {k}",)) for k in range(4)]
+    for writer in writers:
+        writer.start()
+    found: dict[str, list[float]] = {writer_name: [] for writer_name in (f"thread {k}" for k in range(4))}
+    while ctx.taken + ctx.dropped < 4 * 2 * each:
+        assert woken.wait(10), "nobody was told of the last entries"
+        woken.clear()
+        ctx.dirty = False
+        before = ctx.taken
+        first, taken = ctx.take_logs()
+        assert first >= before
+        for _, _, message, meta, _ in entries_in(taken):
+            found[message].append(meta["n"])
+    for writer in writers:
+        writer.join(10)
+    assert all(numbers == sorted(numbers) for numbers in found.values())
+    assert sum(map(len, found.values())) == ctx.taken == 4 * 2 * each - ctx.dropped
+    assert buffer_limit == 64 or not ctx.dropped
+
+
+def test_the_first_entry_since_the_reporter_looked_wakes_it() -> None:
+    """F1, P3: one wake-up for all that come until it looks; one more where the buffer is full costs nobody anything."""
+    ctx = Context("job-1", "work", buffer_limit=2)
+    wakings: list[int] = []
+    ctx.on_touch = lambda: wakings.append(len(ctx.entries()))
+    ctx.log.info("a")
+    ctx.log.error("b")
+    assert wakings == [1]
+    ctx.log.info("c")
+    assert (wakings, ctx.dropped) == ([1, 2], 1)
+    ctx.take_logs()
+    ctx.log.info("d")
+    assert wakings == [1, 2, 1]

@@ -22,7 +22,7 @@ def ctx() -> Context:
 
 
 def messages(ctx: Context) -> list[tuple[int, str]]:
-    return [(entry[0], entry[2]) for entry in ctx.logs]
+    return [(entry[0], entry[2]) for entry in ctx.entries()]
 
 
 class Task:
@@ -66,7 +66,7 @@ def test_what_the_hook_raises_is_logged_and_no_more(ctx: Context, error: Excepti
     clean_up(task, ctx, (), {}, nobody_runs)
     ((code, message),) = messages(ctx)
     assert (code, message) == (4, "on_cancel failed")
-    assert type(error).__name__ in str(ctx.logs)
+    assert type(error).__name__ in str(ctx.entries())
 
 
 def test_a_hook_that_is_a_coroutine_is_run(ctx: Context) -> None:

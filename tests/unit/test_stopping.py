@@ -87,7 +87,7 @@ def raised(stop: JobStop) -> list[str]:
 
 
 def phases(stop: JobStop) -> list[str]:
-    return [entry[2]["phase"] for entry in stop.ctx.logs]
+    return [entry[2]["phase"] for entry in stop.ctx.entries()]
 
 
 def request(clock: ManualClock, job_id: str = "job-1", **fields: Any) -> CancelRequest:
@@ -128,7 +128,7 @@ def test_the_journal_tells_when_a_cancel_was_heard(stopper: ManualStopper, clock
     heard = clock.time()
     stop.ctx.signal.add_listener(lambda _: clock.advance(5))
     stopper.announced(request(clock))
-    assert [(entry[1], entry[2]) for entry in stop.ctx.logs] == [(heard, {"phase": "delivered"})]
+    assert [(entry[1], entry[2]) for entry in stop.ctx.entries()] == [(heard, {"phase": "delivered"})]
 
 
 def test_a_child_that_does_not_obey_is_ended_another_grace_later(

@@ -49,7 +49,7 @@ if #ARGV > 5 or entry ~= '' then
   local counter = current and 'u' or 'v'
   local accepted = tonumber((current and held[3] or held[4]) or '0')
   local seq = tonumber(held[5] or '0')
-  local kept, written, batches = tonumber(held[6] or '0'), tonumber(held[8] or '0'), 0
+  local kept, written, fresh = tonumber(held[6] or '0'), tonumber(held[8] or '0'), {}
   for n = 6, #ARGV do
     local entries, logs = given[2 * n], given[2 * n + 1]
     if number + entries > accepted then
@@ -59,27 +59,49 @@ if #ARGV > 5 or entry ~= '' then
         seq = seq + gap
         written = written + gap
       end
-      batches = redis.call('RPUSH', KEYS[2], seq .. ' ' .. entries .. ' ' .. logs .. ' ' .. ARGV[n])
+      fresh[#fresh + 1] = {seq .. ' ' .. entries .. ' ' .. logs .. ' ', logs, n}
       seq, kept, written = seq + entries, kept + logs, written + logs
       accepted = number + entries
       changed = true
     end
     number = number + entries
   end
-  if entry ~= '' then
-    batches = redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. entry)
-    seq, changed = seq + 1, true
-  end
-  if changed then
+  if changed or entry ~= '' then
+    changed = true
     local removed = tonumber(held[7] or '0')
+    -- Where the newest batches are too many by themselves, all before them would go as soon as they are there: they are counted,
+    -- and not written. Each text that comes to a script, or is made by it, costs it 1 ns per byte: half of what a flood did.
+    local newest, from = 0, #fresh + 1
+    while from > 1 and newest <= limit do
+      from = from - 1
+      newest = newest + fresh[from][2]
+    end
+    if newest > limit then
+      removed = removed + redis.call('LLEN', KEYS[2]) + from - 1
+      redis.call('DEL', KEYS[2])
+      kept = newest
+    else
+      from = 1
+    end
+    local batches, heads = 0, 0
+    for n = from, #fresh do
+      batches = redis.call('RPUSH', KEYS[2], fresh[n][1] .. ARGV[fresh[n][3]])
+    end
+    if entry ~= '' then
+      batches = redis.call('RPUSH', KEYS[2], seq .. ' 1 0 ' .. entry)
+      seq = seq + 1
+    end
     -- A job that retries for ever without a word has a journal with an end, too.
     local most = limit + 1000
-    while kept > limit or batches > most do
-      local head = redis.call('LINDEX', KEYS[2], 0)
+    while kept > limit or batches - heads > most do
+      local head = redis.call('LINDEX', KEYS[2], heads)
       local logs = head and tonumber(string.match(string.sub(head, 1, 64), '^%d+ %d+ (%d+) '))
-      if not logs or (kept - logs < limit and batches <= most) then break end
-      redis.call('LPOP', KEYS[2])
-      kept, removed, batches = kept - logs, removed + 1, batches - 1
+      if not logs or (kept - logs < limit and batches - heads <= most) then break end
+      kept, heads = kept - logs, heads + 1
+    end
+    if heads > 0 then
+      redis.call('LTRIM', KEYS[2], heads, -1)
+      removed = removed + heads
     end
     put(counter, accepted) put('q', seq) put('m', kept) put('i', removed) put('t', written)
   end
