@@ -33,6 +33,8 @@ logger = logging.getLogger("taskora_celery.lease")
 CLAIM_TTL = 86_400
 #: So many due messages are put back in one turn; the next turn follows at once while there are more.
 DUE_AT_ONCE = 50
+#: The claim of a message that was put back: no delivery's, until one receives it.
+NOBODY = "-"
 #: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
 PUT_BACK_WITHIN = 5.0
 #: A sweep takes milliseconds; who holds its mutex for so many seconds has died, and kombu would keep it for five minutes.
@@ -190,6 +192,10 @@ class RedisLease:
                 return
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
+                if copy is not None:
+                    # A worker has received it a moment before it claims it: in between, who held it until now must neither
+                    # acknowledge the message nor give it back.
+                    self._client.set(self._keys.claim(tag), NOBODY, ex=CLAIM_TTL)
                 self._channel.qos.restore_by_tag(tag)
 
     def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
@@ -285,7 +291,7 @@ class RedisFence:
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
-        return claim is not None and int(claim) != hold.token
+        return claim is not None and claim != b"%d" % hold.token
 
     def tell_forbidden(self, exc: ResponseError) -> None:
         """Say once that there can be no fence here."""

@@ -204,7 +204,7 @@ class MemoryStore:
             state = None
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
-        delivery = fields["d"] + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
+        delivery = fields.get("d", 0) + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
         taken = fields["u"] if again else 0
         if attempt == begin.attempt and not again and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]
