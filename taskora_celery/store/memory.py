@@ -164,12 +164,14 @@ class MemoryStore:
     def records(self, job_ids: Sequence[str], *, brief: bool = False, going: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where there is none; ``brief``: only how it stands.
 
-        ``going``: those that have ended are taken off the list of those that have not.
+        Those are taken off the index; with ``going`` also those that have ended, of those that have not.
         """
         found = [self.read(job_id, attempts=not brief) for job_id in job_ids]
         with self._changed:
             for job_id, record in zip(job_ids, found, strict=True):
-                if going and record and record.fields.get("s") in Outcome.FINAL:
+                if record is None:
+                    self._recent.pop(job_id, None)
+                if record is None or (going and record.fields.get("s") in Outcome.FINAL):
                     self._going.pop(job_id, None)
         if brief:
             return [None if record is None else _brief(record) for record in found]
