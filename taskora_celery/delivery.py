@@ -11,7 +11,7 @@ from taskora_celery.lease.protocol import Hold
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.store.protocol import Begin
 
-__all__ = ["CREATED_HEADER", "STAMP", "Delivery", "stamp_of"]
+__all__ = ["CREATED_HEADER", "STAMP", "Delivery", "attempt_of", "stamp_of"]
 
 #: Where the worker's request carries the stamp to the process that runs the job; not a message header: it ends with the delivery.
 STAMP = "taskora_delivery"
@@ -20,6 +20,8 @@ STAMP = "taskora_delivery"
 CREATED_HEADER = "taskora_created"
 #: Instants beyond the year 2200 are no creation times; ``datetime`` has an end, too.
 _LAST_MS = 7_258_118_400_000
+#: A job that is tried so often was not: Redis counts no further.
+_MOST_RETRIES = 2**53
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -79,6 +81,11 @@ class Delivery(msgspec.Struct, frozen=True):
             return False
         lease = self.visibility if self.hold.timeout is None else min(self.visibility, self.hold.timeout)
         return (time.time() if now is None else now) - self.hold.token / 1_000_000 > lease / 2
+
+
+def attempt_of(retries: Any) -> int:
+    """Return the number of the attempt with so many retries before it; a publisher may have written anything there."""
+    return retries + 1 if type(retries) is int and 0 <= retries < _MOST_RETRIES else 1
 
 
 def stamp_of(created: Any) -> int:

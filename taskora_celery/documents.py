@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from taskora_celery.encoding import as_json
 from taskora_celery.listing import JobDetail
 from taskora_celery.records import AttemptRecord, CancelReceipt, LogEntry
 from taskora_celery.times import moment
@@ -118,7 +119,7 @@ class ReceiptDocument(msgspec.Struct, frozen=True):
 
 def encoded(document: msgspec.Struct) -> str:
     """Return a document as one line of JSON that no terminal obeys; NaN and infinities are null."""
-    text = msgspec.json.encode(document).decode()
+    text = as_json(document).decode()
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

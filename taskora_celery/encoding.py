@@ -21,7 +21,9 @@ import msgspec
 
 from taskora_celery.redaction import REDACTED, Redactor
 
-__all__ = ["CUT", "FLAT", "Plain", "pack", "pack_small", "to_flat", "to_plain", "unpack", "unpack_all"]
+__all__ = [
+    "CUT", "FLAT", "Plain", "as_json", "encodable", "pack", "pack_small", "to_flat", "to_plain", "unpack", "unpack_all",
+]  # fmt: skip
 
 #: Ends a text that was cut.
 CUT = "…[cut]"
@@ -38,6 +40,10 @@ _USUAL_ITEM = 128
 _FIXARRAY = 15
 #: What is stored as it is, as far as its size allows. Exact types: what is derived from one may hold anything.
 FLAT = frozenset({str, int, float, bool, NoneType})
+#: A value from elsewhere that JSON has no form for is shown up to this size.
+_SHOWN_BYTES = 1_000_000
+#: More than what a text and its key, or a number, take besides their characters.
+_ROOM = 16
 
 
 class Plain(msgspec.Struct, frozen=True):
@@ -91,9 +97,12 @@ def _array_head(items: int) -> bytes:
 def unpack(data: bytes) -> Any:
     """Return the data of :func:`pack`.
 
-    :raises ValueError: these are not the bytes of one packed value.
+    :raises ValueError: these are not the bytes of one packed value, or it is nested too deeply.
     """
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except RecursionError as exc:
+        raise ValueError(f"cannot be read: {exc}") from exc
 
 
 def unpack_all(items: list[bytes]) -> list[Any]:
@@ -101,10 +110,23 @@ def unpack_all(items: list[bytes]) -> list[Any]:
     values = []
     for item in items:
         try:
-            values.append(_decoder.decode(item))
+            values.append(unpack(item))
         except ValueError:
             continue
     return values
+
+
+def as_json(value: Any) -> bytes:
+    """Return what was read from elsewhere as JSON; what JSON has no form for (a key that is no text, say) is its repr there."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return msgspec.json.encode(to_plain(value, Redactor(), _SHOWN_BYTES).value)
+
+
+def encodable(text: str) -> str:
+    """Return text that has a UTF-8 form: lone surrogates, which JSON from elsewhere may hold, are written out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_plain(value: Any, redactor: Redactor, limit: int) -> Plain:
@@ -168,7 +190,7 @@ class _Walk:
         self.left -= len(value) + 2
         if not value.isascii():
             # Lone surrogates (a file name that is not UTF-8) have no UTF-8 form.
-            value = value.encode("utf-8", "backslashreplace").decode("utf-8")
+            value = encodable(value)
         return value
 
     def container(self, value: Any, depth: int) -> Any:

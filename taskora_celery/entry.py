@@ -13,6 +13,7 @@ from celery.exceptions import Retry
 
 from taskora_celery.context import Context, activate, current_context, deactivate
 from taskora_celery.coroutines import CoroutineInterrupt, awaited, check_result, run_coroutine
+from taskora_celery.delivery import attempt_of
 from taskora_celery.errors import RetryError
 from taskora_celery.execution import Execution
 from taskora_celery.frames import clear_own_frames
@@ -58,7 +59,7 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
     ctx = handler.given(args, kwargs) or local_context(
         task.name,
         request.id,
-        attempt=request.retries + 1,
+        attempt=attempt_of(request.retries),
         max_attempts=max_attempts(task),
         before=collected[-1] if collected else None,
     )

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary, ref
 from celery.utils.saferepr import saferepr
 
 from taskora_celery.background import Background
+from taskora_celery.delivery import attempt_of
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.decisions import Outage
 from taskora_celery.scheduling import max_attempts
@@ -235,7 +236,7 @@ class EventSink:
             return True
 
     def _fields(self, request: Any, value: Any, at_ms: int) -> dict[str, Any]:
-        attempt, limit = request.retries + 1, max_attempts(self._task)
+        attempt, limit = attempt_of(request.retries), max_attempts(self._task)
         share = percent_of(value)
         again = "" if attempt == 1 else f"attempt {attempt}" + ("" if limit is None else f"/{limit}")
         line = progress_line(value, self._left(share, at_ms), again)

@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from taskora_celery.context import Context, JobInfo, activate, deactivate
 from taskora_celery.coroutines import CoroutineInterrupt, check_result, run_coroutine, take_over
-from taskora_celery.delivery import Delivery
+from taskora_celery.delivery import Delivery, attempt_of
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RetryError
 from taskora_celery.handler import Handler
 from taskora_celery.lease.protocol import Held
@@ -341,10 +341,10 @@ class Execution:
         return AttemptRecord(self.ctx.attempt, self.ctx.delivery, worker, started_ms, outcome, took, *how)
 
     def _new_context(self) -> Context:
-        task, request, settings, delivery = self._task, self.request, self.runtime.settings, self._delivery
+        task, request, conf, delivery = self._task, self.request, self.runtime.settings, self._delivery
         ctx = self.runtime.new_context(
-            str(request.id), task.name, request.retries + 1, time=self.runtime.clock.time, buffer_limit=settings.buffer_limit,
-            checkpoint_limit=settings.checkpoint_bytes, hold=delivery.hold, early=delivery.early, visibility=delivery.visibility,
+            str(request.id), task.name, attempt_of(request.retries), hold=delivery.hold, checkpoint_limit=conf.checkpoint_bytes,
+            time=self.runtime.clock.time, early=delivery.early, visibility=delivery.visibility, buffer_limit=conf.buffer_limit,
         )  # fmt: skip
         ctx.echo = task.taskora_logger
         ctx.open_sinks = sinks_opener(task, request, self.runtime.events, self._started)

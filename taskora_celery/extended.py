@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from taskora_celery.encoding import to_plain
+from taskora_celery.encoding import encodable, to_plain
 from taskora_celery.redaction import TEXT_CHARS, Redactor
 from taskora_celery.runtime import Runtime
 
@@ -55,7 +55,7 @@ def _root(app: Any, meta: Any) -> str | None:
     """Return the job at which the parents of a job begin, as far as the backend still has them."""
     above = None
     for _ in range(PARENTS):
-        if not isinstance(meta, dict) or meta.get("status") in {None, "PENDING"}:
+        if not _tells(meta):
             return None
         if not meta.get("parent_id"):
             return above
@@ -64,13 +64,18 @@ def _root(app: Any, meta: Any) -> str | None:
     return None
 
 
+def _tells(meta: Any) -> bool:
+    """Say whether a result's metadata says anything; it comes from a database, and may be anything."""
+    return isinstance(meta, dict) and isinstance(meta.get("status"), str) and meta["status"] != "PENDING"
+
+
 def facts_in(meta: Any, redactor: Redactor) -> BackendFacts:
     """Return what a result's metadata says, as Celery's backends return it."""
-    if not isinstance(meta, dict) or meta.get("status") in {None, "PENDING"}:
+    if not _tells(meta):
         return BackendFacts()
     ended = meta.get("status") in {"SUCCESS", "FAILURE", "REVOKED"}
     return BackendFacts(
-        str(meta["status"]), _json(meta.get("args"), redactor), _json(meta.get("kwargs"), redactor),
+        encodable(meta["status"]), _json(meta.get("args"), redactor), _json(meta.get("kwargs"), redactor),
         _json(meta.get("result"), redactor) if ended else None,
         _traceback(meta, redactor),
         _text(meta.get("parent_id")), None, _text(meta.get("group_id")), tuple(_ids(meta.get("children"), CHILDREN)),
@@ -94,7 +99,7 @@ def _traceback(meta: Any, redactor: Redactor) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if value else None
+    return encodable(str(value)) if value else None
 
 
 def _json(value: Any, redactor: Redactor) -> str | None:
@@ -121,5 +126,5 @@ def _ids(children: Any, room: int) -> list[str]:
         if members:
             found += _ids(members, room - len(found))
         elif isinstance(head, (list, tuple)) and head and head[0]:
-            found.append(str(head[0]))
+            found.append(encodable(str(head[0])))
     return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
+from taskora_celery.encoding import encodable
 from taskora_celery.lease.resolve import connected
 from taskora_celery.lease.waiting import Waiting
 
@@ -18,6 +20,10 @@ ANSWER_TIMEOUT = 1.0
 
 #: Celery's modules for pools, where they have another name than ``--pool`` has for them.
 _POOLS = {"thread": "threads"}
+
+
+#: Of what a worker says of itself so much is kept: characters of a text, queues, and the greatest number that is one.
+_CHARS, _QUEUES, _MOST = 300, 1_000, 2**31
 
 
 class Replied(msgspec.Struct, frozen=True):
@@ -82,9 +88,10 @@ def replies(app: Any, connection: Any, command: str, timeout: float, workers: Se
     found: list[Replied] = []
     sent = time.time()
 
-    def replied(reply: Mapping[str, Any]) -> None:
+    def replied(reply: Any) -> None:
         received = time.time()
-        found.extend(Replied(str(worker), answer, sent, received) for worker, answer in reply.items())
+        if isinstance(reply, Mapping):
+            found.extend(Replied(encodable(str(worker)), answer, sent, received) for worker, answer in reply.items())
 
     mailbox = app.control.mailbox(connection)  # a copy: the app's own publishes through a pool of connections without a timeout
     mailbox.producer_pool = None
@@ -104,9 +111,9 @@ def answer_of(replied: Replied) -> Answer:
     queues = about.get("queues")
     return Answer(
         replied.worker, int(replied.received * 1000), _pool_name(pool.get("implementation")), _count(pool.get("max-concurrency")),
-        _count(about.get("active")), tuple(map(str, queues)) if isinstance(queues, (list, tuple)) else None,
-        str(about["version"]) if "version" in about else None,
-        str(packages["celery"]) if isinstance(packages, Mapping) and "celery" in packages else None,
+        _count(about.get("active")), _names(queues) if isinstance(queues, (list, tuple)) else None,
+        _text(about["version"]) if "version" in about else None,
+        _text(packages["celery"]) if isinstance(packages, Mapping) and "celery" in packages else None,
     )  # fmt: skip
 
 
@@ -114,12 +121,21 @@ def _pool_name(implementation: Any) -> str | None:
     """Return the pool's name of ``celery.concurrency.prefork:TaskPool``."""
     if not isinstance(implementation, str):
         return None
-    name = implementation.partition(":")[0].rpartition(".")[2]
+    name = _text(implementation.partition(":")[0].rpartition(".")[2])
     return _POOLS.get(name, name) or None
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
+
+
+def _text(value: Any) -> str:
+    return encodable(str(value)[:_CHARS])
+
+
+def _names(queues: Iterable[Any]) -> tuple[str, ...]:
+    """Return the queues of one worker by their names, as many as a worker may have."""
+    return tuple(_text(queue) for queue in islice(queues, _QUEUES))
 
 
 def answers_of(app: Any, timeout: float = ANSWER_TIMEOUT) -> list[Answer] | None:
@@ -150,7 +166,7 @@ def _asked(app: Any, command: str, timeout: float, workers: Sequence[str] = ()) 
 def _queue_names(reply: Any) -> tuple[str, ...] | None:
     if not isinstance(reply, list):
         return None
-    return tuple(str(queue["name"]) for queue in reply if isinstance(queue, Mapping) and "name" in queue)
+    return _names(queue["name"] for queue in reply if isinstance(queue, Mapping) and "name" in queue)
 
 
 def _length(reply: Any) -> int | None:

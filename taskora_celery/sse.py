@@ -10,11 +10,10 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
-import msgspec
-
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import is_over, state_of
 from taskora_celery.clock import seconds
+from taskora_celery.encoding import as_json
 from taskora_celery.handle import JobHandle
 from taskora_celery.reading import checked_timeout
 from taskora_celery.records import Event, Outcome
@@ -127,7 +126,7 @@ def _is_outcome(event: Event) -> bool:
 
 
 def _json(data: Any) -> bytes:
-    line = msgspec.json.encode(data)  # a line break within a text is escaped
+    line = as_json(data)  # a line break within a text is escaped
     for character, escaped in _BREAKS_ELSEWHERE:
         line = line.replace(character, escaped)
     return line

@@ -16,4 +16,5 @@ pytest_plugins = [
     "tests.support.commands",
     "tests.support.scripted_jobs",
     "tests.support.boards",
+    "tests.support.hostile",
 ]

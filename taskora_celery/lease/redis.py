@@ -23,6 +23,7 @@ import redis
 from kombu.exceptions import InconsistencyError
 from redis.exceptions import LockError, RedisError, ResponseError
 
+from taskora_celery.encoding import encodable
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
 
 __all__ = ["CLAIM_TTL", "FencedChannel", "RedisFence", "RedisLease", "holds"]
@@ -33,6 +34,8 @@ logger = logging.getLogger("taskora_celery.lease")
 CLAIM_TTL = 86_400
 #: So many due messages are put back in one turn; the next turn follows at once while there are more.
 DUE_AT_ONCE = 50
+#: The claim of a message that was put back: no delivery's, until one receives it.
+NOBODY = "-"
 #: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
 PUT_BACK_WITHIN = 5.0
 #: A sweep takes milliseconds; who holds its mutex for so many seconds has died, and kombu would keep it for five minutes.
@@ -129,13 +132,15 @@ class RedisLease:
         copies: list[bytes | None] = self._client.hmget(self._keys.unacked, tags) if tags else []
         due: list[Due] = []
         known: dict[Any, bool] = {}
-        for tag, late, copy in zip(tags, found[1::2], copies, strict=True):
-            if not self._leads_somewhere(tag.decode(), copy, known):
+        for name, late, copy in zip(tags, found[1::2], copies, strict=True):
+            tag = _tag(name)
+            if tag is None or not self._leads_somewhere(tag, copy, known):
                 continue
             headers = _headers(copy)
             retries = headers.get("retries")
-            attempt = retries + 1 if isinstance(retries, int) else 1
-            due.append(Due(tag.decode(), str(headers.get("id", "")), str(headers.get("task", "")), attempt, float(late)))
+            attempt = retries + 1 if type(retries) is int else 1
+            job_id, task = (encodable(str(headers.get(key, ""))) for key in ("id", "task"))
+            due.append(Due(tag, job_id, task, attempt, float(late)))
         self._stuck = len(tags) - len(due)
         self._told_stuck = self._stuck > 0
         return tuple(due)
@@ -190,6 +195,10 @@ class RedisLease:
                 return
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
+                if copy is not None:
+                    # A worker has received it a moment before it claims it: in between, who held it until now must neither
+                    # acknowledge the message nor give it back.
+                    self._client.set(self._keys.claim(tag), NOBODY, ex=CLAIM_TTL)
                 self._channel.qos.restore_by_tag(tag)
 
     def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
@@ -230,19 +239,27 @@ class _Answering:
             raise ConnectionError(str(exc) or type(exc).__name__) from exc
 
 
+def _tag(name: bytes) -> str | None:
+    """Return a delivery tag as text; None for one that is none of kombu's."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def _route(copy: bytes) -> tuple[str, str] | None:
     """Return a copy's exchange and routing key, None where it cannot be read."""
     try:
         _, exchange, routing_key = json.loads(copy)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
-    return exchange, routing_key
+    return (exchange, routing_key) if isinstance(exchange, str) and isinstance(routing_key, str) else None
 
 
 def _headers(copy: bytes | None) -> dict[str, Any]:
     try:
         headers = json.loads(copy or b"null")[0]["headers"]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return {}
     return headers if isinstance(headers, dict) else {}
 
@@ -285,7 +302,7 @@ class RedisFence:
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
-        return claim is not None and int(claim) != hold.token
+        return claim is not None and claim != b"%d" % hold.token
 
     def tell_forbidden(self, exc: ResponseError) -> None:
         """Say once that there can be no fence here."""

@@ -22,5 +22,5 @@ def unpacked(data: bytes) -> CancelRequest | Shutdown | None:
     """Return what was announced; None for what cannot be read, such as a newer version's."""
     try:
         return _shutdown.decode(data[1:]) if data[:1] == b"s" else _cancel.decode(data[1:]) if data[:1] == b"c" else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

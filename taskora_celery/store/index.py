@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from taskora_celery.store.keys import BRIEF_FIELDS, CHECKPOINT, LISTED_FIELDS, JobKeys
 from taskora_celery.store.protocol import NO_COUNTS, Snapshot
-from taskora_celery.store.snapshots import read_snapshot
+from taskora_celery.store.snapshots import number_in, read_snapshot
 from taskora_celery.store.wire import Call, load_script
 from taskora_celery.tally import COUNTS_KEPT
 
@@ -27,6 +27,8 @@ NOTE = load_script("note", 3)
 GOING_KEPT = 100_000
 #: Counts stay for so long, in milliseconds, where records are gone sooner: a quiet week-end is no reason to begin anew.
 COUNTS_TTL_MS = 7 * 86_400_000
+#: No instant is later: a score that somebody else wrote may be infinite.
+_LAST_MS = 2**53
 #: So many records are read in one pipeline.
 RECORDS_AT_ONCE = 500
 
@@ -58,14 +60,14 @@ class RedisIndex:
     def counts(self, client: Any) -> dict[str, int]:
         """Return all counts by their names."""
         found = client.hgetall(self._keys.counts)
-        return {name.decode("utf-8", "replace"): int(number) for name, number in found.items()}
+        return {name.decode("utf-8", "replace"): number_in(number) for name, number in found.items()}
 
     def ids(self, client: Any, limit: int, *, going: bool) -> list[tuple[str, int]]:
         """Return the newest jobs with the instant of their last change of state; ``going``: only those that have not ended."""
         if limit <= 0:
             return []
         found = client.zrange(self._keys.index[1 if going else 0], 0, limit - 1, desc=True, withscores=True)
-        return [(job.decode("utf-8", "replace"), int(changed)) for job, changed in found]
+        return [(job.decode("utf-8", "replace"), int(min(max(changed, 0), _LAST_MS))) for job, changed in found]
 
     def records(self, client: Any, job_ids: Sequence[str], *, brief: bool) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where it has expired; ``brief``: only how it stands."""

@@ -165,12 +165,14 @@ class MemoryStore:
     def records(self, job_ids: Sequence[str], *, brief: bool = False, going: bool = False) -> list[Snapshot | None]:
         """Return each job's record with its last attempt, None where there is none; ``brief``: only how it stands.
 
-        ``going``: those that have ended are taken off the list of those that have not.
+        Those are taken off the index; with ``going`` also those that have ended, of those that have not.
         """
         found = [self.read(job_id, attempts=not brief) for job_id in job_ids]
         with self._changed:
             for job_id, record in zip(job_ids, found, strict=True):
-                if going and record and record.fields.get("s") in Outcome.FINAL:
+                if record is None:
+                    self._recent.pop(job_id, None)
+                if record is None or (going and record.fields.get("s") in Outcome.FINAL):
                     self._going.pop(job_id, None)
         if brief:
             return [None if record is None else _brief(record) for record in found]
@@ -205,7 +207,7 @@ class MemoryStore:
             state = None
         fields = job.fields
         fence = max(fields["f"] + 1, begin.fence or int(self._clock.time() * 1_000_000))
-        delivery = fields["d"] + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
+        delivery = fields.get("d", 0) + (not again) if attempt == begin.attempt else 2 if begin.redelivered else 1
         taken, unheard = fields["u"] if again else 0, False
         if attempt == begin.attempt and not again and (state == "STARTED" or failed_by_loss(fields)):
             job.attempts = [*job.attempts, lost_attempt(fields, begin.now_ms)][-_ATTEMPTS_KEPT:]

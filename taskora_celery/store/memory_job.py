@@ -123,7 +123,7 @@ def losing(loss: Loss, job: MemoryJob) -> MemoryJob | None:
         job, attempt = MemoryJob(fields["f"]), 0
     elif attempt > loss.attempt:
         return None
-    delivery = fields["d"] + 1 if attempt == loss.attempt else 1
+    delivery = fields.get("d", 0) + 1 if attempt == loss.attempt else 1
     job.fields.update(a=loss.attempt, d=delivery, w=loss.worker, b=loss.token // 1000)
     return job
 

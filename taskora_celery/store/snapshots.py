@@ -12,7 +12,7 @@ from taskora_celery.records import AttemptRecord
 from taskora_celery.store.keys import RECORD_FIELDS, JobKeys
 from taskora_celery.store.protocol import Snapshot
 
-__all__ = ["attempts_in", "read_arguments", "read_snapshot"]
+__all__ = ["attempts_in", "number_in", "read_arguments", "read_snapshot"]
 
 _TEXT = frozenset("snwrzlT")
 _PACKED = frozenset("pkj")
@@ -28,7 +28,7 @@ def attempts_in(items: Sequence[bytes]) -> tuple[AttemptRecord, ...]:
     for item in items:
         try:
             records.append(_attempt_decoder.decode(item))
-        except (msgspec.DecodeError, UnicodeDecodeError):  # another version's: the others still tell something
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # another version's: the others still tell something
             continue
     return tuple(records)
 
@@ -53,13 +53,13 @@ def read_snapshot(answer: Any, names: Sequence[str] = RECORD_FIELDS) -> Snapshot
         elif name in _TEXT:
             fields[name] = data.decode("utf-8", "replace")
         else:
-            fields[name] = _number(data)
+            fields[name] = number_in(data)
     if not fields:
         return None
     return Snapshot(fields, int(removed), tuple(journal), attempts_in(attempts))
 
 
-def _number(data: bytes) -> int:
+def number_in(data: bytes) -> int:
     """Return a number as a script writes it, 0 for anything else."""
     number = int(data) if _NUMBER.fullmatch(data) else 0
     return number if -_GREATEST <= number <= _GREATEST else 0

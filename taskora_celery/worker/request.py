@@ -16,7 +16,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from taskora_celery.cancelling import mend_revoked
-from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, stamp_of
+from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, attempt_of, stamp_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
@@ -187,7 +187,7 @@ class JobRequest(Request):  # type: ignore[misc]
         if runtime.store is None:
             return Lost(None)
         reason = runtime.redactor.text(reason, "reason")
-        attempt = int(self._request_dict.get("retries") or 0) + 1
+        attempt = attempt_of(self._request_dict.get("retries"))
         loss = Loss(
             str(self.id), self._task.name, attempt, self._hostname, self.hold.tag, self.hold.token, int(time.time() * 1000),
             reason, ends_as, error if ends_as else None, self._task.max_stalls if ends_as is None else None,

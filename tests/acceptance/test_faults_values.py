@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.result import AsyncResult
 
+from taskora_celery.scheduling import REASON_CHARS
 from tests.support import gates, jobs, odd_jobs
 from tests.support.apps import pointed_at
 from tests.support.commands import Commands
@@ -47,7 +48,7 @@ def test_odd_values_harm_no_job_and_are_bounded(
             retry, success = handle.history()
             assert (retry.outcome, success.outcome) == ("RETRY", "SUCCESS")
             assert retry.reason, kind
-            assert len(retry.reason) < 10_000, kind
+            assert len(retry.reason) <= REASON_CHARS, kind
             assert _size(redis_client, handle.id) < BOUND, kind
         result = commands.run("show", handle.id)
         assert (result.returncode, result.stderr) == (0, "")
@@ -95,9 +96,10 @@ def test_results_and_errors_stay_celerys_and_their_records_are_bounded(
                 handle.get(timeout=30)
             assert handle.state == "FAILURE"
             assert _size(redis_client, handle.id) < BOUND
-        for kind in ("surrogate", "circular", "failing", "not utf-8"):
+        for kind in ("surrogate", "circular", "failing", "not utf-8", "long"):
             handle = odd_jobs.fail.delay(kind)
             status = recorded(handle, "FAILURE", timeout=60)
             assert status.error == "ValueError"
+            assert len(status.reason or "") <= REASON_CHARS
             assert _size(redis_client, handle.id) < BOUND
         assert worker.running

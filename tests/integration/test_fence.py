@@ -113,6 +113,47 @@ def test_the_delivery_that_counts_may_put_its_message_back(broker: Broker, redis
     assert redis_client.ttl(claim_of(message)) > 0
 
 
+@pytest.mark.parametrize("claimed", [False, True])
+@pytest.mark.parametrize("end", ENDS, ids=END_IDS)
+def test_what_was_put_back_is_fenced_before_it_is_claimed(
+    broker: Broker, redis_client: redis.Redis, end: Callable[[Any], None], claimed: bool
+) -> None:
+    """D6, D7: a worker receives a message a moment before it claims it; who held it before leaves it alone from the start.
+
+    Given back in that moment, it would be delivered a third time, push out the second, and count as a loss that there was not.
+    """
+    message = broker.taken(task_id="job-1")
+    channel = fenced(message)
+    if claimed:
+        channel._fence.claim(channel.hold)
+    broker.lease.put_back(message.delivery_tag)
+    assert redis_client.ttl(claim_of(message)) > 0
+    again = broker.take()
+    assert again.delivery_tag == message.delivery_tag
+    assert broker.lease.renew([channel.hold]).held == (Held.TAKEN,)
+    end(message)
+    assert (copies(redis_client), queued(redis_client)) == ([again.delivery_tag], [])
+    later = fenced(again, LATER)
+    later._fence.claim(later.hold)
+    again.ack()
+    assert (copies(redis_client), scores(redis_client), redis_client.exists(claim_of(again))) == ([], {}, 0)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"garbage", b"\xff\xfe", b"9" * 5_000])
+def test_a_claim_that_is_none_of_ours_takes_the_message(broker: Broker, redis_client: redis.Redis, garbage: bytes) -> None:
+    """D7: nobody can say whose it is; the message stays, and is delivered again."""
+    message = broker.taken(task_id="job-1")
+    channel = fenced(message)
+    redis_client.set(claim_of(message), garbage, ex=60)
+    assert channel.is_taken()
+    assert not channel.is_mine()
+    assert broker.lease.renew([channel.hold]).held == (Held.TAKEN,)
+    channel.basic_reject(message.delivery_tag, requeue=True)
+    other = fenced(message)
+    other.basic_ack(message.delivery_tag)
+    assert (copies(redis_client), queued(redis_client)) == ([message.delivery_tag], [])
+
+
 def test_what_is_settled_is_left_alone(broker: Broker, redis_client: redis.Redis) -> None:
     """D7: a job that was given up, or has acknowledged, does not touch the message of whoever runs it next."""
     message = broker.taken(task_id="job-1")
@@ -157,7 +198,7 @@ def test_a_message_that_came_back_to_its_own_worker_is_acknowledged_on_its_new_c
     channel = fenced(message)
     with broker.app.connection_for_read() as connection:
         other = connection.default_channel
-        broker.lease.put_back(message.delivery_tag)
+        other.qos.restore_by_tag(message.delivery_tag)  # as kombu does when a connection is lost
         again = Broker(broker.app, other, broker.lease).take()
         channel.move(other, RedisFence(other))
         assert is_counted(again)

@@ -699,3 +699,32 @@ def test_each_of_several_brokers_is_tried(redis_url: str) -> None:
     away = ";".join(f"redis://127.0.0.1:{free_port()}/0" for _ in range(2))
     with app_at(f"{away};{redis_url}") as app, lease_of(app) as lease:
         assert lease.renew([Hold("nobody")]).held == (Held.GONE,)
+
+
+#: What kombu never writes: tags that are no text, copies that are none, headers of any shape.
+NO_COPIES = [
+    b"", b"garbage", b"\xff\xfe", b"[" * 100_000, b"null", b"[]", b"[1, 2]", b"[null, [], {}]",
+    b'[{"headers": []}, "", "celery"]',
+    b'[{"headers": {"id": [], "task": {}, "retries": "x"}}, "", "celery"]',
+    b'[{"headers": {"id": "\\ud800", "task": "\\udfff", "retries": ' + b"9" * 400 + b'}}, "nowhere", "celery"]',
+]  # fmt: skip
+
+
+def test_garbage_among_the_unacknowledged_keeps_nobody_from_what_is_due(broker: Broker, redis_client: redis.Redis) -> None:
+    """D2, D5: it is told of or passed over; what is held is renewed, and a message that is due is found and put back."""
+    held, due = broker.taken(), broker.taken(task_id="job-2")
+    age(redis_client, due)
+    index: Any = {f"tag-{number}": number for number in range(len(NO_COPIES))}
+    copied: Any = dict(zip(index, NO_COPIES, strict=True))
+    index.update({b"\xff\xfe": 1.0, b"": 2.0, b"\xed\xa0\x80": 3.0, "never": float("-inf"), "late": float("inf")})
+    redis_client.zadd("unacked_index", index)
+    redis_client.hset("unacked", mapping=copied)
+    for _ in range(2):
+        renewal = broker.lease.renew([hold_of(held)], look=True)
+        assert renewal.held == (Held.HELD,)
+        for found in renewal.due:
+            assert broker.lease.take(found.tag)
+            (found.job_id + found.name).encode()  # fit to be written into a record
+            if found.job_id == "job-2":
+                broker.lease.put_back(found.tag)
+    assert queued(redis_client) == ["job-2"]

@@ -109,6 +109,14 @@ def test_both_trim_the_journal_alike(redis_client: redis.Redis, redis_store: Red
         assert [one.fields.get(name, 0) for name in "mqt"] == [other.fields.get(name, 0) for name in "mqt"]
 
 
+def test_a_delivery_behind_a_cancelled_one_is_counted_by_both(twins: Twins) -> None:
+    """O3, B3: a job that was cancelled before it began has an attempt, and no delivery yet; that is none to fail over."""
+    twins.cancel(request(JOB), queued=True)
+    assert not twins.begin(begin_of(redelivered=True)).runs
+    over = twins.begin(begin_of(redelivered=True, fence=2 * NOW_MS * 1000, token=2, over=True))
+    assert over.begun[0].delivery == 1
+
+
 class JobsLife(RuleBasedStateMachine):
     """One job between a broker that delivers as it likes, workers that die, and somebody who cancels.
 

@@ -66,7 +66,7 @@ def result(kind: str, ctx: Context) -> Any:
 @app.task(name="odd.fail")
 def fail(kind: str, ctx: Context) -> None:
     """Fail with a value for the reason."""
-    raise ValueError(VALUES[kind]())
+    raise ValueError("long " * 10_000 if kind == "long" else VALUES[kind]())
 
 
 @app.task(name="odd.text", max_retries=1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery.app.task import Context as Request
 
-from taskora_celery.delivery import STAMP, Delivery
+from taskora_celery.delivery import STAMP, Delivery, attempt_of, stamp_of
 from taskora_celery.lease.protocol import Hold
 
 TOKEN = 1_790_000_000_000_000  # microseconds
@@ -104,3 +104,29 @@ def test_without_an_instant_it_is_now() -> None:
     now = int(time.time() * 1_000_000)
     assert not delivery(token=now).is_doubtful()
     assert delivery(token=now - 31_000_000).is_doubtful()
+
+
+ODD: list[Any] = ["x", "5", -1, 10**30, -(10**30), 1.5, float("nan"), True, None, [], {"a": 1}]
+
+
+@pytest.mark.parametrize("written", ODD)
+def test_a_stamp_that_makes_no_sense_is_none(written: Any) -> None:
+    """B4: a publisher of others' may write anything; then the first receipt counts."""
+    assert stamp_of(written) == 0
+
+
+@pytest.mark.parametrize("written", ODD)
+def test_a_number_of_retries_that_makes_no_sense_is_none(written: Any) -> None:
+    """B2: then it is the first attempt."""
+    assert attempt_of(written) == 1
+    assert attempt_of(3) == 4
+
+
+@pytest.mark.parametrize("written", ODD)
+def test_a_delivery_of_a_message_with_odd_headers_can_be_told_to_the_store(written: Any) -> None:
+    """B4: whatever the message says of itself, its beginning is one that a store takes."""
+    found = request()
+    found.update(taskora_created=written, retries=written, delivery_info={"redelivered": written, "routing_key": "celery"})
+    report: Any = SimpleNamespace(id="job-1", name="shop.work", attempt=attempt_of(written))
+    begin = Delivery.of(task(), found).begin(report, found, "w1@host", RECEIVED, again=False)
+    assert (begin.attempt, begin.created_ms) == (1, 0)

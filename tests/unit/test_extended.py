@@ -63,3 +63,15 @@ def test_a_backend_that_fails_is_said_to_and_no_failure() -> None:
     app = Celery("shop", broker="memory://", backend="disabled://", set_as_current=False)
     assert backend_facts(app, "x").failure
     Runtime.forget(app)
+
+
+@pytest.mark.parametrize("status", [[], {}, 5, None, True])
+def test_metadata_whose_state_is_none_says_nothing(status: Any) -> None:
+    """K4: it comes from a database, and may be anything."""
+    assert facts_in({"status": status, "result": 1}, Redactor()) == BackendFacts()
+
+
+def test_ids_that_no_page_can_hold_are_written_out() -> None:
+    """K4: JSON may hold halves of surrogate pairs, which have no UTF-8 form."""
+    found = facts_in({"status": "FAILURE", "parent_id": "\ud800", "children": [[["\udfff", None], None]]}, Redactor())
+    assert (found.parent, found.children) == ("\\ud800", ("\\udfff",))

@@ -414,3 +414,12 @@ def test_a_retry_that_is_stored_behind_its_cancel_is_mended(
 def test_it_is_the_request_of_tracked_tasks() -> None:
     """A6: Celery's own hook."""
     assert ContextTask.Request == "taskora_celery.worker.request:JobRequest"
+
+
+@pytest.mark.parametrize("written", ["x", -1, 10**30, None, [], {"a": 1}])
+def test_a_loss_of_a_message_with_odd_headers_is_written(parent: Parent, written: Any) -> None:
+    """D6: what a publisher of others' has written as retries, or as its stamp, keeps nobody from telling of a lost process."""
+    request = parent.runs()
+    request._request_dict.update(retries=written, taskora_created=written)
+    assert request.lose("killed").stalls == 1
+    assert parent.status.state == "LOST"

@@ -123,3 +123,12 @@ def test_an_answer_says_what_the_worker_is() -> None:
 def test_an_answer_that_is_not_understood_says_only_that_the_worker_is_there(reply: Any, pool: str | None) -> None:
     """K4: workers of other versions, and without this library, answer as well."""
     assert answer_of(Replied(W1, reply, 1.0, 2.0)) == Answer(W1, 2_000, pool)
+
+
+def test_what_a_worker_says_of_itself_is_bounded_and_can_be_written() -> None:
+    """K4: a queue's name goes to the broker again; one that no broker takes must not hide the queues of all others."""
+    said = {"pool": {"max-concurrency": 10**400}, "taskora": {"queues": ["\ud800", *["q" * 10_000] * 2_000], "version": "\ud800"}}
+    found = answer_of(Replied("w1@host", said, 0.0, 1.0))
+    assert found.queues is not None
+    assert (found.slots, found.version, found.queues[0], len(found.queues)) == (None, "\\ud800", "\\ud800", 1_000)
+    assert len(found.queues[1]) <= 300
