@@ -11,7 +11,7 @@ from typing import Any
 from taskora_celery.backoff import outage_pause
 from taskora_celery.errors import JobNotFoundError, StoreUnavailableError
 from taskora_celery.following import LOOK_LEAST, Absence, Change
-from taskora_celery.reading import LOOK_EVERY, Follower, Patience, history_of, logs_of, progress_of, status_of
+from taskora_celery.reading import LOOK_EVERY, Follower, Patience, check_filters, history_of, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.aio import AsyncRedisReader
@@ -48,6 +48,7 @@ class AsyncJobReader:
 
     async def logs(self, **filters: Any) -> list[LogEntry]:
         """Return log entries; the filters are those of :func:`taskora_celery.reading.logs_of`."""
+        check_filters(**filters)
         return logs_of(await self._reader.read(self._id, 0), self._keep, **filters)
 
     async def status(self) -> JobStatus:

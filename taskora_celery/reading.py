@@ -26,6 +26,7 @@ __all__ = [
     "JobBrief",
     "JobReader",
     "brief_of",
+    "check_filters",
     "checked_timeout",
     "history_of",
     "logs_of",
@@ -78,16 +79,26 @@ def chosen(
 
     :raises ValueError: ``level`` is no level, or ``limit`` is negative.
     """
-    floor = 0 if level is None else level_code(level)
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit={limit!r} is negative: give 0 or more entries")
+    check_filters(level=level, limit=limit)
     if level is not None:
+        floor = level_code(level)
         entries = [entry for entry in entries if level_code(entry.level) >= floor]
     if attempt is not None:
         entries = [entry for entry in entries if entry.attempt == attempt]
     if after is not None:
         entries = [entry for entry in entries if entry.seq > after]
     return entries if limit is None else entries[len(entries) - limit :] if limit < len(entries) else entries
+
+
+def check_filters(*, level: str | None, limit: int | None, **_others: Any) -> None:
+    """Refuse what cannot be a filter, before anything is read.
+
+    :raises ValueError: ``level`` is no level, or ``limit`` is negative.
+    """
+    if level is not None:
+        level_code(level)
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit={limit!r} is negative: give 0 or more entries")
 
 
 def status_of(job_id: str, snapshot: Snapshot | None, keep: int) -> JobStatus:
@@ -241,6 +252,7 @@ class JobReader:
 
     def logs(self, **filters: Any) -> list[LogEntry]:
         """Return log entries; the filters are those of :func:`logs_of`."""
+        check_filters(**filters)
         return logs_of(self._store.read(self._id, 0), self._keep, **filters)
 
     def status(self) -> JobStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["cut_line", "duration_text", "one_line", "visible"]
+__all__ = ["cut_line", "duration_text", "missing_extra", "one_line", "visible"]
 
 #: What steers a terminal or changes the order of what is read: C0, DEL, C1, marks and overrides of direction, other separators of
 #: lines, annotations, tags that nobody sees, and halves of surrogate pairs.
@@ -35,6 +35,11 @@ def cut_line(text: str, limit: int) -> str:
     # Cut first: a text may be a megabyte, and most of it will not be seen.
     line = one_line(text[: 4 * limit])
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def missing_extra(what: str, extra: str, missing: str) -> str:
+    """Return what to say where a package of an extra is not installed; ``what`` needs it, ``missing`` is its name."""
+    return f'{what} needs packages of its own: pip install "taskora-celery[{extra}]" ({missing} is not installed)'
 
 
 def duration_text(seconds: float) -> str:

@@ -12,12 +12,12 @@ import click
 from taskora_celery.cli import serving
 from taskora_celery.cli.session import FAILED, Failure, JobsCommand, Session
 from taskora_celery.metrics.access import is_loopback
+from taskora_celery.texts import missing_extra
 
 __all__ = ["PORT", "command"]
 
 #: Beside the exporter's.
 PORT = 10819
-MISSING = 'the board needs packages of its own: pip install "taskora-celery[board]"'
 
 
 @click.command(cls=JobsCommand, name="board", short_help="Show jobs live in a browser.")
@@ -76,4 +76,4 @@ def _extra() -> Iterator[None]:
     except ImportError as exc:
         if exc.name is None or exc.name.startswith("taskora_celery"):
             raise
-        raise Failure(f"{MISSING} ({exc.name} is not installed)", FAILED) from exc
+        raise Failure(missing_extra("the board", "board", exc.name), FAILED) from exc

@@ -401,3 +401,16 @@ def test_without_its_extra_the_command_says_what_to_install(redis_url: str) -> N
     exit_code, output = json.loads(done.stdout)
     assert exit_code == 1
     assert output.startswith('Error: the board needs packages of its own: pip install "taskora-celery[board]"')
+
+
+def test_without_its_extra_an_import_says_what_to_install() -> None:
+    """K4: who mounts the board reads what is missing and how to get it, not the name of a package that is not theirs."""
+    code = (
+        "import sys; sys.modules['starlette'] = None\n"
+        "try:\n    from taskora_celery.board import board_app\n"
+        "except ModuleNotFoundError as exc:\n    print(exc.name, exc, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True, check=True, timeout=60)
+    name, words = done.stdout.splitlines()
+    assert name.startswith("starlette")
+    assert words == f'the board needs packages of its own: pip install "taskora-celery[board]" ({name} is not installed)'

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskora_celery.aio import AsyncJobReader
 from taskora_celery.encoding import pack
 from taskora_celery.errors import JobNotFoundError
-from taskora_celery.reading import Follower, history_of, last_words, logs_of, progress_of, status_of
+from taskora_celery.reading import Follower, JobReader, history_of, last_words, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Event, LogEntry, Outcome
 from taskora_celery.store.journal import BATCH_ENTRIES, STATE, decode, decode_logs, encode
 from taskora_celery.store.memory import MemoryStore
@@ -167,6 +169,17 @@ def test_wrong_filters_are_refused_even_for_an_unknown_job(filters: dict[str, An
     options = {"level": None, "attempt": None, "after": None, "limit": None, **filters}
     with pytest.raises(ValueError, match=words):
         logs_of(None, 10, **options)
+
+
+@pytest.mark.parametrize(("filters", "words"), [({"level": "loud"}, "level='loud'"), ({"limit": -1}, "limit=-1")])
+def test_wrong_filters_are_refused_before_anything_is_read(filters: dict[str, Any], words: str) -> None:
+    """F2: a typing error is told as one, also where Redis is away."""
+    options = {"level": None, "attempt": None, "after": None, "limit": None, **filters}
+    away: Any = None  # whoever reads from it gets another error
+    with pytest.raises(ValueError, match=words):
+        JobReader(away, "job-1", 10).logs(**options)
+    with pytest.raises(ValueError, match=words):
+        asyncio.run(AsyncJobReader(away, "job-1", 10).logs(**options))
 
 
 def test_an_unknown_job_has_no_logs_progress_or_history_and_no_status() -> None:
