@@ -132,7 +132,7 @@ def test_more_time(worker: Worker) -> None:
     kept = worker.pool in {"prefork", "gevent"}
     low, high = (50, 61) if kept else (3050, 3061)
     assert low < much.get(timeout=20) < high
-    assert [entry.message for entry in much.get_logs()] == (["no more time to be had"] if kept else [])
+    assert [entry.message for entry in much.get_logs()] == (["no more time"] if kept else [])
 
 
 def test_a_process_ends_with_its_job(worker: Worker, tmp_path: Path) -> None:
