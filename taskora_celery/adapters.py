@@ -43,7 +43,7 @@ _VERDICTS = (TaskoraError, Retry, Ignore, Reject, SoftTimeLimitExceeded)
 def abortable(ctx: Context, call: Callable[[], object]) -> Iterator[None]:
     """Make a block end when the job is to stop, by something that is called then, a connection's ``cancel``, say.
 
-    ``call`` is called once at most, in a thread (or greenlet) of its own, and never behind the block's end, which waits for it.
+    ``call`` is called once at most, in a thread (or greenlet) of its own, and never after the block's end, which waits for it.
     It should make whatever the block waits for return or raise; what it raises itself is logged. However the block
     ends then, it leaves by ``JobAbortedError``, with an error of the block as the cause: what was cut off may look complete.
     Exceptions of this library and of Celery that say how the job is to end (a retry, say) pass.
@@ -113,7 +113,7 @@ def start_process(
     the process, too.
 
     :raises JobAbortedError: the job is to stop, before or meanwhile; the process has ended.
-    :raises subprocess.CalledProcessError: with ``check``, behind the block, its return code is not 0.
+    :raises subprocess.CalledProcessError: with ``check``, after the block, its return code is not 0.
     :raises OSError: it cannot be started.
     :raises NotSupportedError: called in a coroutine; it would hold up all others.
     """

@@ -183,7 +183,7 @@ class _RedisResults:
 
 
 class _OtherResults:
-    """Any other backend: it is asked by short calls in the loop's executor, behind the end of the job's record."""
+    """Any other backend: it is asked by short calls in the loop's executor, after the end of the job's record."""
 
     async def looks(self, handle: AsyncResult, every: float) -> AsyncGenerator[None, None]:
         try:

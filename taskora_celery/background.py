@@ -93,7 +93,7 @@ class Background:
         self._wakes.set()
 
     def stop(self) -> None:
-        """End the thread behind the turn that it is in; bounded, and idempotent."""
+        """End the thread after the turn that it is in; bounded, and idempotent."""
         self._stopping = True
         self._wakes.set()
         thread, self._thread = self._thread, None

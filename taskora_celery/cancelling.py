@@ -27,7 +27,7 @@ from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import CancelOutcome, CancelRequest
 from taskora_celery.store.redis import RedisStore
 
-__all__ = ["acancel_job", "cancel_job", "mend_revoked", "receipt_behind", "request_of"]
+__all__ = ["acancel_job", "cancel_job", "mend_revoked", "receipt_after_end", "request_of"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -60,7 +60,7 @@ def _checked(
     return reason, None if grace is None else seconds(grace, "grace")
 
 
-def receipt_behind(
+def receipt_after_end(
     job_id: str, state: str, reason: str | None, *, grace: float | timedelta | None, wait: bool | float | timedelta
 ) -> CancelReceipt:
     """Return the receipt of a job that had ended in ``state`` in this very process; errors are those of :func:`cancel_job`."""

@@ -91,7 +91,7 @@ class CoroutineInterrupt(Interrupt):
             super().fire(asyncio.CancelledError)
 
     def fire(self, exc: type[BaseException]) -> bool:
-        """Cancel the coroutine, at once or behind its shield; say whether there is one."""
+        """Cancel the coroutine, at once or after its shield; say whether there is one."""
         if exc is SoftTimeLimitExceeded:
             self.over_limit = True
             if self._signal.reason == "timeout":
@@ -100,7 +100,7 @@ class CoroutineInterrupt(Interrupt):
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Keep a cancel out of the block, in whatever task of the job; what was to come does behind it."""
+        """Keep a cancel out of the block, in whatever task of the job; what was to come does after it."""
         with self._lock:
             self._shields += 1
         try:
@@ -198,7 +198,7 @@ def word_in(exc: BaseException) -> BaseException | None:
 def what_cancelled(ctx: Context, *, over_limit: bool = False, gently: bool = False) -> Exception:
     """Return what ``asyncio.CancelledError`` stands for, which Celery must not see: it is no ``Exception``, and no outcome.
 
-    ``over_limit`` says that the time limit has come behind the signal that has fired for another reason; ``gently`` that the
+    ``over_limit`` says that the time limit has come after the signal that has fired for another reason; ``gently`` that the
     signal has cancelled nothing.
     """
     reason, message = ctx.signal.reason, ctx.signal.message

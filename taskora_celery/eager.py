@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from celery.result import EagerResult
 
-from taskora_celery.cancelling import receipt_behind
+from taskora_celery.cancelling import receipt_after_end
 from taskora_celery.errors import JobNotFoundError
 from taskora_celery.handle import CallableState
 from taskora_celery.local import LocalContext
@@ -61,7 +61,7 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         return chosen(numbered, level=level, attempt=attempt, after=after, limit=limit)
 
     def follow_logs(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> Iterator[LogEntry]:
-        """Yield the log entries behind ``after``; errors are those of :meth:`JobHandle.follow_logs`."""
+        """Yield the log entries after ``after``; errors are those of :meth:`JobHandle.follow_logs`."""
         checked_timeout(timeout)
         return iter(self.get_logs(after=after))
 
@@ -107,7 +107,7 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
         """Change nothing, since the job has ended: ``"too_late"``. Errors are those of :meth:`JobHandle.cancel`."""
-        return receipt_behind(str(self.id), self.state, reason, grace=grace, wait=wait)
+        return receipt_after_end(str(self.id), self.state, reason, grace=grace, wait=wait)
 
     async def acancel(
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
@@ -162,7 +162,7 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         return None, None
 
     def _journal(self, after: int) -> Iterator[Event]:
-        """Yield log entries and retries behind ``after``, in their order; a retry at ``after`` may have been told or not."""
+        """Yield log entries and retries after ``after``, in their order; a retry at ``after`` may have been told or not."""
         logs, retries, seq = iter(self.get_logs()), {record.number: record for record in self.history()}, -1
         for ctx in self._contexts:
             for entry in islice(logs, len(ctx.entries())):

@@ -126,7 +126,7 @@ class EventSender:
     def retried(self, hostname: str, job_id: str, name: str, reason: str) -> None:
         """Say that a job is not running any more, and why, and will be run again; blocks for a round trip, and is bounded.
 
-        To be called before its message can be received again: behind the next start it would be a lie.
+        To be called before its message can be received again: after the next start it would be a lie.
         """
         app = self._app()
         task = None if app is None else app.tasks.get(name)

@@ -272,7 +272,7 @@ class Execution:
         raise Ignore(reason) from exc
 
     def _retry(self, error: RetryError) -> NoReturn:
-        # How it ends is known only behind `schedule`: a message that cannot be made is a failure, not Celery's rejection.
+        # How it ends is known only after `schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
             schedule(self._task, self.request, error, self.runtime.clock.time())
         except (Retry, Ignore):

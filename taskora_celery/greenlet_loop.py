@@ -37,7 +37,7 @@ def cooperative_selector(state: ThreadState) -> selectors.BaseSelector:
     """Return a selector for a loop in a greenlet, which runs ``with state.swapped()``.
 
     Else, while the loop waits, all greenlets of its thread would seem to run inside it, and could use no loop of their own; nor
-    would it find its own behind the wait, where they did.
+    would it find its own after the wait, where they did.
     """
 
     class Selector(selectors.DefaultSelector):  # made here: it is the patched one

@@ -1,4 +1,4 @@
-"""How a handler that does not stop by itself is interrupted: an exception raised in it, from outside, and never behind its end.
+"""How a handler that does not stop by itself is interrupted: an exception raised in it, from outside, and never after its end.
 
 Which way there is depends on where the handler runs: in the main thread a signal of our own (it also ends a blocking call), in
 another thread Python's asynchronous exception (it waits for a blocking call to return), in a greenlet its hub.
@@ -64,7 +64,7 @@ class Interrupt:
                 continue
 
     def fire(self, exc: type[BaseException]) -> bool:
-        """Raise ``exc`` in the handler, at once or behind its shield; say whether that can be done here."""
+        """Raise ``exc`` in the handler, at once or after its shield; say whether that can be done here."""
         with self._lock:
             if not self._open or not self.can:
                 return False
@@ -88,7 +88,7 @@ class Interrupt:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Let nothing interrupt the block; what was to, does behind it."""
+        """Let nothing interrupt the block; what was to, does after it."""
         with self._lock:
             self._let_in()
             self._shields += 1

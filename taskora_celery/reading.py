@@ -211,7 +211,7 @@ class Follower:
         events += journal
         if journal:
             self._last = journal[-1].seq
-        # What was read begins behind what was skipped, or where the journal does by now.
+        # What was read begins after what was skipped, or where the journal does by now.
         self.skip = max(self.skip, snapshot.removed) + len(snapshot.journal)
         packed = fields.get("p")
         if packed != self._progress:

@@ -41,7 +41,7 @@ def server_sent_events(
 
     Each frame has an ``id``, the event's kind as its ``event`` (``log``, ``progress``, ``state``, ``cancel``, ``gap``, see
     :class:`~taskora_celery.Event`) and its data as one line of JSON. ``after`` is the ``Last-Event-ID`` header of a client that
-    comes back, or an event's ``seq``: it goes on behind that, with no entry missing or doubled, and what it cannot read counts
+    comes back, or an event's ``seq``: it goes on after that, with no entry missing or doubled, and what it cannot read counts
     as none. ``outcome`` holds the state in which the job ended; a client closes its ``EventSource`` there, which would come back
     otherwise, and be told the outcome again.
 
@@ -105,7 +105,7 @@ class _Position:
         return f"{-1 if self.seq is None else self.seq}_{attempt}.{delivery}_{self._progress or 0}"
 
     def told(self, event: Event) -> bytes:
-        """Return the event's frame, and go on behind it; nothing where the client was told before it left."""
+        """Return the event's frame, and go on after it; nothing where the client was told before it left."""
         data = _json(event.data)
         if event.kind == "progress":
             checksum = zlib.crc32(data)

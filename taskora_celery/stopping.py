@@ -34,7 +34,7 @@ logger = logging.getLogger("taskora_celery.stopping")
 #: So long, in seconds, and so many announcements are kept, for a job that is just about to begin.
 KEPT_FOR = 60.0
 KEPT = 10_000
-#: So many seconds behind an interruption, and then twice as many each time, is one that has not arrived sent again.
+#: So many seconds after an interruption, and then twice as many each time, is one that has not arrived sent again.
 PRESS_AFTER = 0.05
 #: However short the grace, a handler is interrupted again only so many seconds later.
 INSIST_AFTER = 0.1
@@ -121,7 +121,7 @@ class JobStop:
             self._part += 1
 
     def open_clean_up(self) -> None:
-        """Begin the cleaning up behind a cancel: it has a grace of its own, and is interrupted and ended likewise."""
+        """Begin the cleaning up after a cancel: it has a grace of its own, and is interrupted and ended likewise."""
         self._insist_at(self._grace, last=False)
         self.interrupt.open()
 
@@ -277,7 +277,7 @@ class Stopper:
     """
 
     def __init__(self, environment: str, before_kill: Callable[[Context], Any], clock: Clock = SYSTEM_CLOCK) -> None:
-        """``before_kill`` writes what a job has said until now, bounded: behind it the process is gone."""
+        """``before_kill`` writes what a job has said until now, bounded: after it the process is gone."""
         self.environment = environment
         self.before_kill = before_kill
         self.clock = clock

@@ -1,7 +1,7 @@
 """Our own lines at the beginning and the end of a job, without an exception from outside in the middle of them.
 
 Celery's soft time limit in prefork is SIGUSR1, whose handler raises ``SoftTimeLimitExceeded`` wherever the main thread is:
-between the acquisition of a lock and the ``try`` that would release it, or in a round trip. Held back, it arrives right behind.
+between the acquisition of a lock and the ``try`` that would release it, or in a round trip. Held back, it arrives right after.
 """
 
 from __future__ import annotations

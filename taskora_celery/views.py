@@ -139,7 +139,7 @@ def message_of(value: Any) -> str:
 
 
 def progress_line(value: Any, *endings: str) -> str:
-    """Return plain progress as one line, such as ``48% 12/25 rendering``, with ``endings`` behind it, those that are not empty.
+    """Return plain progress as one line, such as ``48% 12/25 rendering``, with ``endings`` after it, those that are not empty.
 
     At most :data:`LINE_CHARS` characters; the endings are kept.
     """

@@ -12,7 +12,7 @@ from taskora_celery.reading import JobBrief
 
 __all__ = ["JOBS_LOOKED_AT", "OFFLINE_AFTER", "WorkerState", "WorkerView", "standing_text", "workers_seen"]
 
-#: A worker that does not answer counts as alive for so many seconds behind the last that was heard of it: two rounds, so that an
+#: A worker that does not answer counts as alive for so many seconds after the last that was heard of it: two rounds, so that an
 #: answer that comes too late is not the end of a worker.
 OFFLINE_AFTER = 10.0
 #: One that is offline, with no job on it, is shown for so many seconds: it was shut down, and nobody misses it.

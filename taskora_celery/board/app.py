@@ -59,7 +59,7 @@ class Board:
     """An ASGI application. Its streams end with :meth:`close`, or when the uvicorn that runs them wants to end.
 
     ``auth`` returns the name of who asks, None for somebody who may not see it. ``hosts`` are the names under which it answers
-    beside this machine's own, None for any. ``called`` is what the app is called behind ``celery -A``, for the commands that
+    beside this machine's own, None for any. ``called`` is what the app is called in ``celery -A``, for the commands that
     pages show; without it the app's own name. Used in one event loop, that of its server.
 
     :raises StoreNotConfiguredError: no Redis is known to keep job records in.

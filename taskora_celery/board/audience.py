@@ -39,7 +39,7 @@ class Audience:
         return self._feed(("row", job_id, root), lambda on_end: RowFeed(self._hub, on_end, job_id, root))
 
     def job_feed(self, job_id: str, root: str, after: int) -> JobFeed:
-        """Return the feed of a job's page; where it is made now, it begins behind ``after``."""
+        """Return the feed of a job's page; where it is made now, it begins after ``after``."""
         return self._feed(("job", job_id, root), lambda on_end: JobFeed(self._hub, on_end, job_id, root, after))
 
     def page_feed(self, page: Page, filters: Mapping[str, str], root: str) -> PageFeed:

@@ -25,7 +25,7 @@ logger = logging.getLogger("taskora_celery.board")
 
 #: A feed that is asked again and again rests so many times as long as a look has taken, at least.
 IDLE_SHARE = 3
-#: Seconds behind the failure of a feed.
+#: Seconds after the failure of a feed.
 FAILED_SECONDS = 5.0
 
 #: Hears of a feed to which nobody listens any more.
@@ -110,8 +110,8 @@ class ViewerFeed(Feed):
             self.tell("outage", frame("outage", {"text": text}), at_once=True)
 
 
-def pause_behind(took: float, every: float) -> float:
-    """Return the seconds to the next look behind one that took so long.
+def pause_after(took: float, every: float) -> float:
+    """Return the seconds to the next look after one that took so long.
 
     A search that has to read thousands of records is not to be all that a board does.
     """
@@ -139,7 +139,7 @@ class PolledFeed(ViewerFeed):
                 return
             failures = 0
             self.outage(None)
-            await asyncio.sleep(pause_behind(time.monotonic() - began, self.every))
+            await asyncio.sleep(pause_after(time.monotonic() - began, self.every))
 
     @abstractmethod
     async def look(self) -> None:

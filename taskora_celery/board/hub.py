@@ -51,7 +51,7 @@ class Hub:
     """What one board reads with. Everything but :meth:`asked`'s function runs in the event loop that uses it."""
 
     def __init__(self, app: Any, renderer: Renderer, called: str) -> None:
-        """Nothing is read yet. ``called`` is what the app is called behind ``celery -A``.
+        """Nothing is read yet. ``called`` is what the app is called in ``celery -A``.
 
         :raises StoreNotConfiguredError: no Redis is known to keep job records in.
         """

@@ -42,7 +42,7 @@ class JobFeed(ViewerFeed):
     async def _begin_within(self) -> None:
         """Begin no later than where the journal ends: the position came from outside, or is that of an earlier job of this id.
 
-        Else the first line behind it would look like the first of another run, and all would be told to everybody again.
+        Else the first line after it would look like the first of another run, and all would be told to everybody again.
         """
         try:
             found = await self.hub.store_of_loop().read(self._id)

@@ -96,7 +96,7 @@ class Outbox:
     def taken(self, now: float) -> bytes:
         """Return what may be told at ``now``, in monotonic seconds; empty where nothing is."""
         pieces = self._taken_lines()
-        if not (self._past or self._lines):  # what is told of the job's end comes behind all of its lines
+        if not (self._past or self._lines):  # what is told of the job's end comes after all of its lines
             for about in [about for about in self._latest if now - self._told.get(about, -math.inf) >= FRAME_SECONDS]:
                 pieces.append(self._latest.pop(about))
                 self._told[about] = now

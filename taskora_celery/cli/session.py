@@ -46,7 +46,7 @@ class Session:
 
     def __init__(self, app: Any, output: Output, called: str = "celery jobs", named: str | None = None) -> None:
         self.app = app
-        #: What the app was called behind ``-A``, for hints; None where it is not known.
+        #: What the app was called in ``-A``, for hints; None where it is not known.
         self.named = named
         self.output = output
         #: How the group of commands was called, for hints.

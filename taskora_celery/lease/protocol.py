@@ -18,7 +18,7 @@ class Hold(msgspec.Struct, frozen=True):
     tag: str
     #: What tells this delivery from another one of the same message: microseconds of its reception, 0 where it is not known.
     token: int = 0
-    #: The message stays invisible for so many seconds behind the last sign of life; None: for the visibility timeout.
+    #: The message stays invisible for so many seconds after the last sign of life; None: for the visibility timeout.
     timeout: float | None = None
     #: Seconds that have passed since the last sign of life.
     age: float = 0.0

@@ -385,6 +385,6 @@ class FencedChannel:
         return self._fence.is_taken(self.hold)
 
     def _forget(self) -> None:
-        # What kombu's `QoS.ack` does behind its round trip: the slot of the prefetch count is free. Once only: the message may
+        # What kombu's `QoS.ack` does after its round trip: the slot of the prefetch count is free. Once only: the message may
         # have come back to this very channel since, under the same tag.
         self.channel.qos._quick_ack(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it

@@ -106,7 +106,7 @@ class LiveJob:
         return counts
 
     def _take_logs(self, first: int, taken: list[Any]) -> int:
-        """Move log entries into the outbox, and repeat them to Python logging; return how many were dropped for want of room."""
+        """Move log entries into the outbox, and repeat them to Python logging; return how many found no room."""
         settings, echo, dropped = self._settings, self.report.echo, 0
         found = batches(self.report.attempt, taken, self._redactor, settings.log_entry_bytes, settings.log_limit)
         for batch, entries in found:

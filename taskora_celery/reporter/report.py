@@ -28,7 +28,7 @@ LogTuple = tuple[int, float, Any, Any, str | None]
 #: So many places in :attr:`JobReport.logs` are one log entry: the fields of a :data:`LogTuple`, in its order.
 LOG_SLOTS = 5
 #: The buffer of log entries may be over its limit by one part in so many before the oldest are dropped: a list moves all that is
-#: behind what is taken off its head, 20 us in a full buffer of ten thousand.
+#: after what is taken off its head, 20 us in a full buffer of ten thousand.
 _SLACK = 16
 
 
@@ -92,7 +92,7 @@ class JobReport:
         self.said_message: Any = None
         #: The latest checkpoint, packed.
         self.said_checkpoint: bytes | None = None
-        #: The entries that wait, one behind the other, each in ``LOG_SLOTS`` places. A tuple for each would be an object that the
+        #: The entries that wait, one after the other, each in ``LOG_SLOTS`` places. A tuple for each would be an object that the
         #: garbage collector looks at: 1.3 to 1.9 us per entry in a process that logs much, half of all that an entry costs.
         self.logs: list[Any] = []
         #: What ``logs`` may grow to before :meth:`crowded` is to be called: 0 since the reporter looked.
@@ -154,7 +154,7 @@ class JobReport:
             self._drop_excess()
             first = self.taken + self.dropped
             taken = self.logs[:]
-            del self.logs[: len(taken)]  # whatever the handler has added meanwhile is behind them
+            del self.logs[: len(taken)]  # whatever the handler has added meanwhile is after them
             self.taken += len(taken) // LOG_SLOTS
         return first, taken
 
@@ -191,6 +191,6 @@ class JobReport:
 
 
 def entries_in(fields: list[Any]) -> list[LogTuple]:
-    """Return the entries whose fields stand one behind the other."""
+    """Return the entries whose fields stand one after the other."""
     places = iter(fields)
     return list(zip(*[places] * LOG_SLOTS, strict=True))

@@ -12,7 +12,7 @@ __all__ = ["InlineShowing", "Showing"]
 
 
 class Showing:
-    """Writes values to sinks, behind one another; of each sink the latest value waits.
+    """Writes values to sinks, one after another; of each sink the latest value waits.
 
     One daemon thread named ``taskora-progress``, started by the first value, asleep while there is none; see
     :class:`~taskora_celery.background.Background` for its contract. A result backend that does not answer holds up this thread,
@@ -37,7 +37,7 @@ class Showing:
             self._waiting.pop(id(sink), None)
 
     def close(self) -> None:
-        """End the thread behind the write that it is in; bounded."""
+        """End the thread after the write that it is in; bounded."""
         self._thread.stop()
 
     def _turn(self) -> None:

@@ -117,7 +117,7 @@ class AsyncRedis:
 
     def _fail(self, batch: list[_Waiting], reason: str) -> None:
         if self._task is asyncio.current_task():
-            # Those behind in the queue learn of it, too: each timeout of its own would add to theirs.
+            # Those later in the queue learn of it, too: each timeout of its own would add to theirs.
             waiting, self._waiting = self._waiting, []
             batch = batch + waiting
         for _, future in batch:

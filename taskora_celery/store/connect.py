@@ -82,7 +82,7 @@ def async_client(endpoint: Endpoint, timeout: float | None) -> Any:
     from redis.asyncio.sentinel import Sentinel
 
     class Once(AsyncRetry):  # type: ignore[misc]
-        """Does not even reconnect behind a failure: a subscription's writer and its reader would both, and lose a socket."""
+        """Does not even reconnect after a failure: a subscription's writer and its reader would both, and lose a socket."""
 
         async def call_with_retry(self, do: Any, *_: Any, **__: Any) -> Any:
             return await do()

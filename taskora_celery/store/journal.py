@@ -123,7 +123,7 @@ def encode_columns(attempt: int, logs: LogColumns, entry_bytes: int) -> Batch | 
 
 
 def decode(journal: Iterable[bytes], after: int = -1) -> list[Event]:
-    """Return the entries behind position ``after`` as events, with a ``gap`` event wherever some are missing."""
+    """Return the entries after position ``after`` as events, with a ``gap`` event wherever some are missing."""
     events: list[Event] = []
     expected = after + 1
     for raw in journal:

@@ -22,7 +22,7 @@ key                type  content
 ``announcements``  -     a pub/sub channel of all processes that run jobs: packed requests to cancel, and shutdowns
 =================  ====  ==============================================================================================
 
-Two keys are elsewhere, with what they are about. In the broker's database, behind its own prefix, ``taskora:claim:<tag>`` is a
+Two keys are elsewhere, with what they are about. In the broker's database, under its own prefix, ``taskora:claim:<tag>`` is a
 text: the token of the delivery of a message that counts. Whoever receives a message again writes it, its acknowledgement deletes
 it, and its TTL is a day (``lease/redis.py``). In the result backend's, ``swap.lua`` writes PROGRESS under the key that Celery has
 for the result, with Celery's TTL (``swapping.py``).

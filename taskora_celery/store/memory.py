@@ -245,7 +245,7 @@ class MemoryStore:
             fields["j"] = packed(request)
         if state == "STARTED":
             return CancelOutcome.REQUESTED
-        if state == Outcome.REJECTED:  # given back behind an early acknowledgement: it comes as another message
+        if state == Outcome.REJECTED:  # given back after an early acknowledgement: it comes as another message
             fields.pop("l", None)
         fields.update(s=Outcome.REVOKED, r=request.reason or "", z="JobCancelledError", e=request.now_ms)
         return CancelOutcome.CANCELLED

@@ -75,7 +75,7 @@ class Verdict(IntEnum):
     SUPERSEDED = 0
     #: The wanted fence cannot be had (a clock that lags behind).
     FENCE_TAKEN = -1
-    #: The outcome of this message is recorded: it was delivered once more behind its end.
+    #: The outcome of this message is recorded: it was delivered once more after its end.
     ENDED = -2
     #: The retry of this attempt has begun.
     RETRIED = -3
@@ -231,7 +231,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """A job as it was at one moment. ``fields`` has the keys that :mod:`taskora_celery.store.keys` lists."""
 
     fields: dict[str, Any]
-    #: Batches that were removed from the journal's head. What was read begins behind these, or behind what was skipped, whichever
+    #: Batches that were removed from the journal's head. What was read begins after these, or after what was skipped, whichever
     #: is more; ``max(removed, skip) + len(journal)`` is where the next read goes on.
     removed: int
     journal: tuple[bytes, ...] = ()

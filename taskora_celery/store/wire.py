@@ -230,7 +230,7 @@ class Wire:
             for _ in range(answers):
                 try:
                     result.append(connection.read_response())
-                except ResponseError as exc:  # an answer like others: those behind it are still to be read
+                except ResponseError as exc:  # an answer like others: those after it are still to be read
                     result.append(exc)
             done = True
         except (RedisError, OSError) as exc:

@@ -39,7 +39,7 @@ class VirtualClock:
             heapq.heappush(self._alarms, (self._elapsed + max(seconds, 0.0), next(self._numbers), action))
 
     def advance(self, seconds: float, until: Callable[[], object] | None = None) -> None:
-        """Let time pass, and do what is due meanwhile; stop where ``until()`` is true behind something that was done."""
+        """Let time pass, and do what is due meanwhile; stop where ``until()`` is true after something that was done."""
         target = self._elapsed + seconds
         while (action := self._next(target)) is not None:
             action()

@@ -109,7 +109,7 @@ class RecordedContext(Context):
         super().supersede(message)
 
     def retire(self) -> None:
-        """Let go of the log; the kit looks at what stopped the job behind its end."""
+        """Let go of the log; the kit looks at what stopped the job after its end."""
         control = self.control
         super().retire()
         self.control = control

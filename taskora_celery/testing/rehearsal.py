@@ -100,7 +100,7 @@ class Rehearsal:
                 self._settle(message, self._deliver(message))
         if self._message is not None and "deliver_twice" in self._course.pending:
             del self._course.pending["deliver_twice"]
-            self._deliver(self._again(self._message))  # behind the end
+            self._deliver(self._again(self._message))  # after the end
 
     def _deliver(self, message: Message) -> Delivered:
         if self._worker.deliveries >= self._conditions.max_deliveries:

@@ -68,6 +68,6 @@ class Backstop:
         if found is None:
             return True
         steps = [event.data for event in decode(found.journal) if event.kind == "cancel"]
-        # What it heard of a plain revoke says nothing of the cancel that came behind it.
+        # What it heard of a plain revoke says nothing of the cancel that came after it.
         asked = next((n for n, step in enumerate(steps) if step.get("phase") == "requested" and not step.get("gently")), 0)
         return any(step.get("phase") != "requested" for step in steps[asked:])

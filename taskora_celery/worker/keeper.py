@@ -35,7 +35,7 @@ logger = logging.getLogger("taskora_celery.worker")
 
 #: Keepers of many workers see the same message run out: each waits up to this part of its interval, so that one is first.
 SPREAD = 0.05
-#: Running jobs are told of a shutdown once in so many seconds: a process may have begun to listen only behind the first time.
+#: Running jobs are told of a shutdown once in so many seconds: a process may have begun to listen only after the first time.
 TELL_AGAIN = 1.0
 #: Somebody else puts back what is due; whether anything is left for us to do shows in so many seconds.
 LOOK_AGAIN = 0.05

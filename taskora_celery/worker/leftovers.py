@@ -1,6 +1,6 @@
 """Messages that are given back while the worker shuts down: what still comes, and what its jobs give back.
 
-The worker's event loop does so before its end, or behind the last job, which may take hours: it no longer runs in between.
+The worker's event loop does so before its end, or after the last job, which may take hours: it no longer runs in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BRPOP_TIMEOUT", "Leftovers"]
 
-#: So many seconds waits kombu's BRPOP for a message where nothing is set, its last one behind the consumer's end, too.
+#: So many seconds waits kombu's BRPOP for a message where nothing is set, its last one after the consumer's end, too.
 BRPOP_TIMEOUT = 1.0
 #: And so many more are left to it.
 MARGIN = 0.5
@@ -52,7 +52,7 @@ class Leftovers:
         if now < self._from:
             return self._from - now
         while self._requests:
-            # From the front: meanwhile others are added behind. It stays until it is dealt with, whatever the broker does.
+            # From the front: meanwhile others are added at the end. It stays until it is dealt with, whatever the broker does.
             request = self._requests[0]
             fenced = request.fenced
             if fenced is not None and not fenced.settled:

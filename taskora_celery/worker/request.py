@@ -42,7 +42,7 @@ class JobRequest(Request):  # type: ignore[misc]
         super().__init__(message, **kwargs)
         #: What was decided about this delivery from outside; its execution counts no more.
         self.given_up: str | None = None
-        #: Its message came back behind a lost connection: kombu has given it the whole visibility timeout, the keeper its own.
+        #: Its message came back after a lost connection: kombu has given it the whole visibility timeout, the keeper its own.
         self.regained = False
         self._adopted = False
         self._keeper = Keeper.of(self._app)
@@ -237,7 +237,7 @@ class JobRequest(Request):  # type: ignore[misc]
         ``options`` are those of Celery: ``emit_retry``, from 5.6 on.
         """
         super().cancel(pool, signal, **options)  # in pools that cannot, it raises, and the job goes on
-        self.lose("the worker ended it, in a cold shutdown or behind a lost connection", counts=False)
+        self.lose("the worker ended it, in a cold shutdown or after a lost connection", counts=False)
 
     def _end_cancelled(self) -> None:
         """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""

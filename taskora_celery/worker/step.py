@@ -34,7 +34,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         # Housekeeping only: the thread ends by itself when the pool has ended.
         worker_shutdown.connect(lambda **_: keeper.stop(), weak=False, dispatch_uid=f"taskora-keeper-{id(parent)}")
 
-        # Sent by the handler of SIGTERM: a solo worker's step would learn of a shutdown only behind its job, that of greenlets
+        # Sent by the handler of SIGTERM: a solo worker's step would learn of a shutdown only after its job, that of greenlets
         # seconds later. In prefork `close` comes within a second, and nobody must listen: Celery sends its signals under a plain
         # lock, so a SIGQUIT, which ends prefork's jobs, waits for itself for ever where it comes while SIGTERM's is being sent.
         if not issubclass(parent.pool_cls, PreforkPool):

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from taskora_celery.board.audience import Audience
-from taskora_celery.board.feeds import Feed, ViewerFeed, pause_behind
+from taskora_celery.board.feeds import Feed, ViewerFeed, pause_after
 from taskora_celery.board.hub import Listing
 from taskora_celery.board.jobpage import JobPage
 from taskora_celery.board.listfeed import JOBS_WATCHED, ListFeed, RowFeed
@@ -53,7 +53,7 @@ class IdleRow(RowFeed):
 @pytest.mark.parametrize(("took", "pause"), [(0.0, 1.0), (0.1, 0.9), (0.25, 0.75), (0.5, 1.5), (4.0, 12.0)])
 def test_a_look_that_takes_long_is_not_taken_often(took: float, pause: float) -> None:
     """K4: a search that reads all records takes a quarter of one processor at most."""
-    assert pause_behind(took, 1.0) == pytest.approx(pause)
+    assert pause_after(took, 1.0) == pytest.approx(pause)
 
 
 def test_a_list_forgets_rows_that_have_gone_by() -> None:

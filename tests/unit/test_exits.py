@@ -85,7 +85,7 @@ def test_a_process_is_watched_once_however_many_jobs_it_runs(watching: Watching,
 
 
 def test_it_is_watched_again_where_the_event_loop_was_emptied(watching: Watching, process: subprocess.Popen[bytes]) -> None:
-    """D5: as Celery does behind a lost connection."""
+    """D5: as Celery does after a lost connection."""
     watching.exits.watch(process.pid)
     watching.hub.readers.clear()
     watching.exits.watch(process.pid)

@@ -429,7 +429,7 @@ class Returned:
 def test_a_job_that_runs_goes_on_under_the_message_that_came_back(
     rig: Rig, claims: dict[str, int], timeout: float | None
 ) -> None:
-    """D3: behind a lost connection; it acknowledges on the new channel, and its lease is renewed here for the first time."""
+    """D3: after a lost connection; it acknowledges on the new channel, and its lease is renewed here for the first time."""
     returned = Returned(rig, timeout)
     assert returned.adopted()
     assert returned.running.fenced.channel is returned.now

@@ -597,7 +597,7 @@ def test_a_job_that_says_nothing_asks_with_the_renewal_of_its_lease(rig: Rig) ->
 
 
 def test_who_may_have_missed_an_announcement_looks_at_once(rig: Rig) -> None:
-    """G1: behind a lost connection; for all jobs of the process, in one round trip."""
+    """G1: after a lost connection; for all jobs of the process, in one round trip."""
     for n in range(3):
         rig.begin(f"job-{n}")
     rig.store.cancel(request("job-1"))

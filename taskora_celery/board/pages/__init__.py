@@ -18,7 +18,7 @@ from taskora_celery.listing import JobsReader
 
 __all__ = ["TABLE", "Ask", "FilterError", "Page", "pages", "titled"]
 
-#: The pages behind the list of jobs, in the order in which they are linked; each is the ``PAGE`` of the module of its name.
+#: The pages besides the list of jobs, in the order in which they are linked; each is the ``PAGE`` of the module of its name.
 TABLE = ("failures", "workers", "queues")
 
 
@@ -36,7 +36,7 @@ class Ask(msgspec.Struct, frozen=True):
     filters: Mapping[str, str]
     #: Milliseconds since the epoch.
     now_ms: int
-    #: What the app is called behind ``celery -A``.
+    #: What the app is called in ``celery -A``.
     called: str
 
 

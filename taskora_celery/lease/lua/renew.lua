@@ -25,7 +25,7 @@ for n = 2, #KEYS do
     if not score then
       held[n - 1] = 0
     elseif shift ~= '' then
-      -- XX: a score that is created behind an acknowledgement would be an orphan for ever.
+      -- XX: a score that is created after an acknowledgement would be an orphan for ever.
       redis.call('ZADD', KEYS[1], 'XX', string.format('%.6f', base + tonumber(shift)), tag)
       held[n - 1] = 1
     else

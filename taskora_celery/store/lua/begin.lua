@@ -9,7 +9,7 @@
 --       over ("1": it has run already, and Celery has stored how it ended)
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }, or for the delivery of a job
 -- of which no more is known "<fence> <delivery> <created> <stalls>": the client reads one value in a sixth of the time
--- It has "1" behind these where nobody has told how the delivery before had ended.
+-- It has "1" after these where nobody has told how the delivery before had ended.
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
 local now, ttl, name, number, redelivered, worker, stamped, channel, wanted, tag, token, anyway, trace, over =

@@ -28,7 +28,7 @@ if not old[3] or gentle(old[3]) and not gentle(ARGV[5]) then redis.call('HSET', 
 local outcome = 3
 if state ~= 'STARTED' then
   outcome = 2
-  -- What was given back behind an early acknowledgement comes as another message: the request holds for that one, too.
+  -- What was given back after an early acknowledgement comes as another message: the request holds for that one, too.
   if state == 'REJECTED' then redis.call('HDEL', KEYS[1], 'l') end
   redis.call('HSET', KEYS[1], 's', 'REVOKED', 'r', ARGV[6], 'z', 'JobCancelledError', 'e', ARGV[1])
 end

@@ -19,7 +19,7 @@ else
   if not token or fence >= token then return { -1, '' } end -- another delivery has begun since
   local early = old[12] and not old[7] -- cancelled as one that had not begun, while it began unregistered
   if (state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED') and not early then
-    if same or stamp <= tonumber(old[11] or '0') then return { -1, '' } end -- delivered once more behind its end
+    if same or stamp <= tonumber(old[11] or '0') then return { -1, '' } end -- delivered once more after its end
     -- The same id was sent anew: a job of its own.
     redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
     old, attempt = {}, false

@@ -7,7 +7,7 @@
 --       insists: "1": the handler could not see that it was to stop, "2": Celery has stored this end already: it is written
 --       whatever was requested,
 --       number of the first entry within this execution, then for each batch: entries, log entries
---       (what is behind the first may be left out from the end on:)
+--       (what is after the first may be left out from the end on:)
 --       2 progress or ""  3 checkpoint or ""  4 attempt record to keep or ""
 --       5 packed journal entry of the end or ""  6… packed batches
 -- Returns 1 accepted, 0 superseded: counted, nothing else was changed, 2 accepted, and a cancel is requested,
