@@ -45,7 +45,7 @@ class JobHandle(TypedResult[R_co]):
 
     For type checkers, ``JobHandle[int]`` is the handle of a job that returns an ``int``.
 
-    All that ``AsyncResult`` does works as ever. The methods added here read the job's record with a connection of their own,
+    All that ``AsyncResult`` does works as in Celery. The methods added here read the job's record with a connection of their own,
     never with the result backend's shared consumer, and may be called from several threads at once. A job that nobody knows
     (not started, expired, wrong id) reads as None or ``[]``. All of them raise
     :class:`~taskora_celery.StoreNotConfiguredError` where no Redis is configured for records, and
@@ -126,7 +126,7 @@ class JobHandle(TypedResult[R_co]):
     def cancel(
         self, reason: str | None = None, *, grace: float | timedelta | None = None, wait: bool | float | timedelta = False
     ) -> CancelReceipt:
-        """Cancel the job; say what that comes to.
+        """Cancel the job, and say what happened.
 
         A job that has not begun (queued, scheduled, waiting for a retry) never runs: ``"cancelled"``, and its state is REVOKED at
         once. One that runs is asked to stop: ``"requested"``. Its signal fires; within ``grace`` seconds (default: the task's

@@ -26,8 +26,8 @@ def merged(meta: Any, fields: dict[str, Any]) -> Any:
 class JobLog:
     """Writes log entries. Each call stores a tuple in memory: no I/O, no error of a store. Safe to use from any thread.
 
-    ``meta`` is a mapping; ``fields`` are merged over it. Both are copied one level deep. What is bounded and redacted is said
-    with ``taskora_log_limit``, ``taskora_log_entry_bytes`` and ``taskora_redact_keys``.
+    ``meta`` is a mapping; ``fields`` are merged over it. Both are copied one level deep. The settings
+    ``taskora_log_limit``, ``taskora_log_entry_bytes`` and ``taskora_redact_keys`` say what is kept and what is hidden.
     """
 
     __slots__ = ("_logs", "_report")

@@ -108,7 +108,7 @@ class Settings:
 
     redis_url: str | None = _setting(
         None, _optional(_url),
-        "Where job records are kept. None: the result backend where it is Redis, else the broker where it is.",
+        "Where job records are kept. None: the result backend if it is Redis, else the broker if it is.",
     )  # fmt: skip
     key_prefix: str = _setting("taskora:", _prefix, "Begins every key. A `global_keyprefix` of the transport comes before it.")
     record_ttl: float | None = _setting(
@@ -136,7 +136,7 @@ class Settings:
         1, _optional(_count(0)),
         "How often a job may be lost or stalled and delivered again, for tasks that do not say. None: any number of times.",
     )  # fmt: skip
-    log_limit: int = _setting(10_000, _count(1), "Log entries kept per job, the newest; the rest are counted.")
+    log_limit: int = _setting(10_000, _count(1), "Log entries kept per job, the newest; the rest is counted.")
     index_limit: int = _setting(10_000, _count(0), "Jobs that can be listed, those whose state changed last; 0 for no list.")
     log_entry_bytes: int = _setting(
         8_192, _count(64), "Size of one log entry, message and meta; what is longer is cut and marked."
@@ -155,7 +155,7 @@ class Settings:
         True, _one_of(True, False, "root"),
         'Python logging that becomes entries of the running job: True that of `get_task_logger`, `"root"` all, False none.',
     )  # fmt: skip
-    redact_keys: tuple[str, ...] = _setting((), _names, "Names of keys whose values are hidden, besides the default list.")
+    redact_keys: tuple[str, ...] = _setting((), _names, "Names of keys whose values are hidden, in addition to the default list.")
     redact: Callable[[str, Any], Any] | str | None = _setting(
         None,
         _hook,
@@ -165,7 +165,9 @@ class Settings:
         "progress", _one_of("progress", "sticky", False),
         'Progress as events for Flower: `"progress"` while a job runs, `"sticky"` kept before its arguments, too, False none.',
     )  # fmt: skip
-    track: str = _setting("all", _one_of("all", "context"), '`"context"` leaves tasks without a context parameter wholly alone.')
+    track: str = _setting(
+        "all", _one_of("all", "context"), '`"context"` leaves tasks without a context parameter entirely alone.'
+    )
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:

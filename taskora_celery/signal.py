@@ -20,7 +20,7 @@ Listener = Callable[["Signal"], object]
 
 
 class Signal:
-    """Fires once, when the job should stop; fits the places where people have a ``threading.Event``.
+    """Fires once, when the job should stop; can be used like a ``threading.Event``.
 
     ``aborted`` is False until then. ``reason`` is then ``"cancelled"``, ``"timeout"``, ``"shutdown"`` or ``"superseded"``, and
     ``message`` a text or None. The first abort wins, and it never resets. Safe to use from any thread and from coroutines.

@@ -53,7 +53,7 @@ class ContextTask(OnCommit, TypedTask[P, R]):
 
     ``Celery(task_cls=ContextTask)`` makes it the base of all tasks of an app, ``@app.task(base=ContextTask)`` of one. The
     handler takes the context in the parameter annotated ``Context``, or named ``ctx``; one that takes none finds it with
-    ``current_context()``. ``tracked=False`` leaves a task wholly alone.
+    ``current_context()``. ``tracked=False`` leaves a task entirely alone.
 
     ``heartbeat_timeout`` is the silence, in seconds, after which the job counts as stalled: it must show life (``ctx.heartbeat``,
     ``progress``, ``checkpoint`` or ``log``) so often, else it is given up and delivered again, as when its worker dies. With None
