@@ -106,7 +106,8 @@ class JobHandle(TypedResult[R_co]):
     def status(self) -> CallableState:
         """Celery's ``status`` (the state's name); called, ``handle.status()``, the job's record: a :class:`JobStatus`.
 
-        Celery has the name for a property, so it stays one. ``record()`` is the same record without asking for the state first.
+        Celery has the name for a property, so it stays one, and asks the result backend: where that is away, its own error is
+        raised. ``record()`` is the same record without that question.
 
         :raises JobNotFoundError: (when called) there is no record.
         """
