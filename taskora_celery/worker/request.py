@@ -34,7 +34,7 @@ __all__ = ["FORGETS_AT_LOST_CONNECTIONS", "JobRequest"]
 logger = logging.getLogger("taskora_celery.worker")
 
 #: Celery 5.5's prefork pool forgets what it runs when the connection to the broker is lost, and drops what it hears of it then.
-FORGETS_AT_LOST_CONNECTIONS = celery.VERSION < (5, 6)
+FORGETS_AT_LOST_CONNECTIONS: bool = celery.VERSION < (5, 6)
 
 
 class JobRequest(Request):  # type: ignore[misc]
