@@ -8,6 +8,7 @@ A cell whose interpreter or server is not on this machine, and cannot be install
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shutil
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,14 +157,26 @@ def _environment(*factors: str) -> str:
 
 
 class Matrix:
-    """Runs cells, one at a time in each environment of tox. Safe to use from several threads."""
+    """Runs cells. Safe to use from several threads, but for two cells of one environment of tox."""
 
     def __init__(self, *, everything: bool) -> None:
         self._everything = everything
         self._work_dir = ROOT / ".tox"
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         #: Environments are made one behind the other: all install the same build of the package.
         self._making = threading.Lock()
+
+    def run_all(self, wanted: list[Cell], at_a_time: int) -> dict[Cell, Outcome]:
+        """Run so many cells at a time, each environment's one behind the other; return the outcomes in the order of the cells."""
+        by_environment: dict[str, list[Cell]] = {}
+        for cell in wanted:
+            by_environment.setdefault(cell.environment, []).append(cell)
+
+        def run_each(group: list[Cell]) -> list[tuple[Cell, Outcome]]:
+            return [(cell, self.run(cell)) for cell in group]
+
+        with ThreadPoolExecutor(at_a_time) as pool:
+            outcomes = dict(itertools.chain.from_iterable(pool.map(run_each, by_environment.values())))
+        return {cell: outcomes[cell] for cell in wanted}
 
     def run(self, cell: Cell) -> Outcome:
         """Run a cell, and say on stderr what it came to."""
@@ -172,11 +184,10 @@ class Matrix:
             return Outcome("not here")
         if not cell.server.works_with(cell.celery):
             return Outcome(NOT_POSSIBLE)
-        with self._locks[cell.environment]:
-            started = time.monotonic()
-            sys.stderr.write(f"{cell.name} …\n")
-            outcome = self._outcome(cell)
-            outcome.took = time.monotonic() - started
+        started = time.monotonic()
+        sys.stderr.write(f"{cell.name} …\n")
+        outcome = self._outcome(cell)
+        outcome.took = time.monotonic() - started
         sys.stderr.write(f"{cell.name}: {outcome.text} ({outcome.took:.0f} s)\n")
         sys.stderr.flush()
         return outcome
@@ -267,8 +278,7 @@ def main(arguments: list[str]) -> int:
     if options.list:
         sys.stdout.writelines(f"{cell.name}\n" for cell in wanted)
         return 0
-    with ThreadPoolExecutor(max(options.j, 1)) as pool:
-        outcomes = dict(zip(wanted, pool.map(Matrix(everything=options.all).run, wanted), strict=True))
+    outcomes = Matrix(everything=options.all).run_all(wanted, max(options.j, 1))
     sys.stdout.write(table(outcomes) + "\n")
     return int(any(outcome.failed for outcome in outcomes.values()))
 
