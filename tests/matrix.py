@@ -43,10 +43,13 @@ SERVER_SAMPLE = (
     # None of them uses hypothesis; its plugin would import it at the end, where CPython 3.11 may stumble over what Celery leaves.
     "-p", "no:hypothesispytest",
 )  # fmt: skip
-#: Those of the same that speak of one shape of Redis, by a word of their names.
+#: What speaks of one shape of Redis, by a word of its name; the store's tests, which are made for all shapes, are the servers'.
+SHAPE_SAMPLE = (
+    "tests/integration/test_lease.py", "tests/acceptance/test_redis_shapes.py", "tests/acceptance/test_sentinel_failover.py",
+)  # fmt: skip
 _SHAPES = {"Redis with TLS": "tls", "Redis Sentinel": "sentinel", "Redis with global_keyprefix": "prefix"}
 BROKERS = {
-    **{name: (*SERVER_SAMPLE, "tests/integration/test_fence.py", "-k", word) for name, word in _SHAPES.items()},
+    **{name: (*SHAPE_SAMPLE, "-k", word) for name, word in _SHAPES.items()},
     "RabbitMQ": ("-m", "rabbitmq", "tests"),
     "SQS (moto)": ("tests/unit/test_lease_sqs.py", "tests/integration/test_lease_sqs.py", "tests/acceptance/test_sqs.py"),
 }
