@@ -38,7 +38,11 @@ _WORKER_STEPS = (
     "taskora_celery.worker.step:KeeperStep",
     "taskora_celery.worker.stats:StatsStep",
 )
-_CONSUMER_STEPS = ("taskora_celery.worker.revoke:RevokeStep", "taskora_celery.worker.watching:WatchStep")
+_CONSUMER_STEPS = (
+    "taskora_celery.worker.revoke:RevokeStep",
+    "taskora_celery.worker.watching:WatchStep",
+    "taskora_celery.worker.step:RecallStep",
+)
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 
 

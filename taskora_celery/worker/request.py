@@ -8,8 +8,10 @@ import signal
 import time
 from typing import Any
 
+import celery
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.pool import ApplyResult
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
@@ -27,9 +29,12 @@ from taskora_celery.store.protocol import Loss, Lost
 from taskora_celery.worker.keeper import Keeper
 from taskora_celery.worker.revoke import remember
 
-__all__ = ["JobRequest"]
+__all__ = ["FORGETS_AT_LOST_CONNECTIONS", "JobRequest"]
 
 logger = logging.getLogger("taskora_celery.worker")
+
+#: Celery 5.5's prefork pool forgets what it runs when the connection to the broker is lost, and drops what it hears of it then.
+FORGETS_AT_LOST_CONNECTIONS: bool = celery.VERSION < (5, 6)
 
 
 class JobRequest(Request):  # type: ignore[misc]
@@ -49,6 +54,8 @@ class JobRequest(Request):  # type: ignore[misc]
         # Microseconds: two deliveries of one message are a round trip apart at least.
         self.hold = Hold(str(message.delivery_tag), int(time.time() * 1_000_000), self._task.heartbeat_timeout)
         self.fenced: FencedChannel | None = None
+        #: What the pool knows of the job, as long as it runs and is to be acknowledged at its end; for `recall`.
+        self._pooled: Any = None
         if self._keeper is None:
             return
         self.fenced = self._keeper.fence(message, self.hold)
@@ -105,7 +112,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def reject(self, requeue: bool = False) -> None:
         """Reject the message as Celery does: by the worker's event loop, which in a shutdown waits for the other jobs to end."""
-        acknowledged = self.acknowledged
+        acknowledged, self._pooled = self.acknowledged, None
         super().reject(requeue)
         if requeue and not acknowledged and self._keeper is not None and self._keeper.is_shutting_down:
             self._keeper.leftovers.add(self)
@@ -117,6 +124,21 @@ class JobRequest(Request):  # type: ignore[misc]
             # Its start is a sign of life. Its own process says so, too, but code that holds Python's lock may keep it from that.
             self.regained = True
         super().on_accepted(pid, time_accepted)
+        if FORGETS_AT_LOST_CONNECTIONS and not self.acknowledged and self._apply_result is not None:
+            self._pooled = self._apply_result()
+
+    def recall(self) -> None:
+        """Tell the pool again that it runs this job: it would drop what it hears of its end, and nobody would acknowledge it.
+
+        For the worker's main thread, before its event loop goes on.
+        """
+        if isinstance(self._pooled, ApplyResult) and not self._pooled.ready():
+            self._pooled._cache.setdefault(self._pooled._job, self._pooled)  # noqa: SLF001 - billiard has no other way
+
+    def acknowledge(self) -> None:
+        """Acknowledge the message, as Celery does."""
+        self._pooled = None
+        super().acknowledge()
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send one of Celery's events; the reason of a retry without the secrets that can be told by their name."""

@@ -8,10 +8,12 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.signals import worker_shutdown, worker_shutting_down
+from celery.worker import state
 
 from taskora_celery.worker.keeper import Keeper
+from taskora_celery.worker.request import FORGETS_AT_LOST_CONNECTIONS, JobRequest
 
-__all__ = ["KeeperStep"]
+__all__ = ["KeeperStep", "RecallStep"]
 
 
 class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -58,3 +60,19 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """End at once: what is held goes back."""
         if self._keeper is not None:
             self._keeper.stop()
+
+
+class RecallStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Tells Celery 5.5's pool at each new connection to the broker which jobs it runs: it forgets them when one is lost."""
+
+    requires: Sequence[str] = ("celery.worker.consumer.tasks:Tasks",)
+
+    def include_if(self, parent: Any) -> bool:  # noqa: ARG002 - Celery's signature
+        """Say whether the pool forgets."""
+        return FORGETS_AT_LOST_CONNECTIONS
+
+    def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Tell it, before the worker's event loop hears of jobs that have ended meanwhile."""
+        for request in tuple(state.active_requests):
+            if isinstance(request, JobRequest):
+                request.recall()

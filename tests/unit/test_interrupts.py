@@ -513,9 +513,9 @@ def shielding(seed: int) -> bool:
         for _ in range(200):
             with interrupt.shield():
                 pass
+        interrupt.close()
     except JobCancelledError:
-        pass
-    interrupt.close()
+        interrupt.close()  # once more, as an execution does: it may have come in the line before it
     thread.join(TIMEOUT)
     return is_free(interrupt._lock)
 

@@ -10,9 +10,11 @@ import signal
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 from billiard.einfo import ExceptionInfo
+from billiard.pool import ApplyResult
 from celery import states
 from celery.exceptions import Terminated, WorkerLostError
 from celery.signals import task_revoked
@@ -302,6 +304,27 @@ def test_a_hard_limit_is_written_for_the_process_that_it_has_ended(parent: Paren
     assert parent.status.state == "STARTED"
     request.on_timeout(soft=False, timeout=2)
     assert (parent.status.state, parent.status.reason) == (state, "TimeLimitExceeded(2)")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_pool_that_forgot_what_it_runs_is_told_again(parent: Parent, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """D3, fault 13: Celery 5.5's pool forgets it at a lost connection: what it hears of the end is for a job that it knows."""
+    monkeypatch.setattr(request_module, "FORGETS_AT_LOST_CONNECTIONS", True)
+    known: dict[int, ApplyResult] = {}
+    request = parent.receives()
+    result = ApplyResult(known, callback=lambda _: request.acknowledge())
+    request._apply_result = ref(result)
+    request.on_accepted(4711, time.monotonic())
+    known.clear()
+    if ended:
+        request.acknowledge()
+    request.recall()
+    assert list(known.values()) == ([] if ended else [result])
+    if not ended:
+        result._accepted = True
+        result._set(0, (True, "done"))
+        request.recall()
+        assert (parent.ends, known, request._pooled) == (["acknowledged"], {}, None)
 
 
 class Pool:
