@@ -64,13 +64,15 @@ class Landing:
         module = str(frame.f_globals.get("__name__"))
         if module == "taskora_celery.execution" and frame.f_code.co_name == "run":
             self._running = True
+        if frame.f_code.co_name == "at_soft_limit" and frame.f_locals["holds_off"] is None:
+            self._running = False  # from here on it is Celery's limit again, in a few last steps
         if not self._running or not module.startswith("taskora_celery") or module.startswith(_ELSEWHERE):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
 
     def _step(self, frame: Any, event: str, arg: Any) -> Any:
-        if event == "opcode":
+        if event == "opcode" and self._running:
             self._left -= 1
             if self._left == 0:
                 self.where = f"{frame.f_globals['__name__']}:{frame.f_lineno}"
