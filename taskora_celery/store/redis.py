@@ -43,7 +43,7 @@ from taskora_celery.store.protocol import (
     Snapshot,
     Verdict,
 )
-from taskora_celery.store.snapshots import attempts_in, read_arguments, read_snapshot
+from taskora_celery.store.snapshots import attempts_in, number_in, read_arguments, read_snapshot
 from taskora_celery.store.wire import Call, ClusterWire, Wire, as_one, load_script
 
 __all__ = ["RedisStore"]
@@ -374,11 +374,11 @@ class _RedisWatch:
 def _begun(answer: Any) -> Begun:
     """Return what ``begin.lua`` answered: one line where nothing but these numbers is known of the job."""
     if type(answer) is bytes:
-        fence, delivery, created, stalls = answer.split()
-        return Begun(int(fence), int(delivery), int(created), stalls=int(stalls))
+        fence, delivery, stalls, created = answer.split(b" ", 3)
+        return Begun(int(fence), int(delivery), number_in(created), stalls=int(stalls))
     fence, delivery, created, checkpoint, attempts, stalls, cancel, *unheard = answer
     return Begun(
-        int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None,
+        int(fence), int(delivery), number_in(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None,
         bool(unheard),
     )  # fmt: skip
 
