@@ -7,9 +7,12 @@ import traceback
 from typing import Any
 
 from taskora_celery.context import current_context
+from taskora_celery.encoding import encodable
 
 __all__ = ["CaptureHandler", "install_capture"]
 
+#: The end of the year 9999, in seconds since the epoch: a record's own time may be anything.
+_LAST = 253_402_300_799
 #: Celery's parent of all loggers of ``get_task_logger``.
 _TASK_LOGGERS = "celery.task"
 
@@ -31,10 +34,15 @@ class CaptureHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Append the record to the current job's log; do nothing outside a job, or for what ``ctx.log`` itself emitted."""
         ctx = current_context(None)
-        if ctx is None or hasattr(record, "taskora_entry") or _is_own(record.name):
+        if ctx is None or hasattr(record, "taskora_entry"):
             return
         try:
-            ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), record.name, record.created)
+            # A record may be made by hand. What cannot be stored would take all entries beside it along.
+            name = encodable(str(record.name))
+            if _is_own(name):
+                return
+            at = record.created if 0 <= record.created <= _LAST else None
+            ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), name, at)
             vars(record)["taskora_entry"] = True  # should it come to the other logger's handler, too
         except Exception:  # noqa: BLE001 - logging's own convention for a handler that fails
             self.handleError(record)

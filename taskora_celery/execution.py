@@ -44,24 +44,9 @@ class Execution:
     """One delivery of a tracked job. Used by the thread that runs the handler."""
 
     __slots__ = (
-        "_announced",
-        "_arguments",
-        "_coroutine",
-        "_deadline",
-        "_delivery",
-        "_handler_ended",
-        "_inside",
-        "_reporter",
-        "_span",
-        "_started",
-        "_stop",
-        "_task",
-        "_unaware",
-        "_worker",
-        "ctx",
-        "request",
-        "runtime",
-    )
+        "_announced", "_arguments", "_coroutine", "_deadline", "_delivery", "_handler_ended", "_inside", "_own_lines",
+        "_reporter", "_span", "_started", "_stop", "_task", "_too_late", "_unaware", "_worker", "ctx", "request", "runtime",
+    )  # fmt: skip
 
     def __init__(self, task: Any, request: Any, runtime: Runtime) -> None:
         runtime.prepare()
@@ -77,6 +62,10 @@ class Execution:
         self._handler_ended = False
         #: The handler is being called just now.
         self._inside = False
+        #: A soft limit that comes now comes too late: how the job ends is decided, and is being written down.
+        self._too_late = False
+        #: What is around the handler, and not to be torn by a soft limit.
+        self._own_lines = undisturbed()
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         #: How the handler is interrupted where it is a coroutine, or its cleaning up is.
         self._coroutine: CoroutineInterrupt | None = None
@@ -101,33 +90,41 @@ class Execution:
         :raises JobStalledError: the job was lost or stalled too often.
         """
         self._unaware = handler.parameter is None
-        with undisturbed():
+        with self._own_lines:
             begun = self._begin()
             setattr(self.request, _ATTRIBUTE, self)
             self.ctx.control = self._stop
             if handler.is_async:
                 self._coroutine = self._stop.interrupt = CoroutineInterrupt(self.ctx.signal, self.runtime.loop)
             self.runtime.stopper.watch(self._stop)
-        token = activate(self.ctx)
-        try:
-            check_stalls(self._task, self.ctx.id, begun, self.runtime.store)
+            token = activate(self.ctx)
             try:
-                self._stop.open()
-                at_soft_limit(self._stop.soft_limit)
-                self._inside = True
-                result = self._call(handler, args, kwargs)
-            finally:
-                self._inside = False
+                at_soft_limit(self._is_held_off)
+                check_stalls(self._task, self.ctx.id, begun, self.runtime.store)
+                try:
+                    self._stop.open()
+                    self._inside = True
+                    self._own_lines.let_through()
+                    result = self._call(handler, args, kwargs)
+                finally:
+                    self._own_lines.hold()
+                    self._inside = False
+                    self._stop.close()
+            except BaseException as exc:  # noqa: BLE001 - whatever a handler raises; it, or what it stands for, is raised again
+                self._own_lines.hold()  # once more, both: an interruption may have come in the lines before
                 self._stop.close()
-        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises; it, or what it stands for, is raised again
-            self._stop.close()  # once more: an interruption may have come in the line before it
-            self._raised(exc, args, kwargs)
-        else:
-            return self._returned(result, args, kwargs)
-        finally:
-            at_soft_limit(None)
-            self._stop.close_for_good()
-            deactivate(token)
+                self._raised(exc, args, kwargs)
+            else:
+                return self._returned(result, args, kwargs)
+            finally:
+                self._stop.close_for_good()
+                deactivate(token)
+                self._own_lines.let_through()
+                at_soft_limit(None)
+
+    def _is_held_off(self) -> bool:
+        """Say, in the soft limit's signal handler, whether it is not to be raised."""
+        return self._too_late or self._stop.soft_limit()
 
     def _call(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = handler.call(self._task, self.ctx, args, kwargs)
@@ -147,16 +144,16 @@ class Execution:
         this attempt's record complete.
         """
         limit = self._task.max_retries if max_retries is None else max_retries
-        if limit is None or self.request.retries < limit:
-            self._announce(exc, countdown, eta)
         try:
+            if limit is None or self.request.retries < limit:
+                self._announce(exc, countdown, eta)
             result = do()
         except Retry:
             if self._handler_ended:
                 self._release()
             raise
         except BaseException as failure:
-            if self._handler_ended:
+            if self._handler_ended and execution_of(self.request) is not None:
                 self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
             raise
         return result
@@ -197,17 +194,16 @@ class Execution:
         return self.ctx.signal.reason == "cancelled" and not (self._unaware and self._stop.is_gentle)
 
     def _returned(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._handler_ended = True
+        self._handler_ended = self._too_late = True
         self._arguments = args, kwargs
         if self._is_cancelled:
             self._end_cancelled()
-        # A soft limit that was reached in our own lines came too late: the handler has its result.
-        with suppress(SoftTimeLimitExceeded):
-            self.finish(self._ended(Outcome.SUCCESS, own=True))
+        self.finish(self._ended(Outcome.SUCCESS, own=True))
         return result
 
     def _raised(self, exc: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
         """Record how the handler ended by raising, and raise what Celery is to see of it."""
+        self._too_late = True
         self._arguments = args, kwargs
         if self._is_cancelled and isinstance(exc, Exception) and not isinstance(exc, Retry):
             self._handler_ended = True
@@ -274,7 +270,13 @@ class Execution:
     def _retry(self, error: RetryError) -> NoReturn:
         # How it ends is known only after `schedule`: a message that cannot be made is a failure, not Celery's rejection.
         try:
-            schedule(self._task, self.request, error, self.runtime.clock.time())
+            self._too_late = False
+            self._own_lines.let_through()  # a broker may let us wait
+            try:
+                schedule(self._task, self.request, error, self.runtime.clock.time())
+            finally:
+                self._own_lines.hold()
+                self._too_late = True
         except (Retry, Ignore):
             self._release()
             raise
@@ -307,7 +309,8 @@ class Execution:
         delay = delay_of(self._task, countdown, eta, now)
         reason, error = reason_of(exc, self.runtime.redactor)
         keep = self._row(Outcome.RETRY, now, reason, error, delay, int((now + delay) * 1000))
-        reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
+        with self._stop.shield(), undisturbed():  # the handler may be at work: `self.retry`
+            reply = self._reporter.flush(self.ctx, self._ended(Outcome.RETRY, reason, error, keep))
         if reply is Reply.CANCELLED and self._inside:
             request = self.runtime.cancel_request(self.ctx.id) or CancelRequest(self.ctx.id, 0)
             self._stop.cancel(request)

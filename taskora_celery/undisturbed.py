@@ -33,11 +33,9 @@ class _Gate:
         self.holds_off: Callable[[], bool] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.holds_off is not None and self.holds_off():
-            return
         if self.shut:
             self.waiting = (number, frame)
-        else:
+        elif self.holds_off is None or not self.holds_off():
             self.theirs(number, frame)
 
     def close(self) -> bool:
@@ -52,7 +50,7 @@ class _Gate:
         self.shut = False
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
-            self.theirs(*waiting)
+            self(*waiting)
 
     def stands(self) -> bool:
         """Say whether it stands before a handler in this thread; put it there where it does not."""
@@ -90,9 +88,22 @@ class undisturbed:  # noqa: N801 - the name of a block, as those of contextlib
     # Not a generator: a job has three of these blocks, and each was 2 us more.
     __slots__ = ("_closed",)
 
+    def __init__(self) -> None:
+        self._closed = False
+
     def __enter__(self) -> None:
-        self._closed = _gate.close()
+        self.hold()
 
     def __exit__(self, *_: object) -> None:
+        self.let_through()
+
+    def hold(self) -> None:
+        """Hold the limit back from here on, behind :meth:`let_through`."""
+        if not self._closed:
+            self._closed = _gate.close()
+
+    def let_through(self) -> None:
+        """Let the limit through in the middle of the block; one that was held back is raised here."""
         if self._closed:
+            self._closed = False
             _gate.open()

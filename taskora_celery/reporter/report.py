@@ -115,14 +115,23 @@ class JobReport:
     def touch(self) -> None:
         """Say that there is something to report; wakes the reporter."""
         self.dirty = True
-        if self.on_touch is not None:
-            self.on_touch()
+        self._wake()
 
     def pulse(self) -> None:
         """Say that the handler is alive and wants its lease renewed; wakes the reporter."""
         self.beating = True
-        if self.on_touch is not None:
-            self.on_touch()
+        self._wake()
+
+    def _wake(self) -> None:
+        wake = self.on_touch
+        if wake is None:
+            return
+        try:
+            wake()
+        except BaseException:
+            # An interruption landed in it. The flags say that the reporter has been told: nobody else will do so.
+            wake()
+            raise
 
     def supersede(self, message: str) -> None:
         """Note that this execution no longer counts: another delivery has the job, or it is given up."""
@@ -130,12 +139,14 @@ class JobReport:
     def crowded(self) -> None:
         """Say that there are log entries, as :meth:`touch` does, and make room where they are too many."""
         limit = self.buffer_limit
-        # First this, then the wake-up: the reporter that wakes takes it back.
+        # First this, then the wake-up: the reporter that wakes takes it back. The last line is for an interruption in between.
         self.log_room = (limit + limit // _SLACK) * LOG_SLOTS
-        if len(self.logs) > self.log_room:
-            with self.overflow_lock:
-                self._drop_excess()
-        self.touch()
+        try:
+            if len(self.logs) > self.log_room:
+                with self.overflow_lock:
+                    self._drop_excess()
+        finally:
+            self.touch()
 
     def _drop_excess(self) -> None:
         """Drop the oldest log entries beyond the limit; each is counted."""

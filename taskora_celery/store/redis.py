@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
-from redis.exceptions import (
-    ClusterDownError,
-    NoPermissionError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.records import Outcome
 from taskora_celery.store.announcements import packed, unpacked
+from taskora_celery.store.answers import begun_in, or_refused, sound
 from taskora_celery.store.connect import Endpoint, client
 from taskora_celery.store.counting import counts_of_loss
 from taskora_celery.store.index import RedisIndex
@@ -43,7 +34,7 @@ from taskora_celery.store.protocol import (
     Snapshot,
     Verdict,
 )
-from taskora_celery.store.snapshots import attempts_in, read_arguments, read_snapshot
+from taskora_celery.store.snapshots import read_arguments, read_snapshot
 from taskora_celery.store.wire import Call, ClusterWire, Wire, as_one, load_script
 
 __all__ = ["RedisStore"]
@@ -56,16 +47,6 @@ READ = load_script("read", 3)
 
 #: So many reports in one pipeline at most: it bounds what waits in both socket buffers.
 PIPELINE_REPORTS = 500
-
-#: What keeps Redis from writing anything at all: redis-py's classes for it, whose texts lack the code, and Redis's words.
-_STORE_WIDE = (ClusterDownError, NoPermissionError, ReadOnlyError, TryAgainError)
-_STORE_WIDE_WORDS = (
-    "READONLY", "read only", "OOM", "maxmemory", "LOADING", "NOPERM", "NOAUTH", "permission", "can't run this command",
-    "can't access at least one", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "UNBLOCKED",
-    "unknown command", "EVALSHA", "NOSCRIPT",
-)  # fmt: skip
-
-logger = logging.getLogger("taskora_celery.store")
 
 #: By number: to call the enum's class takes five times as long.
 _REPLIES = {int(reply): reply for reply in Reply}
@@ -105,7 +86,7 @@ class RedisStore:
 
     def begin(self, begin: Begin) -> Begun:
         """Count a delivery and take the job's fence."""
-        return _begun(_sound(self._wire().exchange([self._begin(begin)])[0]))
+        return begun_in(sound(self._wire().exchange([self._begin(begin)])[0]))
 
     def lose(self, loss: Loss) -> Lost:
         """Record that a delivery is lost, and fence its execution off."""
@@ -115,7 +96,7 @@ class RedisStore:
             loss.error or "", "" if loss.limit is None else loss.limit, encode_loss(loss), STALLED,
             loss.created_ms, self._log_limit, "1" if not loss.counts else "",
         )  # fmt: skip
-        stalls, ended = _sound(self._wire().exchange([call])[0])
+        stalls, ended = sound(self._wire().exchange([call])[0])
         if int(stalls) >= 0:
             lost = Lost(int(stalls), bool(ended), cancelled=ended == b"2")
             self._try_note(loss.id, loss.now_ms, ended=lost.ended, counts=counts_of_loss(loss, lost))
@@ -124,7 +105,7 @@ class RedisStore:
 
     def cancel(self, request: CancelRequest, *, queued: bool = False) -> CancelOutcome:
         """Decide what a request to cancel comes to, and announce it; one round trip."""
-        decided, _ = _sound(self._wire().exchange([self.cancel_call(request, queued=queued)])[0])
+        decided, _ = sound(self._wire().exchange([self.cancel_call(request, queued=queued)])[0])
         outcome = CancelOutcome(int(decided))
         if outcome is CancelOutcome.CANCELLED:
             self._try_note(request.id, request.now_ms, ended=True)
@@ -179,12 +160,12 @@ class RedisStore:
         answers = iter(self._wire().exchange(calls))
         replies = []
         for report in reports:
-            begun = _or_refused(next(answers)) if report.begin is not None else None
-            reply = _or_refused(next(answers))
+            begun = or_refused(next(answers)) if report.begin is not None else None
+            reply = or_refused(next(answers))
             if begun is Reply.REFUSED or reply is Reply.REFUSED:
                 replies.append(Reply.REFUSED)
                 continue
-            fence = None if begun is None else _begun(begun).fence
+            fence = None if begun is None else begun_in(begun).fence
             if fence == Verdict.CANCELLED:
                 replies.append(Reply.SUPERSEDED)
             elif fence not in {None, Verdict.SUPERSEDED, report.fence}:
@@ -209,7 +190,7 @@ class RedisStore:
         """Note in the index that the state of these jobs has changed: some go on, some have ended; and add to the counts."""
         calls = self.index.note(going, ended, now_ms, counts)
         for answer in self._wire().exchange(calls) if calls else ():
-            _sound(answer)
+            sound(answer)
 
     def _try_note(self, job_id: str, now_ms: int, *, ended: bool, counts: Mapping[str, int] = NO_COUNTS) -> None:
         # What it is about is written and decided; that a list does not show it yet is no reason to say that it failed.
@@ -369,34 +350,3 @@ class _RedisWatch:
         except (RedisError, RedisClusterException, OSError) as exc:
             raise StoreUnavailableError(str(exc)) from exc
         return changed
-
-
-def _begun(answer: Any) -> Begun:
-    """Return what ``begin.lua`` answered: one line where nothing but these numbers is known of the job."""
-    if type(answer) is bytes:
-        fence, delivery, created, stalls = answer.split()
-        return Begun(int(fence), int(delivery), int(created), stalls=int(stalls))
-    fence, delivery, created, checkpoint, attempts, stalls, cancel, *unheard = answer
-    return Begun(
-        int(fence), int(delivery), int(created), checkpoint or None, attempts_in(attempts), int(stalls), cancel or None,
-        bool(unheard),
-    )  # fmt: skip
-
-
-def _or_refused(answer: Any) -> Any:
-    """Return an answer, or ``Reply.REFUSED`` where Redis works and only this job's data cannot be written."""
-    if isinstance(answer, ResponseError) and not _is_store_wide(answer):
-        logger.warning("a job's record cannot be written, and is given up: %s", answer)
-        return Reply.REFUSED
-    return _sound(answer)
-
-
-def _is_store_wide(error: ResponseError) -> bool:
-    return isinstance(error, _STORE_WIDE) or any(word in str(error) for word in _STORE_WIDE_WORDS)
-
-
-def _sound(answer: Any) -> Any:
-    """Return an answer that is one; Redis may refuse (read-only, out of memory, no permission)."""
-    if isinstance(answer, ResponseError):
-        raise StoreUnavailableError(str(answer)) from answer
-    return answer

@@ -23,7 +23,10 @@ from taskora_celery.errors import StoreNotConfiguredError
 from taskora_celery.handle import JobHandle
 from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import Outcome
+from taskora_celery.redaction import Redactor
+from taskora_celery.reporter.batches import batches
 from taskora_celery.runtime import Runtime
+from taskora_celery.store.journal import decode_logs
 from taskora_celery.worker.start import CheckSettings
 from tests.support.eager_apps import tasks_of_their_own
 from tests.support.executions import ScriptedExecution
@@ -160,6 +163,23 @@ def test_extra_fields_of_any_name_are_kept(captured: LocalContext) -> None:
     logging.getLogger("shop.orders").warning("entry", extra={"data": 1, "order": 7})
     (entry,) = captured.get_logs()
     assert entry.meta == {"data": 1, "order": 7}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", type("Name", (str,), {})("shop")), ("name", 5), ("name", "shop\udcff"),
+        ("created", float("nan")), ("created", float("inf")), ("created", -1.0),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_made_by_hand_costs_no_entry(captured: LocalContext, field: str, value: Any) -> None:
+    """F6, F4: whatever is in it, it is stored, and so are those beside it."""
+    captured.log.info("before")
+    logging.getLogger().handle(logging.makeLogRecord({"name": "shop", "levelno": 20, "msg": "by hand", field: value}))
+    _, fields = captured.take_logs()
+    found = list(batches(1, fields, Redactor(), 1_000, 1_000))
+    stored = decode_logs([b"0 %d 0 %b" % (batch.entries, batch.data) for batch, _ in found])
+    assert [entry.message for entry in stored] == ["before", "by hand"]
 
 
 def test_a_task_named_like_a_package_leaves_its_logger_alone(make_app: Callable[..., Celery]) -> None:

@@ -17,11 +17,12 @@ import pytest
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
-from taskora_celery import Context, ContextTask
+from taskora_celery import Context, ContextTask, current_context
 from taskora_celery.execution import Execution
 from taskora_celery.reading import logs_of, status_of
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
+from tests.support.landing import Landing
 from tests.support.scripted_store import ScriptedStore
 from tests.support.traced import traced, traced_app
 from tests.support.waiting import wait_until
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from taskora_celery.store.protocol import Reply, Report
+    from taskora_celery.store.protocol import Begin, Begun, Reply, Report
 
 
 class InterruptedStore(ScriptedStore):
@@ -147,6 +148,78 @@ def test_a_soft_limit_in_the_handler_still_fails_the_job(app: Celery, store: Int
     state, error = traced(work, task_id="job-1")
     assert (state, type(error)) == ("FAILURE", SoftTimeLimitExceeded)
     assert (ended(store, "job-1"), messages(store, "job-1")) == (Outcome.FAILURE, ["entry"])
+
+
+@pytest.mark.usefixtures("_soft_limit")
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+def test_a_soft_limit_that_lands_in_any_line_leaves_no_half_written_record(
+    app: Celery, store: InterruptedStore, ends: str
+) -> None:
+    """H1, H2, fault 20: Celery and the record agree on how the job ended, and nothing of it stays behind."""
+
+    @app.task
+    def work(ctx: Context) -> None:
+        ctx.log.info("entry", row=1)
+        ctx.progress(1)
+        if ends == "raises":
+            raise ValueError("no")
+
+    reporter = Runtime.of(app).reporter
+    found: list[tuple[Any, ...]] = []
+    for number in range(1, 100_000, 23):
+        job_id = f"job-{number}"
+        landing = Landing(number)
+        with landing:
+            state, _ = traced(work, task_id=job_id)
+        if landing.where is None:
+            break
+        told = ended(store, job_id)  # None: it came before the job began
+        if told not in {state, None} or reporter._live or reporter._lock.locked() or current_context(None) is not None:
+            found.append((landing.where, state, told))
+    assert number > 1_000
+    assert found == []
+
+
+@pytest.mark.usefixtures("_soft_limit")
+def test_a_soft_limit_that_comes_while_the_job_begins_fails_it(
+    app: Celery, store: InterruptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H2, L1: a store that lets one wait for a second is enough; the record says how the job ended, and nobody holds it."""
+
+    @app.task
+    def work(ctx: Context) -> None:
+        ctx.log.info("never")
+
+    begin = store.begin
+
+    def slowly(what: Begin) -> Begun:
+        to_this_thread()
+        return begin(what)
+
+    monkeypatch.setattr(store, "begin", slowly)
+    state, error = traced(work, task_id="job-1")
+    assert (state, type(error)) == ("FAILURE", SoftTimeLimitExceeded)
+    assert (ended(store, "job-1"), messages(store, "job-1")) == (Outcome.FAILURE, [])
+    assert not Runtime.of(app).reporter._live
+    assert current_context(None) is None
+
+
+@pytest.mark.usefixtures("_soft_limit")
+def test_a_soft_limit_in_a_retry_of_the_handlers_own_leaves_nothing_locked(app: Celery, store: InterruptedStore) -> None:
+    """H1: `self.retry` writes the end of the attempt while the handler is at work."""
+
+    @app.task(bind=True, max_retries=3)
+    def work(self: Any, ctx: Context) -> None:
+        ctx.log.info("entry")
+        raise self.retry(countdown=0)
+
+    store.interrupt = to_this_thread
+    state, error = traced(work, task_id="job-1")
+    assert (state, type(error), store.survived) == ("FAILURE", SoftTimeLimitExceeded, 1)
+    assert ended(store, "job-1") == Outcome.FAILURE
+    reporter = Runtime.of(app).reporter
+    assert not reporter._lock.locked()
+    assert not reporter._live
 
 
 # --- I2: a retry that cannot be sent -----------------------------------------------------------------------------------------

@@ -17,7 +17,17 @@ from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store.connect import Endpoint, async_client, check, client
 from taskora_celery.store.memory import MemoryStore
-from taskora_celery.store.protocol import Begin, Ended, JobStore, Reply, Report
+from taskora_celery.store.protocol import (
+    Begin,
+    CancelOutcome,
+    CancelRequest,
+    Ended,
+    JobStore,
+    Loss,
+    Reply,
+    Report,
+    Verdict,
+)
 from taskora_celery.store.redis import RedisStore
 from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.redis_server import RedisServer
@@ -159,6 +169,62 @@ def test_a_key_of_another_type_harms_its_own_job_only(redis_url: str, redis_clie
         assert redis_client.get(store.keys.of("bad")[0]) == b"another program's"
     finally:
         reporter.close()
+        store.close()
+
+
+def test_a_damaged_request_to_cancel_is_a_request_all_the_same(redis_url: str, redis_client: redis.Redis) -> None:
+    """L1, G7: it harms neither the job nor who cancels it, and is no outage."""
+    store = RedisStore(Endpoint(redis_url), ttl=600)
+    try:
+        for damaged in (b"c", b"c\x01", b"garbage", b"c\x95" + b"\x01" * 5):
+            runs = ScriptedExecution(store, tag="t1")
+            redis_client.hset(store.keys.of("job-1")[0], "j", damaged)
+            assert store.cancel(CancelRequest("job-1", NOW_MS)) is CancelOutcome.REQUESTED
+            ended = Ended(Outcome.SUCCESS, NOW_MS, unaware=True)
+            assert runs.send(Report("job-1", runs.fence, NOW_MS, ended=ended)) is Reply.CANCELLED
+            again = Begin("job-1", "shop.work", 1, "w2@host", NOW_MS - 500, NOW_MS + 1, redelivered=True, tag="t1")
+            assert store.begin(again).fence == Verdict.CANCELLED
+            assert state(store) == Outcome.REVOKED
+            redis_client.delete(*store.keys.of("job-1"))
+            ScriptedExecution(store, tag="t1")
+            redis_client.hset(store.keys.of("job-1")[0], "j", damaged)
+            lost = store.lose(Loss("job-1", "shop.work", 1, "w1@host", "t1", None, NOW_MS, "gone"))
+            assert (lost.ended, lost.cancelled, state(store)) == (True, True, Outcome.REVOKED)
+            redis_client.delete(*store.keys.of("job-1"))
+    finally:
+        store.close()
+
+
+def test_a_damaged_time_of_creation_harms_no_job(redis_url: str, redis_client: redis.Redis) -> None:
+    """L1: whatever another program has written there."""
+    store = RedisStore(Endpoint(redis_url), ttl=600)
+    try:
+        for damaged in (b"yesterday", b"1 2", b"", b"9" * 400):
+            ScriptedExecution(store, tag="t1")
+            redis_client.hset(store.keys.of("job-1")[0], "c", damaged)
+            again = Begin("job-1", "shop.work", 2, "w2@host", NOW_MS - 500, NOW_MS + 1, tag="t2")
+            begun = store.begin(again)
+            assert (begun.fence > 0, begun.created_ms) == (True, 0)
+            redis_client.delete(*store.keys.of("job-1"))
+    finally:
+        store.close()
+
+
+# --- L3: every write renews the TTL ------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_cancelled_before_it_begins_keeps_its_record(redis_url: str, redis_client: redis.Redis) -> None:
+    """L3: its message is a write, too, and comes perhaps when the record is about to expire."""
+    store = RedisStore(Endpoint(redis_url), ttl=600)
+    keys = store.keys.of("job-1")[:2]
+    try:
+        store.cancel(CancelRequest("job-1", NOW_MS), queued=True)
+        for key in keys:
+            redis_client.expire(key, 5)
+        begin = Begin("job-1", "shop.work", 1, "w1@host", NOW_MS - 500, NOW_MS, tag="t1")
+        assert store.begin(begin).fence == Verdict.CANCELLED
+        assert [redis_client.ttl(key) > 500 for key in keys] == [True, True]
+    finally:
         store.close()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from taskora_celery.context import Context
+from taskora_celery.errors import JobCancelledError
 from taskora_celery.reading import logs_of, status_of
 from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
@@ -263,6 +264,22 @@ def test_a_forked_child_that_uses_the_context_does_not_hang(make_rig: Callable[.
 
 
 # --- G4: an interruption in the middle of a report -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [lambda ctx: ctx.log.info("m"), lambda ctx: ctx.progress(1), lambda ctx: ctx.heartbeat()])
+def test_an_interruption_that_lands_in_a_wake_up_loses_it_not(said: Callable[[Context], None]) -> None:
+    """F5, H1: who catches it goes on, and what is said from then on finds the reporter told."""
+    ctx, woken = Context("job-1", "work"), []
+
+    def wake() -> None:
+        woken.append(1)
+        if len(woken) == 1:
+            raise JobCancelledError("job-1")
+
+    ctx.on_touch = wake
+    with pytest.raises(JobCancelledError):
+        said(ctx)
+    assert len(woken) == 2
 
 
 def test_an_interruption_that_lands_in_a_report_leaves_nothing_locked(make_rig: Callable[..., Rig]) -> None:

@@ -11,8 +11,8 @@ from redis._parsers.base import BaseParser
 from redis.exceptions import ReadOnlyError
 
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.store.answers import or_refused
 from taskora_celery.store.protocol import Reply
-from taskora_celery.store.redis import _or_refused
 from taskora_celery.store.wire import Script, Wire, as_one
 from tests.support.waiting import wait_until
 
@@ -217,12 +217,12 @@ def test_what_keeps_redis_from_writing_is_an_outage_and_no_fault_of_one_job(text
     """Fault 15, L1: its reports wait; redis-py leaves the code out of the texts of those that it has a class for."""
     answer = BaseParser.parse_error(text)
     with pytest.raises(StoreUnavailableError):
-        _or_refused(answer)
+        or_refused(answer)
 
 
 def test_what_redis_refuses_of_one_job_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     """L1: another program's data under its key; the other jobs are told of."""
     assert (
-        _or_refused(BaseParser.parse_error("WRONGTYPE Operation against a key holding the wrong kind of value")) is Reply.REFUSED
+        or_refused(BaseParser.parse_error("WRONGTYPE Operation against a key holding the wrong kind of value")) is Reply.REFUSED
     )
     assert "given up" in caplog.text

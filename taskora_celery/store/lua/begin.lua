@@ -8,7 +8,7 @@
 --       anyway ("1": run it also where its outcome is recorded), id of the trace, or "",
 --       over ("1": it has run already, and Celery has stored how it ended)
 -- Returns { fence, delivery, created, checkpoint or "", attempts, stalls, cancel request or "" }, or for the delivery of a job
--- of which no more is known "<fence> <delivery> <created> <stalls>": the client reads one value in a sixth of the time
+-- of which no more is known "<fence> <delivery> <stalls> <created>": the client reads one value in a sixth of the time
 -- It has "1" after these where nobody has told how the delivery before had ended.
 -- fence 0: a later delivery holds the job, -1: this fence cannot be had, -2: this message's outcome is recorded, -3: its retry has
 -- begun; in all four nothing was changed; -4: it is cancelled, and does not begin
@@ -46,12 +46,14 @@ if request and (state == 'REVOKED' or state == 'STARTED' or state == 'LOST') the
     state = false
   elseif not other and not again then
     if state ~= 'REVOKED' then
-      local asked = cmsgpack.unpack(string.sub(request, 2))
-      redis.call('HSET', KEYS[1], 'r', asked[3] or '', 'z', 'JobCancelledError')
+      local readable, asked = pcall(cmsgpack.unpack, string.sub(request, 2)) -- a damaged one is a request all the same
+      local reason = readable and type(asked) == 'table' and asked[3]
+      redis.call('HSET', KEYS[1], 'r', type(reason) == 'string' and reason or '', 'z', 'JobCancelledError')
       redis.call('PUBLISH', channel, 'begin')
     end
     redis.call('HSET', KEYS[1], 's', 'REVOKED', 'l', tag, 'a', number, 'n', name, 'c', created)
     redis.call('HSETNX', KEYS[1], 'e', now)
+    for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ttl) end
     return { '-4', 0, created, '', {}, stalls, request }
   end
 end
@@ -149,6 +151,6 @@ if known then
 end
 redis.call('PUBLISH', channel, 'begin')
 if not old[8] and not request and #attempts == 0 then
-  return string.format('%.0f %d %s %d', taken, delivery, created, stalls)
+  return string.format('%.0f %d %d %s', taken, delivery, stalls, created)
 end
 return { string.format('%.0f', taken), delivery, created, old[8] or '', attempts, stalls, request or '', unheard }

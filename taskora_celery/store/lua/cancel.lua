@@ -9,7 +9,8 @@
 local old = redis.call('HMGET', KEYS[1], 's', 'q', 'j', 'z')
 local state = old[1]
 local function gentle(request)
-  return cmsgpack.unpack(string.sub(request, 2))[5]
+  local readable, asked = pcall(cmsgpack.unpack, string.sub(request, 2)) -- a damaged one is not
+  return readable and type(asked) == 'table' and asked[5] == true
 end
 if not state and ARGV[7] == '' then return { 0, '' } end
 if state == 'REVOKED' and old[3] and old[4] == 'JobCancelledError' then return { -1, state } end

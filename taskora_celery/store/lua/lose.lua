@@ -37,7 +37,9 @@ local stalls = tonumber(old[9] or '0') + (ARGV[17] == '' and 1 or 0)
 local ended, class = ARGV[10], ARGV[11]
 local reason = ARGV[9]
 if old[12] then
-  ended, class, reason = 'REVOKED', 'JobCancelledError', cmsgpack.unpack(string.sub(old[12], 2))[3] or ''
+  local readable, asked = pcall(cmsgpack.unpack, string.sub(old[12], 2)) -- a damaged one is a request all the same
+  asked = readable and type(asked) == 'table' and asked[3]
+  ended, class, reason = 'REVOKED', 'JobCancelledError', type(asked) == 'string' and asked or ''
 end
 if ended == '' and ARGV[12] ~= '' and stalls > tonumber(ARGV[12]) then
   ended, class = 'FAILURE', ARGV[14]

@@ -35,8 +35,12 @@ end
 local answer = 1
 if held[9] and current then answer = 2 end
 local ends = state ~= '' and current
--- The fifth field of a request says that it is gentle.
-local spared = ends and held[9] and (insists == '2' or insists == '1' and cmsgpack.unpack(string.sub(held[9], 2))[5])
+local spared = ends and held[9] and insists == '2'
+if ends and held[9] and insists == '1' then
+  -- The fifth field of a request says that it is gentle; a damaged one is not.
+  local readable, asked = pcall(cmsgpack.unpack, string.sub(held[9], 2))
+  spared = readable and type(asked) == 'table' and asked[5] == true
+end
 if ends and held[9] and state ~= 'REVOKED' and not spared then
   -- Who was told that the cancel is requested must not find the job done: it ends as cancelled, or not yet.
   ends, answer = false, 3
