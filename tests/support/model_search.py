@@ -100,6 +100,8 @@ def wrong_between(state: State, step: Step) -> str | None:
         return "G2: a handler was called behind a cancel that was acknowledged"
     if before is None or after is None:
         return None
+    if before.state in FINAL and after.attempt < before.attempt:
+        return f"one outcome: attempt {before.attempt} had ended the job, and then attempt {after.attempt} was put over it"
     if {before.state, after.state} <= FINAL and after.state != before.state:
         return f"one outcome: {before.state} was written, and then {after.state}"
     if before.state == SUCCESS and after.asked and not before.asked:
