@@ -102,10 +102,12 @@ def verdict_on(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
 
 def is_late(begin: Begin, fields: dict[str, Any]) -> bool:
     """Say whether an earlier attempt of the job that has ended was begun in an outage, and is told of only now."""
-    if not begin.fence > 0 or begin.attempt >= fields.get("a", 0):
+    if begin.attempt >= fields.get("a", 0):
+        return False
+    if begin.fence <= 0 and begin.now_ms >= int(fields.get("e", 0)):
         return False
     if begin.created_ms:
-        return begin.created_ms == int(fields.get("c", 0))
+        return begin.created_ms <= int(fields.get("c", 0))
     return begin.now_ms < int(fields.get("b", 0))
 
 
