@@ -1,21 +1,27 @@
-"""What a job and a process cost Redis: commands, bytes, connections and memory. ``python -m benchmarks scale``."""
+"""What a job, a report, a process and a worker cost: commands, bytes, connections, memory. ``python -m benchmarks scale``."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis
 from celery import Celery
 
 from benchmarks.servers import redis_server, worker
+from benchmarks.volume import begun, ended, reporting
 
 __all__ = ["measure"]
 
 JOBS = 500
 #: Seconds in which nothing runs, over which a worker's own traffic is counted.
 QUIET = 30
+#: Processes of a pool: two, and so many that what each adds can be told from what the worker has anyway.
+POOLS = (2, 8)
+PLAIN_APP = "benchmarks.plain_tasks"
 
 
 _JOBS = {
@@ -60,10 +66,10 @@ def measure() -> str:
         "|---|---|---|---|---|",
     ]
     lines += [_line(what, _per_job(name)) for name, what in _JOBS.items()]
+    lines.append(_line("a report of a running job, in a flush of its own", _per_report()))
     lines.append(_line("a second of a worker without jobs, plain Celery", _quiet(0)))
     lines.append(_line("a second of a worker without jobs", _quiet(1)))
-    keys, connections = _resting()
-    return "\n".join([*lines, "", *keys, *connections]) + "\n"
+    return "\n".join([*lines, "", *_kept(), *_resting()]) + "\n"
 
 
 def _line(what: str, found: tuple[float, float, float, float]) -> str:
@@ -106,13 +112,25 @@ def _quiet(tracked: int) -> tuple[float, float, float, float]:
         return _Traffic.of(client).since(before, QUIET)
 
 
-def _resting() -> tuple[list[str], list[str]]:
-    """Return what stays in Redis for each job, and the connections of a worker with two processes, as lines."""
+def _per_report() -> tuple[float, float, float, float]:
+    with redis_server() as url, reporting(url, 100) as reporter, redis.Redis.from_url(url) as client:
+        ctx = begun(reporter, "reports", 100)
+        ctx.progress(0)
+        reporter.flush(ctx)
+        before = _Traffic.of(client)
+        for number in range(JOBS):
+            ctx.progress(number, total=JOBS, message="rows stored")
+            reporter.flush(ctx)
+        found = _Traffic.of(client).since(before, JOBS)
+        ended(reporter, ctx)
+        return found
+
+
+def _kept() -> list[str]:
+    """Return what stays in Redis for each job, as lines."""
     kept: list[str] = []
     with redis_server() as url, worker(url, "prefork", 2) as _:
         app, client = Celery("publisher", broker=url, backend=url), redis.Redis.from_url(url)
-        _run(app, client, "plain", 50)
-        plain_connections = len(client.client_list())
         for name in ("idle", "used"):
             before = _weight(client)
             _run(app, client, name, JOBS)
@@ -120,8 +138,57 @@ def _resting() -> tuple[list[str], list[str]]:
             kept.append(
                 f"- kept of a job ({name}): {keys / JOBS:.1f} keys, {size / JOBS:.0f} bytes, its place in the index in it"
             )
-        ours = len(client.client_list())
-        return kept, [f"- connections of a worker with 2 processes: {ours}; before its first job of ours {plain_connections}"]
+    return kept
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker holds after its jobs: connections and the bytes of each in Redis; MB of memory.
+
+    ``parent`` and ``child`` are resident, pages that they share counted in each; ``share`` is all that the worker takes, each
+    page counted once, divided by its processes.
+    """
+
+    connections: int
+    bytes_each: float
+    parent: float
+    child: float
+    share: float
+
+
+def _resting() -> list[str]:
+    """Return what workers hold that have run jobs and rest, of plain Celery and of ours, as lines."""
+    lines = []
+    for what, module, name in (("plain Celery", PLAIN_APP, "plain"), ("ours", "benchmarks.tasks", "used")):
+        few, many = (_worker(module, name, processes) for processes in POOLS)
+        each = (many.connections - few.connections) / (POOLS[1] - POOLS[0])
+        lines.append(
+            f"- a worker, {what}: {few.connections} connections with {POOLS[0]} processes, {many.connections} with {POOLS[1]}, "
+            f"so {each:.1f} for each; {many.bytes_each:.0f} bytes of Redis's memory for each connection; "
+            f"{many.parent:.1f} MB resident in its parent, {many.child:.1f} MB in each process; with shared pages counted once "
+            f"the worker takes {many.share:.1f} MB for each of its processes"
+        )
+    return lines
+
+
+def _worker(module: str, name: str, processes: int) -> _Worker:
+    with redis_server() as url, worker(url, "prefork", processes, app=module) as pid:
+        app, client = Celery("publisher", broker=url, backend=url), redis.Redis.from_url(url)
+        _run(app, client, name, JOBS * processes)  # so many that each process has had some
+        app.close()
+        mine = client.client_id()
+        theirs = [entry for entry in client.client_list() if int(entry["id"]) != mine]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return _Worker(
+            len(theirs), statistics.mean(int(entry["tot-mem"]) for entry in theirs),
+            _megabytes(pid, "Rss"), statistics.median(_megabytes(int(child), "Rss") for child in children),
+            sum(_megabytes(one, "Pss") for one in (pid, *map(int, children))) / processes,
+        )  # fmt: skip
+
+
+def _megabytes(pid: int, kind: str) -> float:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(rollup.split(f"{kind}:")[1].split()[0]) / 1024
 
 
 def _weight(client: Any) -> tuple[int, int]:

@@ -58,14 +58,15 @@ def worker(
     queues: str = "celery",
     options: dict[str, float] | None = None,
     track: str | None = None,
+    app: str = "benchmarks.tasks",
 ) -> Iterator[int]:
     """Run ``celery worker`` for the benchmark app; yield its pid, which leads its group, once it is ready.
 
-    ``options`` are the broker's transport options, ``track`` is the setting ``taskora_track``.
+    ``options`` are the broker's transport options, ``track`` is the setting ``taskora_track``, ``app`` is the module of an app.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "worker.log"
-        command = [sys.executable, "-m", "celery", "-A", "benchmarks.tasks", "worker", "-P", pool, "-c", str(concurrency)]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", pool, "-c", str(concurrency)]
         with log.open("w") as out:
             process = subprocess.Popen(
                 [*command, "-l", "INFO", "--without-mingle", "--without-gossip", "-n", f"{name}@bench", "-Q", queues],

@@ -28,7 +28,8 @@ __all__ = ["begun", "ended", "p4", "p5", "p13", "reporting"]
 
 ENTRIES, TRIPS = 200_000, 5_000
 MESSAGE, META = "row stored", {"source": "orders.csv", "line": 12, "table": "orders", "state": "new"}
-_JOBS = (1_000, 10_000)
+#: The budget is about the second; the third is as far as it was hoped to go.
+_JOBS = (1_000, 10_000, 50_000)
 _SECONDS = 5
 
 
@@ -140,15 +141,18 @@ def _weight(reporter: Reporter, client: Any, job_id: str, entries: int, burst: i
 
 
 def p13() -> list[Figure]:
-    """Let all jobs of a process report once a second, and count its CPU and what Redis reads: a thousand of them, and ten."""
+    """Let all jobs of a process report once a second, and count its CPU and what Redis reads: a thousand, ten, and fifty."""
     found: dict[int, list[tuple[float, float, float]]] = {jobs: [] for jobs in _JOBS}
     for _ in range(5):
         for jobs, crowds in found.items():
             with redis_server() as url:
                 crowds.append(_crowd(url, jobs))
-    few, many = ([cpu / jobs for cpu, _, _ in found[jobs]] for jobs in _JOBS)
+    few, many, most = ([cpu / jobs for cpu, _, _ in found[jobs]] for jobs in _JOBS)
     rows = [_crowd_text(jobs, *(statistics.median(values) for values in zip(*found[jobs], strict=True))) for jobs in _JOBS]
-    return [Figure("P13", "CPU per job, ten thousand against a thousand", rows[1], rows[0], ratio(many, few), "<= 1.2")]
+    return [
+        Figure("P13", "CPU per job, ten thousand against a thousand", rows[1], rows[0], ratio(many, few), "<= 1.2"),
+        Figure("P13", "CPU per job, fifty thousand against a thousand", rows[2], rows[0], ratio(most, few), ""),
+    ]
 
 
 def _crowd_text(jobs: int, cpu: float, lag: float, reads: float) -> str:

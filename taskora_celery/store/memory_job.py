@@ -11,8 +11,8 @@ from taskora_celery.store.journal import STALLED, STATE
 from taskora_celery.store.protocol import Begin, Begun, CancelRequest, Ended, Loss, Report, Verdict
 
 __all__ = [
-    "MemoryJob", "add_entry", "append", "begins_again", "created_ms", "failed_by_loss", "is_anew", "is_gentle", "losing",
-    "lost_attempt", "may_end", "not_begun", "reason_of", "runs_already", "trim", "trim_one", "verdict_on",
+    "MemoryJob", "add_entry", "append", "begins_again", "created_ms", "failed_by_loss", "is_anew", "is_gentle", "is_late",
+    "losing", "lost_attempt", "may_end", "not_begun", "reason_of", "runs_already", "trim", "trim_one", "verdict_on",
 ]  # fmt: skip
 
 #: So many batches beyond the log limit may the journal of a job have that retries for ever without a word.
@@ -92,10 +92,23 @@ def verdict_on(begin: Begin, fields: dict[str, Any]) -> Verdict | None:
         if not ("l" in fields and fields["l"] != begin.tag and begin.attempt <= attempt):
             return Verdict.CANCELLED
     if state in Outcome.FINAL:
+        if is_late(begin, fields):
+            return Verdict.SUPERSEDED
         if begin.tag and fields.get("l") == begin.tag and attempt == begin.attempt and not begin.anyway:
             return Verdict.ENDED if begin.redelivered else Verdict.SUPERSEDED
         return Verdict.FENCE_TAKEN if anew and 0 < begin.fence <= fields["f"] else None
     return Verdict.SUPERSEDED if 0 < begin.fence < fields["f"] else None
+
+
+def is_late(begin: Begin, fields: dict[str, Any]) -> bool:
+    """Say whether an earlier attempt of the job that has ended was begun in an outage, and is told of only now."""
+    if begin.attempt >= fields.get("a", 0):
+        return False
+    if begin.fence <= 0 and begin.now_ms >= int(fields.get("e", 0)):
+        return False
+    if begin.created_ms:
+        return begin.created_ms <= int(fields.get("c", 0))
+    return begin.now_ms < int(fields.get("b", 0))
 
 
 def is_anew(begin: Begin, fields: dict[str, Any]) -> bool:

@@ -83,7 +83,7 @@ def test_a_job_goes_on_when_its_workers_connections_break(swept: Relay) -> None:
     waiting = fault_jobs.mark.apply_async(countdown=3 * VISIBILITY_TIMEOUT)
     with swept.client() as client:
         wait_until(lambda: held(client) == 1, "the message with a countdown")
-        running = [fault_jobs.stand_late.delay(), fault_jobs.stand_watched.delay()][: swept.slots]
+        running = [task.delay() for task in (fault_jobs.stand_late, fault_jobs.stand_watched)[: swept.slots]]
         for handle in running:
             wait_until(lambda job=handle: starts(job.id) and job.get_progress() == 1, "the start")  # type: ignore[misc]
         written = worker.log_size()

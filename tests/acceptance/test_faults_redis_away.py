@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ from taskora_celery import StoreUnavailableError
 from tests.support import gates, jobs, outage_jobs
 from tests.support.apps import pointed_at
 from tests.support.key_leaks import assert_keys_expire
+from tests.support.pools import pools
 from tests.support.recorded import recorded
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -30,6 +33,8 @@ PAUSE = 0.01
 VISIBILITY_TIMEOUT = 3.0
 #: Seconds that a loaded machine may need until all is as before: the pauses of the library (at most 15 s) and of kombu.
 BACK = 40.0
+#: Seconds of the longer outage, in which the pauses between two tries have grown; and until a job in it has its outcome.
+OUTAGE, PROMPTLY = 10.0, 5.0
 APP = "tests.support.outage_jobs:app"
 
 
@@ -161,3 +166,39 @@ def _kill_while_it_talks(server: RedisServer, handle: Any) -> None:
     server.kill()
     heard = outage_jobs.said(handle.id)
     wait_until(lambda: outage_jobs.said(handle.id) > heard + 50, "more words, in the outage")
+
+
+@pools("gevent")
+def test_ten_seconds_without_redis_lose_nothing_that_finds_room(
+    pool: str, start_worker: StartWorker, redis_url: str, lasting: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 13, L1: killed for 10 s: jobs begin and end meanwhile, none waits for it or fails; then all of them are recorded."""
+    monkeypatch.setenv("GATE_URL", redis_url)
+    settings: dict[str, Any] = {"taskora_redis_url": lasting.url()}
+    slots = 1 if pool == "solo" else 2
+    worker = start_worker(APP, pool=pool, concurrency=slots, env={"GATE_URL": redis_url, **jobs.configured(**settings)})
+    with pointed_at(jobs.app, redis_url, **settings):
+        running = outage_jobs.talk.delay(0, 0.05)
+        gates.wait_at(running.id)
+        _hears_more(running)
+        lasting.kill()
+        back_at, short = time.monotonic() + OUTAGE, []
+        while time.monotonic() < back_at:
+            if slots > 1:  # one after the other, all through the outage
+                asked = time.monotonic()
+                short.append(outage_jobs.count.delay())
+                assert short[-1].get(timeout=OUTAGE) == 1
+                assert time.monotonic() - asked < PROMPTLY
+            threading.Event().wait(0.5)  # the outage itself: nothing is waited for
+        lasting.start()
+        _hears_more(running)
+        gates.open_gate(running.id)
+        said = running.get(timeout=BACK)["count"]
+        for handle, count in ((running, said), *((handle, 1) for handle in short)):
+            status = recorded(handle, timeout=BACK)
+            assert _numbers(handle) == list(range(count))
+            assert (status.logs, status.dropped_logs, status.delivery) == (count, 0, 1)
+            assert gates.counted(handle.id, "starts") == 1
+        assert worker.logs().count("job records cannot be written") <= slots, "once for each process"
+        with lasting.client() as client:
+            assert_keys_expire(client)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.result import AsyncResult
 
+from taskora_celery import JobCancelledError
+from taskora_celery.encoding import CUT
 from taskora_celery.scheduling import REASON_CHARS
 from tests.support import gates, jobs, odd_jobs
 from tests.support.apps import pointed_at
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Bytes that one job's keys take at most, whatever it says: one progress value, three entries, a reason, and what Redis adds.
 BOUND = 300_000
+#: What stands, in an entry, for what is not there.
+MARKS = {"opaque": "<Opaque>", "circular": "<circular>", "huge": CUT, "huge list": CUT, "huge bytes": CUT}
 
 
 @pools("prefork")
@@ -69,6 +73,8 @@ def _is_said(handle: Any, kind: str) -> None:
     assert said.message, kind
     assert meta.meta is not None
     assert max(len(repr(entry)) for entry in (said, meta)) < 20_000, kind
+    for text in (said.message, repr(meta.meta), repr(value)):
+        assert MARKS.get(kind, "") in text, (kind, text[-200:])
     json.dumps([said.message, meta.meta, value]).encode("utf-8")
 
 
@@ -101,5 +107,28 @@ def test_results_and_errors_stay_celerys_and_their_records_are_bounded(
             status = recorded(handle, "FAILURE", timeout=60)
             assert status.error == "ValueError"
             assert len(status.reason or "") <= REASON_CHARS
+            assert _size(redis_client, handle.id) < BOUND
+        assert worker.running
+
+
+@pools("threads")
+def test_the_reason_of_a_cancel_is_cut_and_is_text(
+    pool: str, start_worker: StartWorker, redis_url: str, redis_client: redis.Redis
+) -> None:
+    """Fault 17, G1, F7: whoever cancels may give any text; the receipt and the record have what is left of it."""
+    worker = start_worker("tests.support.odd_jobs:app", pool=pool, concurrency=1)
+    with pointed_at(jobs.app, redis_url):
+        for kind in ("huge", "surrogate"):
+            handle = odd_jobs.say.delay("nan")
+            gates.wait_at(handle.id)
+            receipt = handle.cancel({"huge": "h" * odd_jobs.HUGE, "surrogate": "file-\udcff"}[kind])
+            assert receipt.outcome == "requested"
+            gates.open_gate(handle.id)
+            reason = recorded(handle, "REVOKED").reason
+            assert reason == receipt.reason
+            assert reason == {"huge": "h" * REASON_CHARS, "surrogate": "file-\\udcff"}[kind]
+            with pytest.raises(JobCancelledError) as caught:
+                handle.get(timeout=20)
+            assert caught.value.reason == reason
             assert _size(redis_client, handle.id) < BOUND
         assert worker.running

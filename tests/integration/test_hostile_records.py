@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from taskora_celery import JobHandle, JobNotFoundError, StoreUnavailableError
+from taskora_celery.encoding import pack
 from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import exposition
 from taskora_celery.store.connect import Endpoint
@@ -20,6 +23,8 @@ from taskora_celery.store.redis import RedisStore
 from tests.support.hostile import JOB, KEYS, damaged_jobs, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import redis
     from celery import Celery
 
@@ -97,3 +102,36 @@ def test_no_reader_raises_for_another_programs_keys(
     _read_by_handle(app)
     _read_by_commands(app)
     _read_by_exporter(redis_url)
+
+
+class _Trap:
+    """Makes a directory where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self._path,)
+
+
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pickle_among_the_records_is_never_loaded(
+    whole_job: tuple[Celery, dict[str, Any]], redis_url: str, redis_client: redis.Redis, tmp_path: Path,
+    protocol: int, packed: bool,
+) -> None:  # fmt: skip
+    """Fault 22: in every field, entry and attempt, as it is and packed as a value: reading it runs no code."""
+    app, kept = whole_job
+    sprung = tmp_path / "sprung"
+    trap = pickle.dumps(_Trap(sprung), protocol)
+    pickle.loads(trap)
+    sprung.rmdir()  # so the trap works
+    data = pack(trap) if packed else trap
+    for field in [*kept["record"], None]:
+        record = dict.fromkeys(kept["record"], data) if field is None else {**kept["record"], field: data}
+        attempts, journal = ([*kept[name], data, b"9 9 1 " + data] for name in ("attempts", "journal"))
+        write(redis_client, {"record": record, "journal": journal, "attempts": attempts, "counts": {data: data}})
+        _read_by_handle(app)
+        _read_by_commands(app)
+    _read_by_exporter(redis_url)
+    assert not sprung.exists()

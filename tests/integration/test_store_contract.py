@@ -340,6 +340,37 @@ def test_a_registration_is_not_superseded_by_a_job_that_had_ended(store: JobStor
     assert messages(store) == []
 
 
+@pytest.mark.parametrize("created_ms", [NOW_MS - 500, 0])
+@pytest.mark.parametrize("state", [Outcome.SUCCESS, Outcome.FAILURE, Outcome.REVOKED])
+def test_an_attempt_that_is_told_of_behind_the_end_of_the_next_changes_nothing(
+    store: JobStore, state: str, created_ms: int
+) -> None:
+    """L1, D7: its worker was in an outage, and so was its retry; another worker's attempt has ended the job since."""
+    last = ScriptedExecution(store, attempt=2, worker="w2@host", tag="tag-2", token=2, created_ms=created_ms, now_ms=NOW_MS + 100)
+    last.logs("of the last")
+    last.end(state)
+    before = snapshot(store)
+    begin = Begin("job-1", "shop.work", 1, "w1@host", created_ms, NOW_MS, tag="tag-1", token=1, fence=NOW_MS * 1_000)
+    ended = Ended(Outcome.RETRY, NOW_MS + 50)
+    assert store.report([Report("job-1", begin.fence, NOW_MS, begin=begin, ended=ended)]) == [Reply.SUPERSEDED]
+    assert store.begin(begin).fence == Verdict.SUPERSEDED
+    assert differences(before, snapshot(store)).keys() <= {"y"}
+    assert messages(store) == ["of the last"]
+
+
+def test_an_attempt_that_is_told_of_behind_the_cancel_of_the_next_changes_nothing(store: JobStore) -> None:
+    """G2, G7: nobody knew of it when its job was cancelled; the retry's message came, and was dropped."""
+    assert store.cancel(CancelRequest("job-1", NOW_MS + 60, "enough"), queued=True) is CancelOutcome.CANCELLED
+    retry = Begin("job-1", "shop.work", 2, "w2@host", NOW_MS - 500, NOW_MS + 100, tag="tag-2", token=2)
+    assert store.begin(retry).fence == Verdict.CANCELLED
+    begin = Begin("job-1", "shop.work", 1, "w1@host", NOW_MS - 500, NOW_MS, tag="tag-1", token=1, fence=NOW_MS * 1_000)
+    report = Report("job-1", begin.fence, NOW_MS, begin=begin, ended=Ended(Outcome.RETRY, NOW_MS + 50))
+    before = snapshot(store)
+    assert store.report([report]) == [Reply.UNKNOWN], "there is no fence yet: it asks for one"
+    assert store.begin(msgspec.structs.replace(begin, fence=0)).fence == Verdict.SUPERSEDED
+    assert snapshot(store) == before
+
+
 def test_a_task_that_was_replaced_keeps_the_log_of_its_first_stage(store: JobStore) -> None:
     """F2: `self.replace` ends the first stage as IGNORED; the second has the same id, and the job's log goes on."""
     first = ScriptedExecution(store)

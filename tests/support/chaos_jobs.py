@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taskora_celery import Context
+from taskora_celery.runtime import Runtime
 from tests.support.jobs import app
 
 __all__ = ["KINDS", "app"]
@@ -21,7 +22,8 @@ __all__ = ["KINDS", "app"]
 #: How a job ends where nobody cancels it.
 KINDS = {"plain": "SUCCESS", "obedient": "SUCCESS", "deaf": "SUCCESS", "failing": "FAILURE", "retrying": "SUCCESS"}
 _STEP = 0.05  # seconds between two words of a job
-_ESTABLISHED = "01"
+#: What the kernel knows of sockets: one whose connection was cut off is in none of these until it is closed.
+_TABLES = ("tcp", "tcp6", "udp", "udp6", "unix", "netlink", "packet", "raw", "raw6")
 
 
 @app.task(name="chaos.work", acks_late=True, reject_on_worker_lost=True, max_stalls=None, max_retries=1, cancel_grace=1.0)
@@ -45,21 +47,30 @@ def work(kind: str, seconds: float, ctx: Context) -> str:
 
 @app.task(name="chaos.left", acks_late=True, ignore_result=False)
 def left(port: int) -> dict[str, Any]:
-    """What this worker's process has: threads of the library by name, and connections to a port."""
-    names = collections.Counter(thread.name for thread in threading.enumerate() if thread.name.startswith("taskora-"))
-    return {"pid": os.getpid(), "threads": dict(names), "connections": _connections(port)}
+    """What this worker's process has: threads by name, sockets that lead or led to a port, and the store's idle readers."""
+    names = collections.Counter(thread.name for thread in threading.enumerate())
+    store: Any = Runtime.of(app).store
+    readers = 0 if store._reader is None else len(store._reader.connection_pool._available_connections)
+    return {"pid": os.getpid(), "threads": dict(names), "sockets": _sockets(port), "readers": readers}
 
 
-def _connections(port: int) -> int:
-    sockets = set()
+def _sockets(port: int) -> int:
+    """Count them in whatever state, those included whose connection is gone and which nobody has closed."""
+    held = set()
     for fd in Path("/proc/self/fd").iterdir():
         try:
-            sockets.add(str(fd.readlink()))
+            held.add(str(fd.readlink()))
         except OSError:  # closed meanwhile
             continue
-    found = 0
-    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        remote, state, inode = fields[2], fields[3], fields[9]
-        found += state == _ESTABLISHED and int(remote.rpartition(":")[2], 16) == port and f"socket:[{inode}]" in sockets
-    return found
+    there, inodes = 0, {name[8:-1] for name in held if name.startswith("socket:[")}
+    for table in _TABLES:
+        try:
+            lines = Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]
+        except OSError:  # not in this kernel
+            continue
+        for line in lines:
+            fields = line.split()
+            if found := inodes & set(fields):
+                inodes -= found
+                there += table == "tcp" and int(fields[2].rpartition(":")[2], 16) == port
+    return there + len(inodes)

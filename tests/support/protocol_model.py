@@ -211,6 +211,8 @@ def _verdict(record: Record, execution: Execution, wanted: int) -> str:
     if execution.redelivered and record.attempt > attempt:
         return "RETRIED"
     if record.state in FINAL:
+        if wanted > 0 and attempt < record.attempt:
+            return "SUPERSEDED"  # an earlier attempt, of which the store is told only now
         if (record.tag, record.attempt) == (execution.tag, attempt) and not execution.anyway:
             return "ENDED" if execution.redelivered else "SUPERSEDED"
         return "FENCE_TAKEN" if _is_anew(record, execution) and 0 < wanted <= record.fence else ""

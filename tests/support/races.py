@@ -106,7 +106,9 @@ def _wait_for_the_end(races: list[Race]) -> None:
         return not waiting
 
     try:
-        wait_until(over, "the end of all races", timeout=60, interval=0.1)
+        while waiting:  # as long as some end: on a loaded machine all of them take their time
+            left = len(waiting)
+            wait_until(lambda left=left: over() or len(waiting) < left, "the end of one more", timeout=60, interval=0.1)  # type: ignore[misc]
     except AssertionError:
         for race in waiting:
             race.faults.append("never ended")

@@ -68,6 +68,14 @@ if redelivered ~= '' and not anew and attempt and tonumber(attempt) > tonumber(n
   return { '-3', 0, created, '', {}, stalls, '' }
 end
 
+-- An earlier attempt of the job whose outcome is recorded: it was begun in an outage, and is told of only now.
+local late = final and (wanted > 0 or tonumber(now) < tonumber(old[14] or '0')) and attempt and tonumber(number) < tonumber(attempt)
+  and (stamp > 0 and stamp <= tonumber(old[6] or '0') or stamp == 0 and tonumber(now) < tonumber(old[7] or '0'))
+
+if late then
+  return { '0', 0, created, '', {}, stalls, '' }
+end
+
 if final then
   if same and anyway == '' then
     -- The message of the outcome: an earlier delivery of it that registers late, or it was delivered once more.
