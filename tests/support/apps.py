@@ -23,6 +23,8 @@ def _forget_connections(app: Celery) -> None:
     if backend is not None and hasattr(backend, "result_consumer"):
         with contextlib.suppress(AttributeError):  # rpc's cannot be stopped before it was started
             backend.result_consumer.stop()
+        # Before 5.7 the end of each result that is still somewhere would look for the server again, for a minute.
+        backend.result_consumer._pubsub = None
         if hasattr(backend, "client"):
             backend.client.connection_pool.disconnect()
     app._pool = None
