@@ -43,6 +43,7 @@ ROWS = {
     "P15": recovery.p15,
     "K4": board.k4,
 }
+_HEAD = "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n\n"
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
 
 
@@ -51,6 +52,12 @@ def _version(package: str) -> str:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return f"{package} not installed"
+
+
+def _text(figures: list[Figure]) -> str:
+    versions = ", ".join(_version(package) for package in _PACKAGES)
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}"
+    return f"{machine}; {versions}.\n\n{markdown(figures)}"
 
 
 def main(arguments: list[str]) -> int:
@@ -72,13 +79,9 @@ def main(arguments: list[str]) -> int:
     for row in wanted:
         print(f"{row} …", file=sys.stderr, flush=True)
         figures += ROWS[row]()
-    versions = ", ".join(_version(package) for package in _PACKAGES)
-    machine = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}"
-    text = f"{machine}; {versions}.\n\n{markdown(figures)}"
-    print(text)
-    if not arguments:
-        head = "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n\n"
-        Path(__file__).with_name("RESULTS.md").write_text(head + text, "utf-8")
+        if not arguments:  # after each row: a run that is ended early keeps what it has
+            Path(__file__).with_name("RESULTS.md").write_text(_HEAD + _text(figures), "utf-8")
+    print(_text(figures))
     return 0
 
 
