@@ -26,7 +26,7 @@ from taskora_celery.store.redis import RedisStore
 from tests.support.asgi import Answer, asked
 from tests.support.boards import SECRET
 from tests.support.executions import NOW_MS
-from tests.support.hostile import JOB, KEYS, damaged_jobs, garbage, write
+from tests.support.hostile import JOB, KEYS, damaged_jobs, garbage, write, write_foreign
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -112,10 +112,7 @@ def test_the_board_over_another_programs_keys(whole_job: Whole, redis_client: re
     """Fault 22: a job whose key holds something else is no reason for an error of the server."""
     app, kept = whole_job
     write(redis_client, kept)
-    for key in KEYS.of(JOB):
-        redis_client.delete(key)
-        {"string": redis_client.set, "list": redis_client.rpush, "set": redis_client.sadd}[kind](key, "another program's")
-        redis_client.pexpire(key, 60_000)
+    write_foreign(redis_client, kind)
     asyncio.run(_go_through(app, expected={200, 404, 503}, streams=STREAMS))
 
 

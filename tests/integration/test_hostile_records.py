@@ -20,7 +20,7 @@ from taskora_celery.metrics.collect import Collector
 from taskora_celery.metrics.text import exposition
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.redis import RedisStore
-from tests.support.hostile import JOB, KEYS, damaged_jobs, write
+from tests.support.hostile import JOB, damaged_jobs, write, write_foreign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,10 +95,7 @@ def test_no_reader_raises_for_another_programs_keys(
     """Fault 22: keys of the wrong type are no records."""
     app, kept = whole_job
     write(redis_client, kept)
-    for key in KEYS.of(JOB):
-        redis_client.delete(key)
-        {"string": redis_client.set, "list": redis_client.rpush, "set": redis_client.sadd}[kind](key, "another program's")
-        redis_client.pexpire(key, 60_000)
+    write_foreign(redis_client, kind)
     _read_by_handle(app)
     _read_by_commands(app)
     _read_by_exporter(redis_url)

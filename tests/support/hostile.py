@@ -126,3 +126,11 @@ def damaged_jobs(draw: st.DrawFn, kept: dict[str, Any]) -> dict[str, Any]:
         lists[name] = items
     counts = {**kept["counts"], draw(garbage.filter(bool)): draw(st.integers(0, 9).map(lambda n: str(n).encode()) | garbage)}
     return {"record": record, "counts": counts, **lists}
+
+
+def write_foreign(client: redis.Redis, kind: str) -> None:
+    """Put what another program may have there under all keys of the job: a ``"string"``, a ``"list"`` or a ``"set"``."""
+    for key in KEYS.of(JOB):
+        client.delete(key)
+        {"string": client.set, "list": client.rpush, "set": client.sadd}[kind](key, "another program's")
+        client.pexpire(key, 60_000)
