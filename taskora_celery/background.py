@@ -39,7 +39,7 @@ class Wakes:
 
     def set(self) -> None:
         """Wake the thread, or keep it from falling asleep."""
-        if self._calls.empty():
+        if self._calls.empty():  # else the turn that takes this is still to come
             self._calls.put(None)
 
     def wait(self, timeout: float | None) -> None:

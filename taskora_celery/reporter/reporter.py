@@ -110,8 +110,7 @@ class Reporter:
         self._live[id(report)] = live
         if self._thread is None:
             self._start()
-        if not self._wake.is_set():
-            self._wake.set()
+        self._wake.set()
         return begun
 
     def flush(self, report: JobReport, ended: Ended | None = None) -> Reply:
@@ -144,8 +143,7 @@ class Reporter:
             live.stands = ended.state in Outcome.FINAL and (live.end is not None or live.outbox.ended is not None)
             # The index is told in the thread's next turn.
             self.changes.ended(live.begin, ended)
-        if not self._wake.is_set():
-            self._wake.set()
+        self._wake.set()
         return Reply.ACCEPTED
 
     def _send_ending(self, live: LiveJob) -> None:
@@ -169,8 +167,7 @@ class Reporter:
         # What is under way just now is sent once: nothing of it is left when the backlog's turn comes.
         if live is not None and (live.has_news() or live.outbox):
             self._backlog.append(live)
-            if not self._wake.is_set():
-                self._wake.set()
+            self._wake.set()
         for sink in report.last_sinks():
             if sink is not None:
                 self._showing.forget(sink)
@@ -196,8 +193,7 @@ class Reporter:
 
     def _touched(self) -> None:
         self._urgent = True
-        if not self._wake.is_set():  # else the turn that takes this is still to come: what is said is stored before it is told
-            self._wake.set()
+        self._wake.set()
 
     def _start(self) -> None:
         with self._start_lock:
