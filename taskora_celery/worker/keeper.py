@@ -127,7 +127,8 @@ class Keeper:
 
     def claim(self, message: Any, hold: Hold) -> None:
         """Make this delivery the one that counts; one round trip, as kombu's own for each message that it receives."""
-        self._fence_of(message.channel.channel).claim(hold)
+        if holds(message.channel):
+            self._fence_of(message.channel).claim(hold)
 
     def adopts(self, message: Any) -> bool:
         """Say whether a job that runs here goes on under this delivery of its own message.
@@ -144,7 +145,7 @@ class Keeper:
         record = self._runtime.record(str(running.id))
         if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
             return False  # it was given up meanwhile: what runs here counts no more
-        running.fenced.move(message.channel.channel, self._fence_of(message.channel.channel))
+        running.fenced.move(message.channel, self._fence_of(message.channel))
         if running.hold.timeout is not None:
             running.regained = True
             self._thread.wake()

@@ -58,11 +58,12 @@ class JobRequest(Request):  # type: ignore[misc]
         self._pooled: Any = None
         if self._keeper is None:
             return
-        self.fenced = self._keeper.fence(message, self.hold)
-        if self.fenced is not None and self._delivery_info.get("redelivered"):
+        if self._delivery_info.get("redelivered"):
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
+        # Behind the claim: the keeper's thread gives up a fenced message that it finds to be nobody's.
+        self.fenced = self._keeper.fence(message, self.hold)
         visibility = self._keeper.visibility_of(self._message)
         self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility)
         if not self._adopted:

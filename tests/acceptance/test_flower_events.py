@@ -157,10 +157,13 @@ def recovered(monitor: Monitor, job_id: str, reason: str) -> None:
 
 
 @in_prefork
-def test_the_job_of_a_killed_worker_is_not_started_for_ever(swept: Relay) -> None:
-    """K1, D5: the worker that puts its message back says so, before anybody can receive it again."""
-    first = swept.worker()
-    second = swept.another()
+def test_the_job_of_a_killed_worker_is_not_started_for_ever(left_to_us: Relay) -> None:
+    """K1, D5: the worker that puts its message back says so, before anybody can receive it again.
+
+    Of what kombu's own sweep puts back monitors hear nothing but the next start.
+    """
+    first = left_to_us.worker()
+    second = left_to_us.another()
     with Monitor(fault_jobs.app) as monitor:
         fault_jobs.app.control.enable_events(reply=True, timeout=5, limit=2)
         handles = [fault_jobs.stand_late.delay() for _ in range(4)]

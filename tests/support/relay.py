@@ -49,6 +49,11 @@ UNSWEPT: dict[str, Any] = {
     "broker_transport_options": {"visibility_timeout": 3600},
     "worker_prefetch_multiplier": _PREFETCH,
 }
+#: What is not renewed is due after two seconds, and kombu does not look: whatever comes back was put back by a worker's keeper.
+LEFT_TO_US: dict[str, Any] = {
+    "broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT, "unacked_restore_interval": 3600},
+    "worker_prefetch_multiplier": _PREFETCH,
+}
 #: The first of the databases for this: those before belong to other workers that are shared.
 _FIRST = 20
 
@@ -170,6 +175,7 @@ def _session_relay(pool: str, server: RedisServer, factory: pytest.TempPathFacto
         "unswept": (UNSWEPT, APP),
         "plain-swept": (SWEPT, PLAIN_APP),
         "plain-unswept": (UNSWEPT, PLAIN_APP),
+        "left-to-us": (LEFT_TO_US, APP),
     }[kind]
     index = number * len(ALL_POOLS) + ALL_POOLS.index(pool)
     return relay(server, factory, index, f"{kind}-{pool}", pool=pool, settings=settings, app=app)
@@ -199,6 +205,12 @@ def _plain_unswept(pool: str, redis_server: RedisServer, tmp_path_factory: pytes
         yield made
 
 
+@pytest.fixture(scope="session")
+def _left_to_us(pool: str, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    with _session_relay(pool, redis_server, tmp_path_factory, "left-to-us", 4) as made:
+        yield made
+
+
 @contextmanager
 def _used(request: pytest.FixtureRequest, made: Relay) -> Iterator[Relay]:
     from tests.support import fault_jobs
@@ -220,6 +232,13 @@ def swept(request: pytest.FixtureRequest, _swept: Relay) -> Iterator[Relay]:
 def unswept(request: pytest.FixtureRequest, _unswept: Relay) -> Iterator[Relay]:
     """Workers with kombu's defaults: a visibility timeout of an hour, looked at every 100 seconds."""
     with _used(request, _unswept) as made:
+        yield made
+
+
+@pytest.fixture
+def left_to_us(request: pytest.FixtureRequest, _left_to_us: Relay) -> Iterator[Relay]:
+    """Workers with a visibility timeout of two seconds that kombu does not sweep: only their keepers put anything back."""
+    with _used(request, _left_to_us) as made:
         yield made
 
 

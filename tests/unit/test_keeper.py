@@ -417,8 +417,7 @@ class Returned:
         self.running.fenced = self.running.message.channel
         self.execution = ScriptedExecution(rig.store.memory, tag="t1", token=self.running.hold.token)
         self.now = Channel(rig.worker.qos)
-        channel = FencedChannel(self.now, Fence(self.now), Hold("t1", 8))  # type: ignore[arg-type]
-        self.message = SimpleNamespace(delivery_tag="t1", channel=channel)
+        self.message = SimpleNamespace(delivery_tag="t1", channel=self.now)
         self.before.closed = True
 
     def adopted(self) -> bool:
