@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -647,3 +648,59 @@ def test_a_job_may_end_before_its_handler_was_called() -> None:
     thread.start()
     thread.join()
     assert ended
+
+
+#: Calls functions as a profiler sees them: where CPython still looks for an asynchronous exception, 3.11 never comes back.
+_PROFILED = """
+import sys, threading
+from taskora_celery.errors import JobCancelledError
+from taskora_celery.interrupts import interrupt_for
+
+def job(fires):
+    interrupt = interrupt_for("default")
+    interrupt.open()
+    try:
+        if fires:
+            other = threading.Thread(target=interrupt.fire, args=(JobCancelledError,))
+            other.start()
+            other.join()
+    except JobCancelledError:
+        pass
+    interrupt.close()
+
+for fires in (False, True):
+    thread = threading.Thread(target=job, args=(fires,))
+    thread.start()
+    thread.join()
+assert "ctypes" in sys.modules
+sys.setprofile(lambda *_: None)
+(lambda: None)()
+sys.setprofile(None)
+print("through")
+"""
+
+
+def test_behind_a_thread_that_could_be_interrupted_python_is_as_it_was() -> None:
+    """G4: nothing stays pending for the process: all its code would be slower (3.12), or hang under a profiler (3.11)."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROFILED], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=True
+    )
+    assert done.stdout == "through\n"
+
+
+def test_what_nobody_interrupts_asks_nothing_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G4: a job that is not cancelled neither sets nor unsets an exception."""
+    import ctypes
+
+    asked: list[Any] = []
+    monkeypatch.setattr(ctypes, "pythonapi", SimpleNamespace(PyThreadState_SetAsyncExc=lambda *given: asked.append(given)))
+
+    def run() -> None:
+        interrupt = interrupt_for("default")
+        interrupt.open()
+        with interrupt.shield():
+            pass
+        interrupt.close()
+
+    in_thread(run)
+    assert asked == []
