@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import taskora_celery
 from benchmarks import (
     board,
     cancelling,
@@ -62,6 +64,8 @@ def _text(figures: list[Figure]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the rows that are named, all by default; ``growth`` draws the curves of docs/performance.md, ``scale`` counts."""
+    # As an installer does, whatever PYTHONDONTWRITEBYTECODE says here: to compile takes memory, and a process keeps it.
+    compileall.compile_dir(Path(taskora_celery.__file__).parent, quiet=1)
     if arguments == ["growth"]:
         found = growth.curves()
         print(growth.table(found))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 pytest_plugins = [
     "pytest_taskora_celery",
     "tests.support.reports",
@@ -18,3 +20,9 @@ pytest_plugins = [
     "tests.support.boards",
     "tests.support.hostile",
 ]
+
+
+def pytest_configure() -> None:
+    """Let what the tests start be interrupted, also where a shell runs them in its background and has it ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
