@@ -26,8 +26,8 @@ TARGET = _ROOT / "docs" / "images" / "terminal.svg"
 COLUMNS, ROWS = 112, 40
 #: So many of the first and of the last lines above the panel are in the picture.
 FIRST, LAST = 8, 4
-#: What is to be seen: the short jobs have ended, the long one is in the middle of its work.
-_READY = re.compile(r"word_count +ok.*\n.*fetch_page +ok.*\n.*fetch_pages +█.*ok.*\n.*index_sources +█+\S* +([4-7]\d)\.\d %")
+#: What is to be seen: a short job has ended, others wait to be tried again or are at work, the long one is in the middle of it.
+_READY = re.compile(r"word_count +ok.*\n.*fetch_page +(ok|attempt).*\n.*fetch_pages +█.*\n.*index_sources +█+\S* +[4-9]\d\.\d %")
 #: Pixels of a character, and of a line.
 WIDE, HIGH = 8.4, 19
 MARGIN = 16
