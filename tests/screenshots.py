@@ -46,6 +46,8 @@ LONGEST = {1280: 1000, 390: 844}
 COLOURS = 96
 #: Seconds in which there is what a picture should show.
 PATIENCE = 180.0
+#: And in which a page that is live has its stream.
+CONNECTED_WITHIN = 3.0
 _ADDRESS = re.compile(r"^  (http://\S+\?token=\S+)$")
 #: What is to be true of a page before it is taken. The long job is looked at in the middle of its work.
 _READY = {
@@ -58,10 +60,10 @@ _READY = {
             && document.getElementById('news').hidden && [...document.querySelectorAll('progress')].some(e => e.value > 10)""",
     "job": """
         const bar = document.querySelector('progress'), log = document.getElementById('log');
-        return bar && bar.value > 30 && bar.value < 85 && log.scrollTop > 20""",
+        return bar && log && bar.value > 30 && bar.value < 85 && log.children.length > 8""",
     "failures": "return document.querySelectorAll('tr.row').length > 1",
     "workers": "return document.querySelectorAll('.s-done').length > 1",
-    "queues": "return [...document.querySelectorAll('[data-label=depth]')].some(e => Number(e.textContent) > 0)",
+    "queues": "return document.querySelectorAll('[data-label=depth]').length > 0",
 }
 
 
@@ -96,7 +98,10 @@ def ready(browser: Any, base: str, page: str) -> bool:
     """Open a page, and say whether it is live and shows what it should."""
     browser.get(address_of(browser, base, page))
     live = "return document.getElementById('connection').dataset.state === 'live'"
-    wait_until(lambda: browser.execute_script(live), "the stream")
+    try:
+        wait_until(lambda: browser.execute_script(live), "the stream", CONNECTED_WITHIN)
+    except AssertionError:  # the job has ended meanwhile, and has none
+        return False
     return bool(browser.execute_script(_READY[page]))
 
 
