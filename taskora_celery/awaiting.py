@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any, Protocol
 
 from celery import states
@@ -20,6 +21,7 @@ from celery.result import AsyncResult, assert_will_not_block
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.backoff import outage_pause
 from taskora_celery.errors import StoreNotConfiguredError, StoreUnavailableError
+from taskora_celery.reading import checked_timeout
 from taskora_celery.runtime import Runtime, result_endpoint
 from taskora_celery.store.asyncredis import AsyncRedis
 
@@ -37,7 +39,7 @@ OnMessage = Callable[[dict[str, Any]], Any] | None
 
 async def result_of(
     handle: AsyncResult,
-    timeout: float | None,
+    timeout: float | timedelta | None,
     *,
     propagate: bool = True,
     interval: float = 0.5,
@@ -53,17 +55,27 @@ async def result_of(
         return None
     if disable_sync_subtasks:
         assert_will_not_block()
+    limit = _limit(timeout)
     parents = list(_above(handle)) if follow_parents and propagate else []
     if handle._cache is None:
         waiting = _until_known(handle, parents, interval, on_message, on_interval)
         try:
-            await asyncio.wait_for(waiting, None if timeout is None else max(timeout, SHORTEST))
+            await asyncio.wait_for(waiting, limit)
         except asyncio.TimeoutError:  # before Python 3.11 it is not the built-in one
             raise CeleryTimeoutError("The operation timed out.") from None
     for node in parents:
         if node._cache is not None:
             node.maybe_throw()
     return handle.maybe_throw(callback=callback, propagate=propagate)
+
+
+def _limit(timeout: float | timedelta | None) -> float | None:
+    """Return the seconds to wait, None for ever; a time that is over already is the shortest, and no error."""
+    if isinstance(timeout, timedelta):
+        timeout = timeout.total_seconds()
+    if isinstance(timeout, float | int) and timeout < SHORTEST:
+        return SHORTEST
+    return checked_timeout(timeout)
 
 
 async def state_of(handle: AsyncResult) -> str:
