@@ -87,9 +87,10 @@ def cancel_job(
 
     :raises TypeError: ``job_id`` is no text (nor a ``UUID``), or as there.
     """
+    job_id = checked_id(job_id)  # first: who gives it in place of the app is told so
     runtime = Runtime.of(app)
     patience = _patience(wait)
-    request = request_of(app, checked_id(job_id), reason, grace, by=by)
+    request = request_of(app, job_id, reason, grace, by=by)
     outcome = runtime.readable().cancel(request, queued=queued)
     if outcome is CancelOutcome.CANCELLED:
         _store_revoked(app, request)

@@ -48,6 +48,13 @@ def test_an_id_is_a_text(app: Celery, job_id: Any, way: str) -> None:
         cancel_job(app, job_id)
 
 
+def test_an_id_comes_after_the_app(app: Celery) -> None:
+    """G1: in `cancel_job`; the other way round, the error says which is which."""
+    as_they_are: Any = app
+    with pytest.raises(TypeError, match=r"<Celery traced.*> is not a job's id"):
+        cancel_job("job-1", as_they_are)
+
+
 def test_a_handle_is_not_an_id(app: Celery, handle: JobHandle) -> None:
     """J1: a JSON field of the one who sent the job, say, holds the other."""
     with pytest.raises(TypeError, match="is not a job's id"):
