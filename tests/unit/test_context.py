@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import threading
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,11 @@ from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord
 from taskora_celery.reporter.report import UNSET
 from taskora_celery.retry import delay_until
+from taskora_celery.testing import fake_context
 from tests.support.manual_clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ETA = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
@@ -174,6 +178,21 @@ def test_track_of_nothing_reports_that_nothing_is_to_do() -> None:
     ctx = local_context()
     assert list(ctx.track([], message="rows")) == []
     assert ctx.get_progress() == {"current": 0, "total": 0, "percent": None, "message": "rows"}
+
+
+@pytest.mark.parametrize("context", [local_context, fake_context], ids=["local", "test kit"])
+def test_track_goes_on_where_an_earlier_attempt_stopped(context: Callable[[], Any]) -> None:
+    """E7, E8: progress does not jump back when a job goes on from its checkpoint; all that is to do counts."""
+    ctx = context()
+    for _ in ctx.track(["d", "e"], initial=3):
+        pass
+    assert ctx.get_progress() == {"current": 5, "total": 5, "percent": 100.0}
+    assert list(ctx.track(["d"], 9, initial=3)) == ["d"]
+    assert ctx.get_progress() == {"current": 4, "total": 9, "percent": 44.44}
+    assert list(ctx.track((n for n in range(2)), initial=3)) == [0, 1]
+    assert ctx.get_progress() == {"current": 5, "total": None, "percent": None}
+    assert list(ctx.track([], initial=3)) == []
+    assert ctx.get_progress() == {"current": 3, "total": 3, "percent": 100.0}
 
 
 def test_track_passes_on_the_errors_of_the_iterable() -> None:

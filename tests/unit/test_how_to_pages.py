@@ -227,6 +227,7 @@ def test_the_code_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
         run = run_job(names["import_rows"], {"source": "orders.csv"})
         assert (run.state, run.result, run.attempts, run.delays) == ("SUCCESS", 3, 2, (7.0,))
         assert run.history[0].reason == "rate limited"
+        assert [value["percent"] for value in run.progress] == [33.33, 66.67, 100.0], "it goes on where it was"
 
         exec(observer, {"import_rows": SimpleNamespace(delay=lambda _: run.handle)})
         assert capsys.readouterr().out == "info starting {'source': 'orders.csv'}\n" * 2
