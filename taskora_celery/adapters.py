@@ -49,7 +49,10 @@ def abortable(ctx: Context, call: Callable[[], object]) -> Iterator[None]:
     Exceptions of this library and of Celery that say how the job is to end (a retry, say) pass.
 
     :raises JobAbortedError: the job is to stop, before or meanwhile.
+    :raises TypeError: ``call`` cannot be called.
     """
+    if not callable(call):
+        raise TypeError(f"call={call!r} cannot be called: give the function itself, not what it returns")
     ctx.signal.raise_if_aborted()
     once = _Once(call)
     try:

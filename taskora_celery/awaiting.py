@@ -20,6 +20,7 @@ from celery.result import AsyncResult, assert_will_not_block
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.backoff import outage_pause
+from taskora_celery.clock import in_seconds
 from taskora_celery.errors import StoreNotConfiguredError, StoreUnavailableError
 from taskora_celery.reading import checked_timeout
 from taskora_celery.runtime import Runtime, result_endpoint
@@ -71,11 +72,8 @@ async def result_of(
 
 def _limit(timeout: float | timedelta | None) -> float | None:
     """Return the seconds to wait, None for ever; a time that is over already is the shortest, and no error."""
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
-    if isinstance(timeout, float | int) and timeout < SHORTEST:
-        return SHORTEST
-    return checked_timeout(timeout)
+    limit = None if timeout is None else in_seconds(timeout)
+    return SHORTEST if isinstance(limit, float | int) and limit < SHORTEST else checked_timeout(limit)
 
 
 async def state_of(handle: AsyncResult) -> str:

@@ -228,6 +228,7 @@ class Context(JobReport):
         than 8 192 characters is cut. ``exc`` is the cause, by default the exception that is being handled. When ``max_retries``
         is used up the job fails with :class:`~taskora_celery.MaxRetriesExceededError`.
 
+        :raises TypeError: ``delay`` is no duration, ``reason`` no text, ``eta`` no ``datetime``, or ``exc`` no exception.
         :raises ValueError: ``delay`` is negative or not finite, both ``delay`` and ``eta`` are given, or ``eta`` is naive.
         """
         return build_retry(delay, reason, eta, exc)

@@ -242,6 +242,13 @@ def test_a_block_that_no_abort_meets_is_left_alone(ctx: LocalContext) -> None:
     assert ctx.signal._listeners == []
 
 
+def test_what_cannot_be_called_is_refused_before_the_block(ctx: LocalContext) -> None:
+    """``abortable(ctx, connection.cancel())`` would be noticed only when the job is to stop, and then not end it."""
+    error = "call=None cannot be called: give the function itself, not what it returns"
+    with pytest.raises(TypeError, match=error), abortable(ctx, None):  # type: ignore[arg-type]
+        raise AssertionError
+
+
 def test_an_abort_makes_the_call_and_the_blocks_error_is_the_cause(ctx: LocalContext) -> None:
     """What the library raises when it is called off is no failure of the job."""
     off = threading.Event()

@@ -290,7 +290,10 @@ def test_a_delay_and_an_instant_exclude_each_other(ctx: Context) -> None:
 
 
 def test_an_instant_needs_a_time_zone(ctx: Context) -> None:
-    """I1: a naive one means something else on each machine."""
+    """I1: a naive one means something else on each machine, and seconds or a text would be noticed only when it is sent."""
+    for eta in (30, "2030-01-01", timedelta(seconds=30)):
+        with pytest.raises(TypeError, match=r"eta=.* is no datetime: give an aware one, or the seconds from now as delay"):
+            ctx.retry(eta=eta)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no time zone"):
         ctx.retry(eta=datetime(2030, 1, 1))  # noqa: DTZ001
 
@@ -298,6 +301,12 @@ def test_an_instant_needs_a_time_zone(ctx: Context) -> None:
 def test_an_aware_instant_is_taken(ctx: Context) -> None:
     """I1: in any zone."""
     assert ctx.retry(eta=ETA).eta == ETA
+
+
+def test_a_cause_is_an_exception(ctx: Context) -> None:
+    """I1: a text would end the handler by an error that names neither the argument nor the way out."""
+    with pytest.raises(TypeError, match="exc='busy' is not an exception: give its text as reason"):
+        ctx.retry(exc="busy")  # type: ignore[arg-type]
 
 
 def test_a_long_reason_is_cut(ctx: Context) -> None:
