@@ -20,6 +20,7 @@ from celery.exceptions import Terminated, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.exceptions import EncodeError
 from kombu.message import Message
 
 from taskora_celery import Context, ContextTask, JobCancelledError, JobStalledError
@@ -287,6 +288,14 @@ def test_a_job_that_is_not_given_back_has_failed(parent: Parent) -> None:
         "WorkerLostError",
         states.FAILURE,
     )
+
+
+def test_a_result_that_cannot_be_encoded_fails_the_record_too(parent: Parent) -> None:
+    """A6, J2: its process has recorded a success, and then Celery tries to store what the handler returned."""
+    request = parent.receives()
+    ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token).end("SUCCESS")
+    request.on_failure(info_of(EncodeError("no set in JSON")), return_ok=True)
+    assert (parent.status.state, parent.status.error, parent.status.reason) == ("FAILURE", "EncodeError", "no set in JSON")
 
 
 def test_a_job_that_was_given_up_has_its_next_delivery_already(parent: Parent) -> None:
