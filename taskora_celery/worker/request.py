@@ -54,6 +54,8 @@ class JobRequest(Request):  # type: ignore[misc]
         self._keeper = Keeper.of(self._app)
         # Microseconds: two deliveries of one message are a round trip apart at least.
         self.hold = Hold(str(message.delivery_tag), int(time.time() * 1_000_000), self._task.heartbeat_timeout)
+        #: What the record calls the message, "" where it is known by its token alone: RabbitMQ counts them on each channel anew.
+        self._tag = message.delivery_tag if isinstance(message.delivery_tag, str) else ""
         self.fenced: FencedChannel | None = None
         #: What the pool knows of the job, as long as it runs and is to be acknowledged at its end; for `recall`.
         self._pooled: Any = None
@@ -176,7 +178,7 @@ class JobRequest(Request):  # type: ignore[misc]
             return None
         elif isinstance(exc, EncodeError):
             runtime = Runtime.of(self._app)
-            fail_unstored(runtime.store, runtime.redactor, str(self.id), self.hold.tag, exc)
+            fail_unstored(runtime.store, runtime.redactor, str(self.id), self._tag, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _was_ended_by_its_cancel(self) -> bool:
@@ -221,7 +223,7 @@ class JobRequest(Request):  # type: ignore[misc]
         reason = runtime.redactor.text(reason, "reason")
         attempt = attempt_of(self._request_dict.get("retries"))
         loss = Loss(
-            str(self.id), self._task.name, attempt, self._hostname, self.hold.tag, self.hold.token, int(time.time() * 1000),
+            str(self.id), self._task.name, attempt, self._hostname, self._tag, self.hold.token, int(time.time() * 1000),
             reason, ends_as, error if ends_as else None, self._task.max_stalls if ends_as is None else None,
             counts, stamp_of(self._request_dict.get(CREATED_HEADER)),
         )  # fmt: skip

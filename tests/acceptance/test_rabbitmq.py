@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.exceptions import WorkerLostError
 
 from taskora_celery.events import STARTED
-from tests.support import gates, jobs
+from tests.support import fault_jobs, gates, jobs
 from tests.support.apps import pointed_at
 from tests.support.monitor import Monitor
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from taskora_celery import JobHandle
     from tests.support.worker_fixtures import StartWorker
 
 pytestmark = pytest.mark.rabbitmq
@@ -51,3 +57,31 @@ def test_jobs_on_rabbitmq_beat_report_and_succeed(
         assert reporting.get(timeout=30)["delivery"] == 1
         assert [entry.message for entry in reporting.get_logs()] == ["delivered"]
     assert "leases cannot be renewed" not in worker.logs()
+
+
+@pytest.mark.parametrize("pool", ["prefork"], indirect=True, scope="session")
+def test_the_process_of_a_job_on_rabbitmq_is_killed(
+    pool: str, start_worker: StartWorker, rabbitmq_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D6, fault 4: what is not given back has failed, in its record, too; what is comes again, and goes on."""
+    monkeypatch.setenv("GATE_URL", redis_url)
+    env = {"BROKER_URL": rabbitmq_url, "RESULT_BACKEND": redis_url, "GATE_URL": redis_url}
+    start_worker("tests.support.fault_jobs:app", pool, 3, env={**env, **jobs.configured(taskora_redis_url=redis_url)})
+    with pointed_at(jobs.app, rabbitmq_url, redis_url, taskora_redis_url=redis_url):
+        tasks: tuple[Any, ...] = (fault_jobs.stand_early, fault_jobs.stand_late, fault_jobs.stand_rejected)
+        early, late, back = (task.delay() for task in tasks)
+        for handle in (early, late, back):
+            wait_until(partial(_has_reported, handle, 1), "its report")
+            os.kill(fault_jobs.starts(handle.id)[0]["pid"], signal.SIGKILL)
+        for handle in (early, late):
+            with pytest.raises(WorkerLostError):
+                handle.get(timeout=30)
+            assert recorded(handle, "FAILURE").error == "WorkerLostError"
+        wait_until(partial(_has_reported, back, 2), "its next delivery", 30)
+        gates.open_gate(back.id, "delivery2")
+        assert back.get(timeout=30)["checkpoint"] == {"row": 100}
+        assert [(record.delivery, record.outcome) for record in back.history()] == [(1, "LOST"), (2, "SUCCESS")]
+
+
+def _has_reported(handle: JobHandle, delivery: int) -> bool:
+    return bool(handle.get_progress() == delivery)
