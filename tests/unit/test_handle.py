@@ -13,7 +13,7 @@ import pytest
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.signals import before_task_publish
 
-from taskora_celery import JobHandle, cancel_job
+from taskora_celery import JobHandle, cancel_job, server_sent_events
 from taskora_celery.store.memory import MemoryStore
 from tests.support.eager_apps import eager_app
 from tests.support.traced import traced_app
@@ -59,6 +59,13 @@ def test_a_handle_is_not_an_id(app: Celery, handle: JobHandle) -> None:
     """J1: a JSON field of the one who sent the job, say, holds the other."""
     with pytest.raises(TypeError, match="is not a job's id"):
         JobHandle(handle, app=app)
+
+
+def test_an_id_is_not_a_handle() -> None:
+    """J2: what the route has is an id; the stream needs to know whose."""
+    as_it_is: Any = "job-1"
+    with pytest.raises(TypeError, match=r"'job-1' is no handle: give JobHandle\(id, app=app\)"):
+        server_sent_events(as_it_is)
 
 
 def test_an_id_may_be_a_uuid(app: Celery) -> None:
