@@ -26,6 +26,7 @@ from benchmarks import (
     volume,
 )
 from benchmarks.harness import Figure, markdown
+from benchmarks.servers import server_version
 
 ROWS = {
     "P1": lambda: [*hot_path.p1(), *peers.progress_peers()],
@@ -47,6 +48,7 @@ ROWS = {
 }
 _HEAD = "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n\n"
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
+_PEERS = ("tqdm", "structlog", "temporalio", "saq", "taskiq", "taskiq-redis")
 
 
 def _version(package: str) -> str:
@@ -57,9 +59,9 @@ def _version(package: str) -> str:
 
 
 def _text(figures: list[Figure]) -> str:
-    versions = ", ".join(_version(package) for package in _PACKAGES)
-    machine = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}"
-    return f"{machine}; {versions}.\n\n{markdown(figures)}"
+    versions, peers = (", ".join(map(_version, packages)) for packages in (_PACKAGES, _PEERS))
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}, Redis {server_version()}"
+    return f"{machine}; {versions}. Peers: {peers}.\n\n{markdown(figures)}"
 
 
 def main(arguments: list[str]) -> int:

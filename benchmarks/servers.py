@@ -17,17 +17,28 @@ from pathlib import Path
 
 import redis
 
-__all__ = ["cpu_seconds", "redis_server", "worker"]
+__all__ = ["cpu_seconds", "redis_server", "server_version", "worker"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _redis_binary() -> str:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise SystemExit("no redis-server on PATH: install one to run the benchmarks")
+    return binary
+
+
+def server_version() -> str:
+    """Return the version of the redis-server that the benchmarks run."""
+    said = subprocess.run([_redis_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    return said.partition("v=")[2].split()[0]
 
 
 @contextlib.contextmanager
 def redis_server() -> Iterator[str]:
     """Run a redis-server without persistence; yield its URL."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        raise SystemExit("no redis-server on PATH: install one to run the benchmarks")
+    binary = _redis_binary()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -49,7 +49,10 @@ def abortable(ctx: Context, call: Callable[[], object]) -> Iterator[None]:
     Exceptions of this library and of Celery that say how the job is to end (a retry, say) pass.
 
     :raises JobAbortedError: the job is to stop, before or meanwhile.
+    :raises TypeError: ``call`` cannot be called.
     """
+    if not callable(call):
+        raise TypeError(f"call={call!r} cannot be called: give the function itself, not what it returns")
     ctx.signal.raise_if_aborted()
     once = _Once(call)
     try:
@@ -75,7 +78,7 @@ def run_process(
     check: bool = True,
     input: Any = None,  # noqa: A002 - the name that subprocess.run has for it
     capture_output: bool = False,
-    timeout: float | None = None,
+    timeout: float | timedelta | None = None,
     **popen_options: Any,
 ) -> subprocess.CompletedProcess[Any]:
     """Run a process and wait for its end, as ``subprocess.run`` does; end it when the job is to stop.
@@ -89,14 +92,16 @@ def run_process(
     :raises subprocess.CalledProcessError: with ``check``, its return code is not 0.
     :raises subprocess.TimeoutExpired: it did not end within ``timeout`` seconds; it has ended now.
     :raises OSError: it cannot be started.
+    :raises TypeError, ValueError: ``grace`` or ``timeout`` is no duration; nothing was started.
     :raises NotSupportedError: called in a coroutine; it would hold up all others.
     """
+    limit = None if timeout is None else seconds(timeout, "timeout")
     if capture_output:
         popen_options["stdout"] = popen_options["stderr"] = subprocess.PIPE
     if input is not None:
         popen_options["stdin"] = subprocess.PIPE
     with _started(ctx, args, grace, popen_options) as group:
-        output, errors = _communicate(group, input, timeout)
+        output, errors = _communicate(group, input, limit)
     code = group.process.returncode
     if check and code:
         raise subprocess.CalledProcessError(code, group.process.args, output, errors)

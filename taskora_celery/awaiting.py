@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any, Protocol
 
 from celery import states
@@ -19,7 +20,9 @@ from celery.result import AsyncResult, assert_will_not_block
 
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.backoff import outage_pause
+from taskora_celery.clock import in_seconds
 from taskora_celery.errors import StoreNotConfiguredError, StoreUnavailableError
+from taskora_celery.reading import checked_timeout
 from taskora_celery.runtime import Runtime, result_endpoint
 from taskora_celery.store.asyncredis import AsyncRedis
 
@@ -37,7 +40,7 @@ OnMessage = Callable[[dict[str, Any]], Any] | None
 
 async def result_of(
     handle: AsyncResult,
-    timeout: float | None,
+    timeout: float | timedelta | None,
     *,
     propagate: bool = True,
     interval: float = 0.5,
@@ -53,17 +56,24 @@ async def result_of(
         return None
     if disable_sync_subtasks:
         assert_will_not_block()
+    limit = _limit(timeout)
     parents = list(_above(handle)) if follow_parents and propagate else []
     if handle._cache is None:
         waiting = _until_known(handle, parents, interval, on_message, on_interval)
         try:
-            await asyncio.wait_for(waiting, None if timeout is None else max(timeout, SHORTEST))
+            await asyncio.wait_for(waiting, limit)
         except asyncio.TimeoutError:  # before Python 3.11 it is not the built-in one
             raise CeleryTimeoutError("The operation timed out.") from None
     for node in parents:
         if node._cache is not None:
             node.maybe_throw()
     return handle.maybe_throw(callback=callback, propagate=propagate)
+
+
+def _limit(timeout: float | timedelta | None) -> float | None:
+    """Return the seconds to wait, None for ever; a time that is over already is the shortest, and no error."""
+    limit = None if timeout is None else in_seconds(timeout)
+    return SHORTEST if isinstance(limit, float | int) and limit < SHORTEST else checked_timeout(limit)
 
 
 async def state_of(handle: AsyncResult) -> str:

@@ -18,7 +18,7 @@ from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import has_ended, is_over
 from taskora_celery.clock import seconds
 from taskora_celery.errors import JobCancelledError, JobNotFoundError, StoreUnavailableError
-from taskora_celery.reading import JobReader
+from taskora_celery.reading import JobReader, checked_id
 from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.runtime import Runtime
@@ -84,7 +84,10 @@ def cancel_job(
 
     ``queued`` says that the job is known to have been sent: a job that waits in its queue has no record yet, and without this it
     reads as unknown.
+
+    :raises TypeError: ``job_id`` is no text (nor a ``UUID``), or as there.
     """
+    job_id = checked_id(job_id)  # first: who gives it in place of the app is told so
     runtime = Runtime.of(app)
     patience = _patience(wait)
     request = request_of(app, job_id, reason, grace, by=by)

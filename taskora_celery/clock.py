@@ -10,7 +10,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "instant", "seconds"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "in_seconds", "instant", "seconds"]
 
 
 class Clock(Protocol):
@@ -33,14 +33,18 @@ class _SystemClock:
 SYSTEM_CLOCK: Clock = _SystemClock()
 
 
+def in_seconds(value: float | timedelta) -> float:
+    """Return a duration in seconds, unchecked: where a negative one means that the time is over."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
 def seconds(value: float | timedelta, name: str) -> float:
     """Return a duration as float seconds; a ``timedelta`` is accepted.
 
     :raises TypeError: ``value`` is no number and no ``timedelta``.
     :raises ValueError: ``value`` is negative, NaN or infinite.
     """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
+    value = in_seconds(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}={value!r} is not a duration: give seconds or a timedelta")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from taskora_celery.errors import NoActiveJobError, NotSupportedError, RequeueEr
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.logs import JobLog
 from taskora_celery.loop import on_job_loop
+from taskora_celery.progress import tracked_total
 from taskora_celery.records import AttemptRecord
 from taskora_celery.reporter.report import JobReport
 from taskora_celery.retry import build_retry
@@ -171,26 +171,25 @@ class Context(JobReport):
         if not self.dirty:
             self.touch()
 
-    def track(self, iterable: Iterable[T], total: int | None = None, message: str | None = None) -> Iterator[T]:
+    def track(
+        self, iterable: Iterable[T], total: int | None = None, message: str | None = None, *, initial: int = 0
+    ) -> Iterator[T]:
         """Yield the items, and report after each how many are done.
 
-        ``total`` is taken from ``len(iterable)`` (or its length hint) where it is not given and there is one.
+        ``initial`` is how many were done before: by the attempt or delivery whose checkpoint this one goes on from. ``total``
+        includes them; where it is not given, it is taken from ``len(iterable)`` (or its length hint) if there is one.
         """
-        if total is None:
-            total = operator.length_hint(iterable, -1)
-            if total < 0:
-                # An empty message says that this is a count all the same: a number alone would be a percentage.
-                total, message = None, message or ""
-        done = 0
-        for done, item in enumerate(iterable, 1):
+        total, message = tracked_total(iterable, total, message, initial)
+        done = initial
+        for done, item in enumerate(iterable, initial + 1):
             yield item
             self.said = done
             self.said_total = total
             self.said_message = message
             if not self.dirty:
                 self.touch()
-        if not done:
-            self.progress(0, total, message)
+        if done == initial:
+            self.progress(done, total, message)
 
     def checkpoint(self, value: Any) -> None:
         """Keep ``value`` so that the next delivery or attempt of this job finds it in :attr:`last_checkpoint`.
@@ -229,6 +228,7 @@ class Context(JobReport):
         than 8 192 characters is cut. ``exc`` is the cause, by default the exception that is being handled. When ``max_retries``
         is used up the job fails with :class:`~taskora_celery.MaxRetriesExceededError`.
 
+        :raises TypeError: ``delay`` is no duration, ``reason`` no text, ``eta`` no ``datetime``, or ``exc`` no exception.
         :raises ValueError: ``delay`` is negative or not finite, both ``delay`` and ``eta`` are given, or ``eta`` is naive.
         """
         return build_retry(delay, reason, eta, exc)

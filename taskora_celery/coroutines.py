@@ -172,7 +172,7 @@ def run_coroutine(
     """
     begun = None if interrupt is None else partial(interrupt.begun, deaf=deaf)
     try:
-        return loop.run(coro, JobScope(task, request, ctx), begun=begun)
+        return _no_word(task, loop.run(coro, JobScope(task, request, ctx), begun=begun))
     except asyncio.CancelledError as exc:
         over_limit, gently = (False, False) if interrupt is None else (interrupt.over_limit, interrupt.gently)
         raise what_cancelled(ctx, over_limit=over_limit, gently=gently) from exc
@@ -224,14 +224,22 @@ async def awaited(ctx: Context, call: Callable[[], Coroutine[Any, Any, Any]]) ->
 def check_result(task: Any, result: Any) -> Any:
     """Return what a plain handler returned.
 
-    :raises TypeError: it is to be awaited or iterated over asynchronously, which nobody would do.
+    :raises TypeError: it is to be awaited or iterated over asynchronously, which nobody would do; or it had to be raised.
     """
     kind = type(result)
     if not (hasattr(kind, "__await__") or hasattr(kind, "__anext__")):
-        return result
+        return _no_word(task, result)
     if inspect.iscoroutine(result):
         result.close()
     raise TypeError(
         f"task {task.name}: its handler is a plain function and returned {kind.__name__!r}, which nobody awaits; "
         "make the handler `async def` and await it there"
     )
+
+
+def _no_word(task: Any, result: Any) -> Any:
+    """Return what a handler returned; who forgets the ``raise`` before ``ctx.retry(…)`` is told so."""
+    if isinstance(result, RetryError | RequeueError):
+        call = "retry" if isinstance(result, RetryError) else "requeue"
+        raise TypeError(f"task {task.name}: its handler returned ctx.{call}(…), which does nothing: raise it")
+    return result

@@ -35,6 +35,8 @@ class Delivery(msgspec.Struct, frozen=True):
     visibility: float | None = None
     #: It is acknowledged before the job ends.
     early: bool = False
+    #: The number that the parent gave the delivery, by which both know it, whatever the broker is; 0 where it gave none.
+    token: int = 0
 
     @classmethod
     def of(cls, task: Any, request: Any) -> Delivery:
@@ -49,20 +51,21 @@ class Delivery(msgspec.Struct, frozen=True):
         if not isinstance(tag, str):
             # Not from a transport of kombu's own (RabbitMQ): nothing to renew, but silence is seen there, too.
             silent = None if task.heartbeat_timeout is None else Hold("", 0, task.heartbeat_timeout)
-            return cls(silent, parent, None, early=early)
+            return cls(silent, parent, None, early=early, token=token)
         queue = (properties.get("delivery_info") or {}).get("sqs_queue")
         # An early acknowledgement waits, in a solo worker, until the job has ended: there is a lease to renew there, too.
-        return cls(Hold(tag, token, task.heartbeat_timeout, queue=queue), parent, visibility, early=early)
+        hold = Hold(tag, token, task.heartbeat_timeout, queue=queue)
+        return cls(hold, parent, visibility, early=early, token=token)
 
     def begin(
         self, report: JobReport, request: Any, worker: str, started: float, trace: str = "", *, again: bool
     ) -> Begin:  # fmt: skip
         """Return what the store is told of its beginning, at ``started`` (seconds); ``again``: its body has run once already."""
         info = request.delivery_info or {}
-        tag, token = (self.hold.tag, self.hold.token) if self.hold else ("", 0)
+        tag = self.hold.tag if self.hold else ""
         return Begin(
             report.id, report.name, report.attempt, worker, stamp_of(getattr(request, CREATED_HEADER, None)), int(started * 1000),
-            redelivered=bool(info.get("redelivered")) or again, tag=tag, token=token, anyway=again,
+            redelivered=bool(info.get("redelivered")) or again, tag=tag, token=self.token, anyway=again,
             # What waited for its time did not wait for a worker.
             queue=None if request.eta else info.get("routing_key") or None, trace=trace,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from taskora_celery.cancelling import receipt_after_end
 from taskora_celery.errors import JobNotFoundError
 from taskora_celery.handle import CallableState
 from taskora_celery.local import LocalContext
-from taskora_celery.reading import checked_timeout, chosen
+from taskora_celery.reading import check_whole, checked_timeout, chosen
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.redaction import Redactor
 from taskora_celery.scheduling import reason_of
@@ -67,6 +67,7 @@ class EagerJobHandle(TypedEagerResult[R_co]):
 
     def events(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> Iterator[Event]:
         """Yield what :meth:`JobHandle.events` yields of a job that has ended; a retry has the ``seq`` of the entry before it."""
+        check_whole(after=after)
         checked_timeout(timeout)
         if not self._contexts:
             return iter(())
@@ -115,9 +116,9 @@ class EagerJobHandle(TypedEagerResult[R_co]):
         """Return what :meth:`cancel` returns."""
         return self.cancel(reason, grace=grace, wait=wait)
 
-    async def aget(self, timeout: float | None = None, **options: Any) -> R_co:
+    async def aget(self, timeout: float | timedelta | None = None, **options: Any) -> R_co:  # noqa: ARG002 - it is here
         """Return the result, or raise, as :meth:`get` does."""
-        return self.get(timeout, **options)
+        return self.get(**options)
 
     async def aget_progress(self) -> Any:
         """Return what :meth:`get_progress` returns."""

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import msgspec
 
-from taskora_celery.redaction import REDACTED, Redactor
+from taskora_celery.redaction import REDACTED, TRACEBACK, Redactor
 
 __all__ = [
     "CUT", "FLAT", "Plain", "as_json", "encodable", "pack", "pack_small", "to_flat", "to_plain", "unpack", "unpack_all",
@@ -147,7 +147,7 @@ def to_flat(value: dict[Any, Any], redactor: Redactor, limit: int) -> dict[str, 
         return None
     hides, result = redactor.hides, {}
     for key, item in value.items():
-        if type(key) is not str:
+        if type(key) is not str or key == TRACEBACK:
             return None
         if hides(key):
             result[key] = REDACTED

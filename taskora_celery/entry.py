@@ -78,7 +78,7 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
     except RetryError as error:
         if request.called_directly:
             raise
-        schedule(task, request, error, time.time())
+        schedule(task, request, error, time.time(), Redactor())
     finally:
         deactivate(token)
 

@@ -273,7 +273,7 @@ class Execution:
             self._too_late = False
             self._own_lines.let_through()  # a broker may let us wait
             try:
-                schedule(self._task, self.request, error, self.runtime.clock.time())
+                schedule(self._task, self.request, error, self.runtime.clock.time(), self.runtime.redactor)
             finally:
                 self._own_lines.hold()
                 self._too_late = True

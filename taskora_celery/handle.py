@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from celery import Celery
+
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
-from taskora_celery.reading import JobReader, checked_timeout
+from taskora_celery.reading import JobReader, check_whole, checked_id, checked_timeout
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.typed import R_co, TypedResult
@@ -52,6 +54,24 @@ class JobHandle(TypedResult[R_co]):
     :class:`~taskora_celery.StoreUnavailableError` where it does not answer.
     """
 
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - Celery's name
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Any = None,
+        parent: Any = None,
+    ) -> None:
+        """Take the arguments of ``AsyncResult``; ``app`` is the current one where it is left out.
+
+        :raises TypeError: ``id`` is no text (nor a ``UUID``), or the app was given where the backend is expected.
+        """
+        if id is not None:  # Celery's own error says more of that
+            checked_id(id)
+        if isinstance(backend, Celery):
+            raise TypeError(f"{backend!r} is an app, not a result backend: pass it by its name, JobHandle(id, app=app)")
+        super().__init__(id, backend, task_name, app, parent)
+
     #: Whether the job may be on its way, so that following it waits for its start.
     sent = False
     #: Whether this handle comes from the call that sent the job, and its worker will ask whether it was cancelled.
@@ -73,6 +93,7 @@ class JobHandle(TypedResult[R_co]):
 
         ``level`` is the lowest wanted; ``attempt`` picks one; ``after`` is the ``seq`` of an entry; ``limit`` keeps the newest.
 
+        :raises TypeError: ``attempt``, ``after`` or ``limit`` is no whole number.
         :raises ValueError: ``level`` is no level, or ``limit`` is negative.
         """
         return self._reader.logs(level=level, attempt=attempt, after=after, limit=limit)
@@ -85,7 +106,7 @@ class JobHandle(TypedResult[R_co]):
 
         :raises TimeoutError: nothing was heard of the job for ``timeout`` seconds; it goes on.
         :raises JobNotFoundError: there is no record.
-        :raises TypeError: ``timeout`` is no duration.
+        :raises TypeError: ``timeout`` is no duration, or ``after`` no whole number.
         :raises ValueError: ``timeout`` is negative or not finite.
         """
         return (event.data for event in self.events(after=after, timeout=timeout) if event.kind == "log")
@@ -95,6 +116,7 @@ class JobHandle(TypedResult[R_co]):
 
         The first event says in which attempt the job is. Waiting, and errors, are those of :meth:`follow_logs`.
         """
+        check_whole(after=after)
         expected, timeout = self.sent or timeout is not None, checked_timeout(timeout)
         return self._reader.follow(after=after, timeout=timeout, ready=self._is_over, expected=expected)
 
@@ -169,7 +191,7 @@ class JobHandle(TypedResult[R_co]):
 
     # --- without blocking an event loop --------------------------------------------------------------------------------
 
-    async def aget(self, timeout: float | None = None, **options: Any) -> R_co:
+    async def aget(self, timeout: float | timedelta | None = None, **options: Any) -> R_co:
         """Return the result, or raise, as :meth:`get` does; ``options`` are its, too.
 
         Where the result backend is Redis, no thread takes part, and all waits of an event loop share two connections. Any other
@@ -177,6 +199,7 @@ class JobHandle(TypedResult[R_co]):
         store of records is configured. An outage of Redis is waited for. A result of more than 200 kB is decoded in the executor.
 
         :raises celery.exceptions.TimeoutError: it is not there within ``timeout`` seconds; the job goes on.
+        :raises TypeError: ``timeout`` is no duration.
         """
         result: R_co = await result_of(self, timeout, **options)
         return result
@@ -206,6 +229,7 @@ class JobHandle(TypedResult[R_co]):
 
     def aevents(self, *, after: int | None = None, timeout: float | timedelta | None = None) -> AsyncGenerator[Event, None]:
         """Yield what :meth:`events` yields."""
+        check_whole(after=after)
         expected, timeout = self.sent or timeout is not None, checked_timeout(timeout)
         return self._areader.follow(after=after, timeout=timeout, ready=lambda: is_over(self), expected=expected)
 

@@ -16,12 +16,14 @@ from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalled
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.reading import last_words
 from taskora_celery.records import Outcome
+from taskora_celery.redaction import Redactor
+from taskora_celery.scheduling import REASON_CHARS, text_of
 from taskora_celery.store.announcements import unpacked
-from taskora_celery.store.protocol import Begun, CancelRequest, JobStore
+from taskora_celery.store.protocol import Begun, CancelRequest, Ended, JobStore, Report
 
 __all__ = [
-    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "log_once", "outcome_is_stored", "reason_in", "refused",
-    "requeues", "revoke", "stalled",
+    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "fail_unstored", "log_once", "outcome_is_stored",
+    "reason_in", "refused", "requeues", "revoke", "stalled",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -125,6 +127,25 @@ def outcome_is_stored(task: Any, request: Any) -> bool:
         return task.backend.get_state(request.id) in states.READY_STATES
     except Exception:  # noqa: BLE001 - any backend's error; to run once more is the safe answer
         return False
+
+
+def fail_unstored(store: JobStore | None, redactor: Redactor, job_id: str, tag: str, exc: BaseException) -> None:
+    """Write to a job's record that it has failed though its handler had ended well: Celery cannot encode what it returned.
+
+    Celery tries that behind the end of the handler, when the record says SUCCESS. ``tag`` is that of the delivery. Two round
+    trips, each bounded; never raises.
+    """
+    try:
+        found = None if store is None else store.read(job_id)
+        if store is None or found is None or found.fields.get("s") != Outcome.SUCCESS:
+            return
+        if found.fields.get("l", "") not in {"", tag}:
+            return  # another message's, sent under the same id
+        reason = redactor.text(text_of(exc), "reason")[:REASON_CHARS]
+        ended = Ended(Outcome.FAILURE, found.fields["e"], reason, type(exc).__name__, stands=True)
+        store.report([Report(job_id, found.fields["f"], 0, ended=ended)])
+    except StoreUnavailableError as failure:
+        logger.warning("job %s: that its result could not be encoded cannot be written to its record: %s", job_id, failure)
 
 
 def requeues(exc: BaseException, ctx: Context) -> bool:

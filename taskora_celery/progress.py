@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["backend_meta", "percent", "progress_value"]
+__all__ = ["backend_meta", "percent", "progress_value", "tracked_total"]
 
 
 def progress_value(value: Any, total: Any = None, message: Any = None) -> Any:
@@ -17,6 +18,15 @@ def progress_value(value: Any, total: Any = None, message: Any = None) -> Any:
     if message:
         shape["message"] = message
     return shape
+
+
+def tracked_total(items: Iterable[Any], total: int | None, message: str | None, initial: int) -> tuple[int | None, str | None]:
+    """Return the total of a loop, by its length where none is given, and its message; ``initial`` were done before."""
+    if total is not None:
+        return total, message
+    left = operator.length_hint(items, -1)
+    # An empty message says that this is a count all the same: a number alone would be a percentage.
+    return (initial + left, message) if left >= 0 else (None, message or "")
 
 
 def percent(current: Any, total: Any) -> float | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -27,6 +28,8 @@ __all__ = [
     "JobReader",
     "brief_of",
     "check_filters",
+    "check_whole",
+    "checked_id",
     "checked_timeout",
     "history_of",
     "logs_of",
@@ -75,11 +78,8 @@ def logs_of(
 def chosen(
     entries: list[LogEntry], *, level: str | None, attempt: int | None, after: int | None, limit: int | None
 ) -> list[LogEntry]:
-    """Return the entries that pass the filters, the newest ``limit`` of those.
-
-    :raises ValueError: ``level`` is no level, or ``limit`` is negative.
-    """
-    check_filters(level=level, limit=limit)
+    """Return the entries that pass the filters, the newest ``limit`` of those; errors are those of :func:`check_filters`."""
+    check_filters(level=level, attempt=attempt, after=after, limit=limit)
     if level is not None:
         floor = level_code(level)
         entries = [entry for entry in entries if level_code(entry.level) >= floor]
@@ -90,15 +90,27 @@ def chosen(
     return entries if limit is None else entries[len(entries) - limit :] if limit < len(entries) else entries
 
 
-def check_filters(*, level: str | None, limit: int | None, **_others: Any) -> None:
+def check_filters(*, level: str | None, attempt: int | None, after: int | None, limit: int | None) -> None:
     """Refuse what cannot be a filter, before anything is read.
 
+    :raises TypeError: ``attempt``, ``after`` or ``limit`` is no whole number.
     :raises ValueError: ``level`` is no level, or ``limit`` is negative.
     """
     if level is not None:
         level_code(level)
+    check_whole(attempt=attempt, after=after, limit=limit)
     if limit is not None and limit < 0:
         raise ValueError(f"limit={limit!r} is negative: give 0 or more entries")
+
+
+def check_whole(**numbers: int | None) -> None:
+    """Refuse texts, say, where a number or None is expected: a query string holds nothing else.
+
+    :raises TypeError: one of them is no whole number.
+    """
+    for name, value in numbers.items():
+        if value is not None and not hasattr(value, "__index__"):
+            raise TypeError(f"{name}={value!r} is not a whole number")
 
 
 def status_of(job_id: str, snapshot: Snapshot | None, keep: int) -> JobStatus:
@@ -168,6 +180,17 @@ def history_of(snapshot: Snapshot | None) -> list[AttemptRecord]:
         AttemptRecord(number, delivery, fields.get("w", ""), started, outcome, duration, fields.get("r"), fields.get("z"))
     )  # fmt: skip
     return records
+
+
+def checked_id(job_id: object) -> str:
+    """Return a job's id as the text that it is; a ``UUID`` is accepted, as Celery accepts it where it sends a task.
+
+    :raises TypeError: it is something else.
+    """
+    if isinstance(job_id, str | UUID):
+        return str(job_id)
+    way = "id.decode()" if isinstance(job_id, bytes) else "str(id)"
+    raise TypeError(f"{job_id!r} is not a job's id, which is a text: pass {way}")
 
 
 def checked_timeout(timeout: float | timedelta | None) -> float | None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["DEFAULT_KEYS", "REDACTED", "Redactor"]
+__all__ = ["DEFAULT_KEYS", "REDACTED", "TRACEBACK", "Redactor"]
 
 REDACTED = "[redacted]"
+#: The key of a log entry's traceback, which ends in the text of an exception: free text, as a reason is.
+TRACEBACK = "traceback"
 
 #: A key is hidden when these words stand in it, in this order, whatever parts them (``X-Api-Key``, ``apiKey``, ``api_key``).
 DEFAULT_KEYS = (
@@ -40,8 +42,8 @@ class Redactor:
     """Hides values by the name of their key, and secrets inside free text.
 
     ``keys`` are added to :data:`DEFAULT_KEYS`. ``hook(key, value)`` is the user's own rule: it is called for every value
-    that has a key, and for texts with the key ``"reason"``, ``"message"``, ``"arguments"`` or ``"repr"``; what it returns is
-    used. A hook that raises hides the value. Safe to use from several threads: the cache is only a cache.
+    that has a key, and for texts with the key ``"reason"``, ``"message"``, ``"arguments"``, ``"traceback"`` or ``"repr"``; what
+    it returns is used. A hook that raises hides the value. Safe to use from several threads: the cache is only a cache.
     """
 
     __slots__ = ("_cache", "_needles", "_text", "hook")
@@ -54,6 +56,8 @@ class Redactor:
         self._text = re.compile(
             rf"(?P<head>(?<![A-Za-z0-9])[\w-]{{0,{_NAME_CHARS}}}?(?:{names})(?![A-Za-z0-9])[\w-]{{0,{_NAME_CHARS}}}"
             r"[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)"
+            # What is hidden already stays as it is: a reason passes through here more than once on its way.
+            rf"(?!(?:(?:bearer|basic)\s+)?{re.escape(REDACTED)})"
             r"[^\s\"',;&)}\]]+",
             re.IGNORECASE,
         )
@@ -72,6 +76,8 @@ class Redactor:
         """Return what may be seen of a value under this key."""
         if self.hides(key):
             return REDACTED
+        if key == TRACEBACK and type(value) is str:
+            return self.text(value, key)
         return self._hooked(key, value) if self.hook is not None else value
 
     def text(self, text: str, key: str = "message") -> str:

@@ -21,12 +21,16 @@ def build_retry(
     """Return the exception for these arguments; see :meth:`taskora_celery.Context.retry`."""
     if delay is not None and eta is not None:
         raise ValueError(f"delay={delay!r} and eta={eta!r} exclude each other: give one")
+    if eta is not None and not isinstance(eta, datetime):
+        raise TypeError(f"eta={eta!r} is no datetime: give an aware one, or the seconds from now as delay")
     if eta is not None and eta.tzinfo is None:
         raise ValueError(f"eta={eta!r} has no time zone: give an aware datetime")
     wait = None if delay is None else seconds(delay, "delay")
     if reason is not None and not isinstance(reason, str):
         raise TypeError(f"reason={reason!r} is not a text")
     reason = None if reason is None else _bounded(reason)
+    if exc is not None and not isinstance(exc, BaseException):
+        raise TypeError(f"exc={exc!r} is not an exception: give its text as reason")
     if exc is None:
         exc = sys.exc_info()[1]
     cause = None if exc is None else _told(exc)

@@ -62,12 +62,15 @@ def max_retries_of(task: Any) -> int | None:
     return task.max_retries if limit is None else limit
 
 
-def schedule(task: Any, request: Any, error: RetryError, now: float) -> None:
+def schedule(task: Any, request: Any, error: RetryError, now: float, redactor: Redactor) -> None:
     """Turn ``raise ctx.retry(…)`` into Celery's retry; raises in any case. ``now`` is in seconds since the epoch.
+
+    From here on ``error`` shows no secrets: Celery writes its text into its log, its state, its event and its traceback.
 
     :raises Retry: the next attempt's message is sent.
     :raises MaxRetriesExceededError: there is no next attempt.
     """
+    error.reason, error.cause = (None if text is None else redactor.text(text, "reason") for text in (error.reason, error.cause))
     limit = max_attempts(task)
     if limit is not None and request.retries + 1 >= limit:
         why = f": {error.reason}" if error.reason else ""

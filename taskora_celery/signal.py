@@ -7,8 +7,10 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Literal
 
+from taskora_celery.clock import in_seconds
 from taskora_celery.errors import JobAbortedError
 
 __all__ = ["AbortReason", "Signal"]
@@ -43,8 +45,9 @@ class Signal:
         """Return ``aborted``, under the name that ``threading.Event`` has for it."""
         return self.aborted
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | timedelta | None = None) -> bool:
         """Block until the abort, or for ``timeout`` seconds; return ``aborted``."""
+        pause = -1 if timeout is None else max(in_seconds(timeout), 0)
         # Not an event: a time limit that lands where one takes its lock leaves it locked, and who fires would hang in it.
         waiter = threading.Lock()
         waiter.acquire()
@@ -53,7 +56,7 @@ class Signal:
                 return True
             self._waiters.append(waiter)
         try:
-            waiter.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+            waiter.acquire(timeout=pause)
         finally:
             with self._lock, contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
@@ -84,7 +87,11 @@ class Signal:
         That thread is the library's, and serves other jobs: a callback must not block. What takes time belongs into a thread.
 
         A callback that raises is logged, and neither the job nor the other callbacks notice.
+
+        :raises TypeError: it cannot be called.
         """
+        if not callable(callback):
+            raise TypeError(f"callback={callback!r} cannot be called: give the function itself, not what it returns")
         with self._lock:
             if not self.aborted:
                 self._listeners.append(callback)

@@ -10,6 +10,8 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
+from celery.result import AsyncResult
+
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import is_over, state_of
 from taskora_celery.clock import seconds
@@ -51,9 +53,11 @@ def server_sent_events(
 
     :raises StoreNotConfiguredError: no Redis is known to keep job records in.
     :raises RuntimeError: no event loop runs in this thread.
-    :raises TypeError: ``heartbeat`` or ``timeout`` is no duration.
+    :raises TypeError: ``handle`` is no handle, or ``heartbeat`` or ``timeout`` no duration.
     :raises ValueError: one of them is negative or not finite.
     """
+    if not isinstance(handle, AsyncResult):
+        raise TypeError(f"{handle!r} is no handle: give JobHandle(id, app=app)")
     silence, patience = seconds(heartbeat, "heartbeat"), checked_timeout(timeout)
     position = _Position.read(after)
     reader = AsyncJobReader.of(handle.app, str(handle.id))

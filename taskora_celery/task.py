@@ -25,6 +25,7 @@ from taskora_celery.handler import Handler
 from taskora_celery.injection import ContextParameter, find_parameter, without_parameter
 from taskora_celery.options import BY_SETTING, check_names, check_options, complete_options, is_left_alone, named, unset_options
 from taskora_celery.outcomes import GivenBack, as_hook
+from taskora_celery.reading import checked_id
 from taskora_celery.standin import TaskApp, app_here, hand_over_app
 from taskora_celery.typed import P, R, TypedTask
 
@@ -143,8 +144,11 @@ class ContextTask(OnCommit, TypedTask[P, R]):
 
             The context is never passed: the worker fills it in. The creation time travels in a header.
 
-            :raises TypeError: a context is among the arguments, or the arguments do not fit (as with plain Celery).
+            :raises TypeError: a context is among the arguments, the arguments do not fit (as with plain Celery), or ``task_id``
+                is no text; nothing was sent.
             """
+            if task_id:
+                checked_id(task_id)
             _refuse_context(self, args, kwargs)
             headers = options.get("headers") or {}
             if self.tracked and CREATED_HEADER not in headers:

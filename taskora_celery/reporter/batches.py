@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any
 
 from taskora_celery.encoding import FLAT
-from taskora_celery.redaction import REDACTED, Redactor
+from taskora_celery.redaction import REDACTED, TRACEBACK, Redactor
 from taskora_celery.reporter.report import LOG_SLOTS, entries_in
 from taskora_celery.reporter.taking import PlainEntry, plain_entry
 from taskora_celery.store.journal import BATCH_ENTRIES, STATE, LogColumns, encode, encode_columns
@@ -71,7 +71,10 @@ def _are_plain(metas: Sequence[Any], redactor: Redactor) -> bool:
     # The types of all keys, not of those that differ: a derived one may be equal to a text and be stored as another.
     if set(map(type, chain.from_iterable(found))) != {str}:
         return False
-    hidden = {key for key in set().union(*found) if redactor.hides(key)}
+    keys: set[str] = set().union(*found)
+    if TRACEBACK in keys:
+        return False
+    hidden = {key for key in keys if redactor.hides(key)}
     if hidden:
         for meta in found:
             for key in meta.keys() & hidden:

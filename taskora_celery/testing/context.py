@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
-from operator import length_hint
 from typing import Any, TypeVar
 
 from taskora_celery.clock import seconds
@@ -14,7 +13,7 @@ from taskora_celery.context import Context
 from taskora_celery.encoding import to_plain, unpack
 from taskora_celery.interrupts import Interrupt
 from taskora_celery.logs import JobLog, merged
-from taskora_celery.progress import progress_value
+from taskora_celery.progress import progress_value, tracked_total
 from taskora_celery.records import LogEntry, level_name
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.taking import plain_entry
@@ -127,16 +126,17 @@ class RecordedContext(Context):
             lambda notes: notes.progress.append(self._plain(progress_value(value, total, message))),
         )
 
-    def track(self, iterable: Iterable[T], total: int | None = None, message: str | None = None) -> Iterator[T]:
+    def track(
+        self, iterable: Iterable[T], total: int | None = None, message: str | None = None, *, initial: int = 0
+    ) -> Iterator[T]:
         """Yield the items, and report after each how many are done."""
-        if total is None and (total := length_hint(iterable, -1)) < 0:
-            total, message = None, message or ""
-        done = 0
-        for done, item in enumerate(iterable, 1):
+        total, message = tracked_total(iterable, total, message, initial)
+        done = initial
+        for done, item in enumerate(iterable, initial + 1):
             yield item
             self.progress(done, total, message)
-        if not done:
-            self.progress(0, total, message)
+        if done == initial:
+            self.progress(done, total, message)
 
     def checkpoint(self, value: Any) -> None:
         """Keep ``value`` for the next delivery or attempt, and note it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Protocol
 
+from taskora_celery.clock import in_seconds
 from taskora_celery.signal import Signal
 from taskora_celery.testing.clock import VirtualClock
 
@@ -38,7 +40,7 @@ class VirtualSignal(Signal):
         self._sleeper = sleeper
         self._thread = threading.get_ident()
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | timedelta | None = None) -> bool:
         """Let virtual time pass until the abort, or for ``timeout`` seconds; return ``aborted``.
 
         In other threads than the handler's, which wait for its work to go on, it is real time.
@@ -48,7 +50,7 @@ class VirtualSignal(Signal):
         if threading.get_ident() != self._thread:
             return super().wait(timeout)
         if timeout is not None:
-            self._sleeper.pass_time(timeout)
+            self._sleeper.pass_time(in_seconds(timeout))
         elif not self._sleeper.clock.wait(lambda: self.aborted, _FOR_EVER):
             raise RuntimeError("ctx.signal.wait() would never return: nothing fires the signal within a virtual day")
         self._sleeper.arrive()

@@ -16,13 +16,14 @@ from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.exceptions import EncodeError
 
 from taskora_celery.cancelling import mend_revoked
 from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, attempt_of, stamp_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
-from taskora_celery.outcomes import Cancelled, revoke, stalled
+from taskora_celery.outcomes import Cancelled, fail_unstored, revoke, stalled
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
@@ -53,6 +54,8 @@ class JobRequest(Request):  # type: ignore[misc]
         self._keeper = Keeper.of(self._app)
         # Microseconds: two deliveries of one message are a round trip apart at least.
         self.hold = Hold(str(message.delivery_tag), int(time.time() * 1_000_000), self._task.heartbeat_timeout)
+        #: What the record calls the message, "" where it is known by its token alone: RabbitMQ counts them on each channel anew.
+        self._tag = message.delivery_tag if isinstance(message.delivery_tag, str) else ""
         self.fenced: FencedChannel | None = None
         #: What the pool knows of the job, as long as it runs and is to be acknowledged at its end; for `recall`.
         self._pooled: Any = None
@@ -171,12 +174,20 @@ class JobRequest(Request):  # type: ignore[misc]
                 return super().on_failure(self._stalled(told, text), send_failed_event)
             if requeued:
                 Runtime.of(self._app).events.retried(self._hostname, str(self.id), self.name, text)
-        elif isinstance(exc, Terminated) and not self._already_cancelled:
-            told = self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
-            if told.cancelled and not self._already_revoked:
-                self._end_cancelled()
-                return None
+        elif isinstance(exc, Terminated) and not self._already_cancelled and self._was_ended_by_its_cancel():
+            return None
+        elif isinstance(exc, EncodeError):
+            runtime = Runtime.of(self._app)
+            fail_unstored(runtime.store, runtime.redactor, str(self.id), self._tag, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _was_ended_by_its_cancel(self) -> bool:
+        """Write to the record that the process was terminated; say whether the job was cancelled, and its end is told by this."""
+        told = self.lose("terminated", Outcome.REVOKED, Terminated.__name__)
+        if not told.cancelled or self._already_revoked:
+            return False
+        self._end_cancelled()
+        return True
 
     def _is_settled(self, exc: BaseException) -> bool:
         """Say whether its process was ended on purpose, and its message is on its way without what the process says.
@@ -212,7 +223,7 @@ class JobRequest(Request):  # type: ignore[misc]
         reason = runtime.redactor.text(reason, "reason")
         attempt = attempt_of(self._request_dict.get("retries"))
         loss = Loss(
-            str(self.id), self._task.name, attempt, self._hostname, self.hold.tag, self.hold.token, int(time.time() * 1000),
+            str(self.id), self._task.name, attempt, self._hostname, self._tag, self.hold.token, int(time.time() * 1000),
             reason, ends_as, error if ends_as else None, self._task.max_stalls if ends_as is None else None,
             counts, stamp_of(self._request_dict.get(CREATED_HEADER)),
         )  # fmt: skip

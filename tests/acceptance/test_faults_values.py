@@ -101,6 +101,7 @@ def test_results_and_errors_stay_celerys_and_their_records_are_bounded(
             with pytest.raises(Exception, match=r"(?s).+"):
                 handle.get(timeout=30)
             assert handle.state == "FAILURE"
+            assert recorded(handle, "FAILURE").error == "EncodeError"
             assert _size(redis_client, handle.id) < BOUND
         for kind in ("surrogate", "circular", "failing", "not utf-8", "long"):
             handle = odd_jobs.fail.delay(kind)

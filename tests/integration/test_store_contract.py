@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import redis
+from kombu.exceptions import EncodeError
 
 from taskora_celery.encoding import pack, unpack
 from taskora_celery.errors import StoreUnavailableError
-from taskora_celery.reading import logs_of, progress_of, status_of
+from taskora_celery.outcomes import fail_unstored
+from taskora_celery.reading import Follower, logs_of, progress_of, status_of
 from taskora_celery.records import AttemptRecord, Outcome
+from taskora_celery.redaction import Redactor
 from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.journal import decode
@@ -284,6 +287,23 @@ def test_an_end_that_celery_has_stored_stands_whatever_was_requested(store: JobS
     stands = msgspec.structs.replace(ended, stands=True)
     assert store.report([Report("job-1", begun.fence, NOW_MS, ended=stands)]) == [Reply.STOPPING]
     assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == Outcome.SUCCESS
+
+
+def test_a_success_whose_result_celery_could_not_keep_becomes_a_failure(store: JobStore) -> None:
+    """A6, I4: by who holds its fence; the reason is there, and a reader that comes now knows of one end."""
+    begun = store.begin(begin_of(0, tag="tag", token=7))
+    store.report([Report("job-1", begun.fence, NOW_MS, ended=Ended(Outcome.SUCCESS, NOW_MS + 5))])
+    fail_unstored(store, Redactor(), "job-1", "another", EncodeError("no set in JSON"))
+    assert status_of("job-1", store.read("job-1"), LOG_LIMIT).state == Outcome.SUCCESS, "the id was sent again"
+    for _ in range(2):
+        fail_unstored(store, Redactor(), "job-1", "tag", EncodeError("no set in JSON, token=hunter2"))
+    status = status_of("job-1", store.read("job-1"), LOG_LIMIT)
+    assert (status.state, status.error, status.reason) == (Outcome.FAILURE, "EncodeError", "no set in JSON, token=[redacted]")
+    assert status.ended_ms == NOW_MS + 5
+    assert [event.data["state"] for event in Follower().feed(store.read("job-1", 0)) if event.kind == "state"] == [
+        "STARTED",
+        "FAILURE",
+    ]
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

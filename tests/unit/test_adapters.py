@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -158,16 +159,17 @@ def test_a_process_that_takes_too_long_is_ended_likewise(ctx: LocalContext, tmp_
     said = tmp_path / "pid"
     script = f"trap 'echo bye; exit' TERM; echo $$ > {said}; sleep 600 & wait"
     with pytest.raises(subprocess.TimeoutExpired) as late:
-        run_process(ctx, ["sh", "-c", script], timeout=0.5, stdout=subprocess.DEVNULL)
+        run_process(ctx, ["sh", "-c", script], timeout=timedelta(seconds=0.5), stdout=subprocess.DEVNULL)
     assert late.value.timeout == 0.5
     wait_until(lambda: not group_members(_pid_in(said)), "the end of the group", 2)
 
 
 @pytest.mark.parametrize("bad", [-1, float("nan"), "5"])
-def test_a_grace_that_is_no_duration_starts_nothing(ctx: LocalContext, tmp_path: Path, bad: object) -> None:
+@pytest.mark.parametrize("name", ["grace", "timeout"])
+def test_what_is_no_duration_starts_nothing(ctx: LocalContext, tmp_path: Path, name: str, bad: object) -> None:
     """It would be noticed only when the process is to end."""
-    with pytest.raises((TypeError, ValueError), match="grace"):
-        run_process(ctx, ["touch", str(tmp_path / "made")], grace=bad)  # type: ignore[arg-type]
+    with pytest.raises((TypeError, ValueError), match=name):
+        run_process(ctx, ["touch", str(tmp_path / "made")], **{name: bad})  # type: ignore[arg-type]
     assert not (tmp_path / "made").exists()
 
 
@@ -238,6 +240,13 @@ def test_a_block_that_no_abort_meets_is_left_alone(ctx: LocalContext) -> None:
     ctx.signal.abort("cancelled")
     assert called == []
     assert ctx.signal._listeners == []
+
+
+def test_what_cannot_be_called_is_refused_before_the_block(ctx: LocalContext) -> None:
+    """``abortable(ctx, connection.cancel())`` would be noticed only when the job is to stop, and then not end it."""
+    error = "call=None cannot be called: give the function itself, not what it returns"
+    with pytest.raises(TypeError, match=error), abortable(ctx, None):  # type: ignore[arg-type]
+        raise AssertionError
 
 
 def test_an_abort_makes_the_call_and_the_blocks_error_is_the_cause(ctx: LocalContext) -> None:

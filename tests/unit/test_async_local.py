@@ -30,6 +30,7 @@ from taskora_celery.coroutines import CoroutineInterrupt, what_cancelled, word_i
 from taskora_celery.handler import Handler
 from taskora_celery.loop import JobLoop
 from taskora_celery.runtime import Runtime
+from taskora_celery.testing import run_job
 from tests.support.eager_apps import eager_app, tasks_of_their_own
 
 if TYPE_CHECKING:
@@ -305,6 +306,24 @@ def test_a_plain_handler_that_returns_what_nobody_awaits_fails(app: Celery, what
         f"task {work.name}: its handler is a plain function and returned {what!r}, which nobody awaits; "
         "make the handler `async def` and await it there"
     )
+
+
+@pytest.mark.parametrize("call", ["retry", "requeue"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_returns_what_has_to_be_raised_is_told_so(app: Celery, call: str, is_async: bool) -> None:
+    """I1: Celery's own `self.retry` raises by itself, so people forget to; no result backend could store it."""
+
+    def plain(ctx: Context) -> Any:
+        return getattr(ctx, call)(reason="busy")
+
+    async def coroutine(ctx: Context) -> Any:
+        return getattr(ctx, call)(reason="busy")
+
+    work = app.task(coroutine if is_async else plain)
+    said = f"task {work.name}: its handler returned ctx.{call}(…), which does nothing: raise it"
+    assert str(work.delay().result) == said
+    run = run_job(work)
+    assert (run.state, str(run.exception), run.attempts) == ("FAILURE", said, 1)
 
 
 def test_sleep_is_refused_where_it_would_block_the_loop(app: Celery) -> None:

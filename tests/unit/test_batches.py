@@ -36,7 +36,8 @@ class Name(str, enum.Enum):
 
 flat_values = st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=40)
 values = flat_values | st.lists(st.integers(), max_size=3) | st.sampled_from([Name.ROW, b"\xff", object, {"token": SECRET}])
-keys = st.text(max_size=6) | st.sampled_from(["row", "token", "X-Api-Key"]) | st.integers() | st.sampled_from(list(Name))
+names = st.sampled_from(["row", "token", "X-Api-Key", "traceback", *Name])
+keys = st.text(max_size=6) | names | st.integers()
 metas = st.none() | st.dictionaries(st.text(max_size=6), flat_values, max_size=4) | st.dictionaries(keys, values, max_size=4)
 messages = st.text(max_size=40) | st.integers() | st.sampled_from([None, {"token": SECRET}, "x" * 1_000])
 entries = st.tuples(
@@ -113,6 +114,12 @@ def test_what_must_not_be_seen_is_taken_out_of_a_batch(key: str, beside: int) ->
     every = made(*found)
     assert SECRET not in str(every)
     assert sum(REDACTED.encode() in batch.data for batch, _ in every) == 1
+
+
+def test_a_traceback_is_cleaned_in_a_batch() -> None:
+    """F7: it is a text like any other, but ends in what an exception said."""
+    found = [ordinary, (4, NOW, "m", {"traceback": f"ValueError: token={SECRET}"}, None), ordinary]
+    assert read(*found)[1].meta == {"traceback": f"ValueError: token={REDACTED}"}
 
 
 def test_a_key_that_only_equals_a_text_is_not_taken_for_it() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import threading
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,11 @@ from taskora_celery.local import LocalContext, local_context
 from taskora_celery.records import AttemptRecord
 from taskora_celery.reporter.report import UNSET
 from taskora_celery.retry import delay_until
+from taskora_celery.testing import fake_context
 from tests.support.manual_clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ETA = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
@@ -176,6 +180,21 @@ def test_track_of_nothing_reports_that_nothing_is_to_do() -> None:
     assert ctx.get_progress() == {"current": 0, "total": 0, "percent": None, "message": "rows"}
 
 
+@pytest.mark.parametrize("context", [local_context, fake_context], ids=["local", "test kit"])
+def test_track_goes_on_where_an_earlier_attempt_stopped(context: Callable[[], Any]) -> None:
+    """E7, E8: progress does not jump back when a job goes on from its checkpoint; all that is to do counts."""
+    ctx = context()
+    for _ in ctx.track(["d", "e"], initial=3):
+        pass
+    assert ctx.get_progress() == {"current": 5, "total": 5, "percent": 100.0}
+    assert list(ctx.track(["d"], 9, initial=3)) == ["d"]
+    assert ctx.get_progress() == {"current": 4, "total": 9, "percent": 44.44}
+    assert list(ctx.track((n for n in range(2)), initial=3)) == [0, 1]
+    assert ctx.get_progress() == {"current": 5, "total": None, "percent": None}
+    assert list(ctx.track([], initial=3)) == []
+    assert ctx.get_progress() == {"current": 3, "total": 3, "percent": 100.0}
+
+
 def test_track_passes_on_the_errors_of_the_iterable() -> None:
     """E7: it is a loop like any other."""
 
@@ -271,7 +290,10 @@ def test_a_delay_and_an_instant_exclude_each_other(ctx: Context) -> None:
 
 
 def test_an_instant_needs_a_time_zone(ctx: Context) -> None:
-    """I1: a naive one means something else on each machine."""
+    """I1: a naive one means something else on each machine, and seconds or a text would be noticed only when it is sent."""
+    for eta in (30, "2030-01-01", timedelta(seconds=30)):
+        with pytest.raises(TypeError, match=r"eta=.* is no datetime: give an aware one, or the seconds from now as delay"):
+            ctx.retry(eta=eta)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no time zone"):
         ctx.retry(eta=datetime(2030, 1, 1))  # noqa: DTZ001
 
@@ -279,6 +301,12 @@ def test_an_instant_needs_a_time_zone(ctx: Context) -> None:
 def test_an_aware_instant_is_taken(ctx: Context) -> None:
     """I1: in any zone."""
     assert ctx.retry(eta=ETA).eta == ETA
+
+
+def test_a_cause_is_an_exception(ctx: Context) -> None:
+    """I1: a text would end the handler by an error that names neither the argument nor the way out."""
+    with pytest.raises(TypeError, match="exc='busy' is not an exception: give its text as reason"):
+        ctx.retry(exc="busy")  # type: ignore[arg-type]
 
 
 def test_a_long_reason_is_cut(ctx: Context) -> None:

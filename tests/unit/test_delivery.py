@@ -28,18 +28,19 @@ def request(tag: Any = "tag-1", stamp: Any = None, **properties: Any) -> Request
 
 
 def delivery(timeout: float | None = None, *, token: int = TOKEN, visibility: float | None = 60.0) -> Delivery:
-    return Delivery(Hold("tag-1", token, timeout), 1, visibility)
+    return Delivery(Hold("tag-1", token, timeout), 1, visibility, token=token)
 
 
 def test_a_delivery_is_what_the_workers_parent_has_stamped() -> None:
     """D7: tag and token tell it from all others; the process that runs the job learns both."""
     found = Delivery.of(task(heartbeat_timeout=5.0), request(stamp=Delivery.stamp(TOKEN, 4711, 60.0)))
-    assert found == Delivery(Hold("tag-1", TOKEN, 5.0), 4711, 60.0, early=False)
+    assert found == Delivery(Hold("tag-1", TOKEN, 5.0), 4711, 60.0, early=False, token=TOKEN)
 
 
 def test_a_stamp_survives_the_way_to_the_pools_process() -> None:
     """D7: it goes as plain values, and may arrive as a list."""
-    assert Delivery.of(task(), request(stamp=list(Delivery.stamp(TOKEN, 4711, None)))) == Delivery(Hold("tag-1", TOKEN), 4711)
+    stamp = list(Delivery.stamp(TOKEN, 4711, None))
+    assert Delivery.of(task(), request(stamp=stamp)) == Delivery(Hold("tag-1", TOKEN), 4711, token=TOKEN)
 
 
 def test_a_request_without_a_stamp_has_a_lease_and_no_token() -> None:
@@ -57,18 +58,18 @@ def test_a_stamp_does_not_travel_on() -> None:
     """D7: Celery sends on with a retry what it takes for headers; another worker's parent would be taken for its own."""
     found = Request(**{"id": "job-1", "properties": {"delivery_tag": "tag-1"}, STAMP: (TOKEN, 1, 60.0), "tenant": "a"})
     assert found.headers == {STAMP: (TOKEN, 1, 60.0), "tenant": "a"}
-    assert Delivery.of(task(), found) == Delivery(Hold("tag-1", TOKEN), 1, 60.0)
+    assert Delivery.of(task(), found) == Delivery(Hold("tag-1", TOKEN), 1, 60.0, token=TOKEN)
     assert found.headers == {"tenant": "a"}
 
 
 @pytest.mark.parametrize("properties", [None, {}, {"delivery_tag": None}, {"delivery_tag": 7}])
 def test_a_message_of_no_broker_or_of_one_without_text_tags_has_no_lease(properties: Any) -> None:
-    """A5, D10: eager runs, and RabbitMQ, which counts its tags in each channel."""
+    """A5, D10: eager runs, and RabbitMQ, which counts its tags in each channel; its record knows it by its token."""
     found = Request(id="job-1", properties=properties)
     found.update({STAMP: Delivery.stamp(TOKEN, 4711, 60.0)})
-    assert Delivery.of(task(), found) == Delivery(None, 4711)
+    assert Delivery.of(task(), found) == Delivery(None, 4711, token=TOKEN)
     # Nothing to renew; that it is silent is seen there, too.
-    assert Delivery.of(task(heartbeat_timeout=5.0), found) == Delivery(Hold("", 0, 5.0), 4711)
+    assert Delivery.of(task(heartbeat_timeout=5.0), found) == Delivery(Hold("", 0, 5.0), 4711, token=TOKEN)
 
 
 def test_an_early_acknowledgement_is_marked() -> None:

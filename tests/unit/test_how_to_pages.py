@@ -1,4 +1,4 @@
-"""The examples of README.md and of the how-to pages run: retrying.md, logging.md, brokers.md, migrating.md."""
+"""The examples of README.md and of the how-to pages run: retrying.md, logging.md, brokers.md, migrating.md, faq.md."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from celery import Task
 from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import MaxRetriesExceededError as CeleryMaxRetriesExceededError
 
-from taskora_celery import MaxRetriesExceededError, RetryError
+from taskora_celery import Context, ContextTask, MaxRetriesExceededError, RetryError
 from taskora_celery.about import checked_settings
 from taskora_celery.lease.rabbitmq import unrenewable_warning
 from taskora_celery.runtime import Runtime
 from taskora_celery.testing import run_job
-from tests.support.eager_apps import tasks_of_their_own
-from tests.support.pages import blocks_of, code_of
+from tests.support.eager_apps import eager_app, tasks_of_their_own
+from tests.support.pages import DOCS, blocks_of, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,6 +212,26 @@ def test_both_ways_to_retry_are_recorded(page: Callable[[str], Page], monkeypatc
         migrating[name](7)
 
 
+@pytest.mark.parametrize(
+    ("task_cls", "annotation", "options"),
+    [(Task, Context, {}), (ContextTask, Context, {"base": Task}), (ContextTask, "Contxt", {})],
+    ids=["another app", "another base", "a slip"],
+)
+def test_a_task_that_is_given_no_context_says_so_as_the_page_has_it(
+    task_cls: type[Any], annotation: Any, options: dict[str, Any]
+) -> None:
+    """A1: the words are Celery's; faq.md says what they mean."""
+
+    def work(data: dict[str, Any], ctx: Any) -> None:
+        """Do nothing."""
+
+    work.__annotations__["ctx"] = annotation
+    error = "missing 1 required positional argument: 'ctx'"
+    assert f"### `TypeError: … {error}`" in (DOCS / "faq.md").read_text("utf-8")
+    with tasks_of_their_own(), pytest.raises(TypeError, match=error):
+        eager_app(task_cls).task(work, **options).delay({})
+
+
 def test_the_front_page_of_the_documentation(page: Callable[[str], Page]) -> None:
     """A1, E7, F1."""
     run = run_job(page("README.md")["import_rows"], {"rows": 2})
@@ -227,6 +248,7 @@ def test_the_code_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
         run = run_job(names["import_rows"], {"source": "orders.csv"})
         assert (run.state, run.result, run.attempts, run.delays) == ("SUCCESS", 3, 2, (7.0,))
         assert run.history[0].reason == "rate limited"
+        assert [value["percent"] for value in run.progress] == [33.33, 66.67, 100.0], "it goes on where it was"
 
         exec(observer, {"import_rows": SimpleNamespace(delay=lambda _: run.handle)})
         assert capsys.readouterr().out == "info starting {'source': 'orders.csv'}\n" * 2

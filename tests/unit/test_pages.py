@@ -22,6 +22,7 @@ _COMMAND = re.compile(r"celery -A \S+ jobs ([a-z]+)([^`\n|#]*)")
 _TOX = re.compile(r"tox (?:run )?-e (\w+)")
 _DEMO = re.compile(r"tox run -e demo -- ([^`\n#]*)")
 _EXTRAS = re.compile(r"(?:taskora-celery|pip install [-\w ]*['\"]?\.)\[([\w,]+)\]")
+_PATH = re.compile(r"(?<![\w/.])(?:tests|docs|benchmarks|taskora_celery|example_project)/[\w/.-]*\w")
 _OPTION = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -43,6 +44,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / name).resolve() if name else page
         assert target.is_file(), f"{link}: no such file (a link to a directory is none on the built site)"
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+@each_page
+def test_files_that_pages_name_are_there(page: Path) -> None:
+    """By their path from the root of the repository, or from the page, also where they are no link: in a command, say."""
+    for path in _PATH.findall(page.read_text("utf-8")):
+        assert (ROOT / path).exists() or (page.parent / path).exists(), path
 
 
 @each_page

@@ -1,5 +1,7 @@
 """What must not be seen is taken out before anything is written or emitted."""
 
+# mypy: allow-untyped-decorators
+
 from __future__ import annotations
 
 import time
@@ -7,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from taskora_celery import Context
 from taskora_celery.encoding import to_plain
 from taskora_celery.redaction import DEFAULT_KEYS, REDACTED, TEXT_CHARS, Redactor
 from taskora_celery.reporter.taking import plain_entry, plain_progress
+from taskora_celery.store.memory import MemoryStore
+from tests.support.traced import traced, traced_app
 
 SECRET = "hunter2hunter2"
 
@@ -80,6 +85,7 @@ def test_secrets_in_free_text_are_hidden(text: str) -> None:
     shown = Redactor().text(text)
     assert SECRET not in shown
     assert REDACTED in shown
+    assert Redactor().text(shown) == shown, "it may come by again"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,32 @@ def test_progress_and_meta_are_redacted() -> None:
     redactor = Redactor()
     assert plain_progress(({"token": SECRET}, None, None), redactor, 1_000, 1)[0] == {"token": REDACTED}
     assert plain_entry((2, 1.0, "m", {"token": SECRET}, None), redactor, 1_000)[3] == {"token": REDACTED}
+
+
+def test_the_traceback_of_an_entry_is_cleaned() -> None:
+    """F7: it ends in the text of an exception, which is cleaned wherever else it is shown; the rest stays readable."""
+    trace = f'File "shop.py", line 3\nValueError: cannot log in with password={SECRET}'
+    stored = plain_entry((4, 1.0, "m", {"traceback": trace, "row": 7}, None), Redactor(), 1_000)[3]
+    assert stored == {"traceback": trace.replace(SECRET, REDACTED), "row": 7}
+
+
+def test_what_celery_writes_of_a_retry_shows_no_secret() -> None:
+    """F7: its log line, its state, its event and its traceback are all made of these exceptions."""
+    with traced_app(MemoryStore()) as app:
+
+        @app.task(name="redaction.logs_in", max_retries=1)
+        def logs_in(ctx: Context) -> None:
+            try:
+                raise ConnectionError(f"token={SECRET}")
+            except ConnectionError as exc:
+                raise ctx.retry(delay=60, reason=f"refused, password={SECRET}", exc=exc) from None
+
+        state, again = traced(logs_in)
+        assert (state, str(again.exc)) == ("RETRY", f"refused, password={REDACTED} (retry in 60 s)")
+        assert (SECRET in str(again), again.exc.cause) == (False, f"ConnectionError: token={REDACTED}")
+        assert SECRET not in str(again.__context__)
+        state, end = traced(logs_in, retries=1)
+        assert (state, end.reason, SECRET in str(end)) == ("FAILURE", f"refused, password={REDACTED}", False)
 
 
 def test_the_cache_of_keys_does_not_grow_for_ever() -> None:

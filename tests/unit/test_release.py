@@ -55,6 +55,7 @@ def test_the_sdist_holds_tests_and_documentation_and_nothing_that_was_made(sdist
         "docs/index.rst",
         "example_project/tasks.py",
         "tox.ini",
+        ".ci/install-chromium",
         "LICENSE",
         "CHANGELOG.md",
     } <= names

@@ -20,6 +20,7 @@ from celery.exceptions import Terminated, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.exceptions import EncodeError
 from kombu.message import Message
 
 from taskora_celery import Context, ContextTask, JobCancelledError, JobStalledError
@@ -82,15 +83,15 @@ class Desk:
 class JobMessage(Message):  # type: ignore[misc]
     """A message of the only job."""
 
-    def __init__(self, app: Celery, task: Any, *, redelivered: bool, retries: int) -> None:
+    def __init__(self, app: Celery, task: Any, *, redelivered: bool, retries: int, tag: str | int) -> None:
         made = app.amqp.as_task_v2(JOB, task.name, retries=retries)
         super().__init__(
             body='[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]',
-            delivery_tag="t1",
+            delivery_tag=tag,
             content_type="application/json",
             content_encoding="utf-8",
             delivery_info={"routing_key": "celery", **({"redelivered": True} if redelivered else {})},
-            properties={"delivery_tag": "t1", **made.properties},
+            properties={"delivery_tag": tag, **made.properties},
             headers=made.headers,
         )
 
@@ -115,7 +116,7 @@ class Parent:
     def _send(self, kind: str, *, uuid: str, **fields: Any) -> None:
         self.events.append((kind, fields.get("terminated")))
 
-    def receives(self, *, redelivered: bool = False, retries: int = 0, **options: Any) -> JobRequest:
+    def receives(self, *, redelivered: bool = False, retries: int = 0, tag: str | int = "t1", **options: Any) -> JobRequest:
         """Make a request of a message for a task with these options; the first time decides."""
         if "shop.work" not in self.app.tasks:
 
@@ -126,7 +127,8 @@ class Parent:
         self.app.finalize()
         task = self.app.tasks["shop.work"]
         return JobRequest(
-            JobMessage(self.app, task, redelivered=redelivered, retries=retries), app=self.app, task=task, hostname="w1@host",
+            JobMessage(self.app, task, redelivered=redelivered, retries=retries, tag=tag), app=self.app, task=task,
+            hostname="w1@host",
             on_ack=lambda *_: self.ends.append("acknowledged"),
             on_reject=lambda _logger, _errors, requeue: self.ends.append("requeued" if requeue else "rejected"),
             eventer=SimpleNamespace(enabled=True, send=self._send),
@@ -287,6 +289,22 @@ def test_a_job_that_is_not_given_back_has_failed(parent: Parent) -> None:
         "WorkerLostError",
         states.FAILURE,
     )
+
+
+def test_a_result_that_cannot_be_encoded_fails_the_record_too(parent: Parent) -> None:
+    """A6, J2: its process has recorded a success, and then Celery tries to store what the handler returned."""
+    request = parent.receives()
+    ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token).end("SUCCESS")
+    request.on_failure(info_of(EncodeError("no set in JSON")), return_ok=True)
+    assert (parent.status.state, parent.status.error, parent.status.reason) == ("FAILURE", "EncodeError", "no set in JSON")
+
+
+def test_what_a_broker_counts_is_no_name_of_a_message(parent: Parent) -> None:
+    """D6, D10: RabbitMQ numbers deliveries on each channel anew; parent and process know this one by its token."""
+    request = parent.receives(max_stalls=0, tag=7)
+    ScriptedExecution(parent.store.memory, tag="", token=request.hold.token)
+    request.on_failure(info_of(LOST))
+    assert (parent.status.state, parent.status.error) == ("FAILURE", "WorkerLostError")
 
 
 def test_a_job_that_was_given_up_has_its_next_delivery_already(parent: Parent) -> None:

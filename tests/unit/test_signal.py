@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import get_args
 
 import pytest
@@ -102,6 +103,20 @@ def test_waiting_in_vain_says_so(signal: Signal) -> None:
     assert signal.wait(0) is False
     signal.abort("cancelled")
     assert (signal.wait(0), signal.wait()) == (True, True)
+
+
+def test_a_wait_takes_what_an_event_takes_and_a_timedelta(signal: Signal) -> None:
+    """C2: a time that is over is no error; durations are seconds or a `timedelta`."""
+    assert (signal.wait(-1), signal.wait(timedelta(milliseconds=1)), signal.wait(timedelta(seconds=-1))) == (False, False, False)
+
+
+@pytest.mark.parametrize("fired", [False, True])
+def test_what_cannot_be_called_is_no_listener(signal: Signal, fired: bool) -> None:
+    """C2: `add_listener(connection.cancel())`, say: it would be noticed only when the job is to stop, in a log."""
+    if fired:
+        signal.abort("cancelled")
+    with pytest.raises(TypeError, match="callback=None cannot be called: give the function itself, not what it returns"):
+        signal.add_listener(None)  # type: ignore[arg-type]
 
 
 def test_many_threads_may_wait(signal: Signal) -> None:
