@@ -46,7 +46,10 @@ ROWS = {
     "P15": recovery.p15,
     "K4": board.k4,
 }
-_HEAD = "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n\n"
+_HEAD = (
+    "# Results\n\nMade by `python -m benchmarks`; ratios are medians of interleaved pairs, with their spread.\n"
+    "What is said of one run are counts, which do not vary: bytes, commands, scripts.\n\n"
+)
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "msgspec")
 _PEERS = ("tqdm", "structlog", "temporalio", "saq", "taskiq", "taskiq-redis")
 
