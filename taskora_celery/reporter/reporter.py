@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from taskora_celery.background import Wakes
+from taskora_celery.background import Wakes, start_thread
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
@@ -198,9 +198,7 @@ class Reporter:
     def _start(self) -> None:
         with self._start_lock:
             if self._thread is None and not self._stop.is_set():
-                thread = threading.Thread(target=self._run, name="taskora-reporter", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = start_thread("taskora-reporter", self._run)
 
     def _begin(self, begin: Begin) -> Begun | None:
         if self._store is None or self._outage.failures:  # in an outage only the reporter's thread asks again

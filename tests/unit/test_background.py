@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,6 +80,33 @@ def test_it_is_named_and_a_daemon_and_starts_once(turns: Turns, make: Callable[.
     turns.wait_for(1)
     assert [found.daemon for found in alive()] == [True]
     assert len(turns.threads) == 1
+
+
+def test_it_is_started_in_no_jobs_name(turns: Turns, make: Callable[..., Background], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thread contract: a tracer gives a new thread what its starter does; this one outlives the job, and works for all."""
+    job: ContextVar[str] = ContextVar("job", default="none")
+    given: list[str] = []
+    start = threading.Thread.start
+
+    def traced(thread: threading.Thread) -> None:
+        given.append(job.get())
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", traced)
+    token = job.set("the first")
+    try:
+        make().start()
+    finally:
+        job.reset(token)
+    turns.wait_for(1)
+    assert given == ["none"]
+
+
+def test_all_threads_are_started_in_one_place() -> None:
+    """Thread contract: what holds for one of them holds for all."""
+    package = Path(background.__file__).parent
+    starters = [path.name for path in package.rglob("*.py") if "Thread(" in path.read_text(encoding="utf-8")]
+    assert starters == ["background.py"]
 
 
 def test_the_first_turn_comes_at_once_and_the_next_when_it_is_woken(turns: Turns, make: Callable[..., Background]) -> None:
