@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context as Variables
-from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -44,7 +44,8 @@ class Wakes:
     __slots__ = ("_calls",)
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[None] = SimpleQueue()
+        # By the module: Python may be patched for greenlets after this one was imported, and the patched one stands there.
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def is_set(self) -> bool:
         """Say whether there was a call that nobody has taken."""
@@ -57,12 +58,12 @@ class Wakes:
 
     def wait(self, timeout: float | None) -> None:
         """Sleep until a call, for ``timeout`` seconds at most (None: for as long as it takes). For the one thread."""
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(queue.Empty):
             self._calls.get(timeout=timeout)
 
     def clear(self) -> None:
         """Take all calls: what comes from now on is heard by the next :meth:`wait`. For the one thread."""
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(queue.Empty):
             while True:
                 self._calls.get_nowait()
 
