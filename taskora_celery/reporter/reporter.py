@@ -231,7 +231,7 @@ class Reporter:
             self._tell_jobs()
             self._show()
             self._note_changes()
-        except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
+        except BaseException:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
             logger.exception("the reporter failed in one turn; it goes on")
 
     def _pause(self) -> float | None:
@@ -278,7 +278,9 @@ class Reporter:
     def _take(self, live: LiveJob) -> None:
         try:
             self.changes.counted(live.take(self._clock))
-        except Exception:  # whatever a job's values do, the other jobs of the process are told of
+        except BaseException as exc:  # whatever a job's values do, the other jobs of the process are told of
+            if not isinstance(exc, Exception) and threading.current_thread() is not self._thread:
+                raise  # a handler's thread may be ended by its pool in any line
             live.taking = False
             logger.exception("job %s: a report could not be read, and is left out", live.report.id)
 
