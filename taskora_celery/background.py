@@ -1,16 +1,18 @@
-"""The threads of this library, and how they are woken; only the reporter, which lets reports gather, keeps its own."""
+"""The threads of this library, how they are started, and how they are woken."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from contextvars import Context as Variables
+from typing import Any
 from weakref import WeakValueDictionary
 
-__all__ = ["Background", "Wakes", "in_background"]
+__all__ = ["Background", "Wakes", "in_background", "start_thread"]
 
 logger = logging.getLogger("taskora_celery")
 
@@ -18,6 +20,17 @@ logger = logging.getLogger("taskora_celery")
 JOIN_TIMEOUT = 5.0
 #: How long a fork waits for the end of a turn, in seconds: longer than a driver waits for an answer.
 FORK_TIMEOUT = 10.0
+
+
+def start_thread(name: str, run: Callable[..., object], *args: Any) -> threading.Thread:
+    """Start a daemon thread that calls ``run(*args)`` in no job's context variables, and return it.
+
+    Tracers (Sentry, OpenTelemetry) give a new thread what its starter was doing. Ours live as long as the process, and would
+    work in the name of the job that was there first, and keep its arguments alive.
+    """
+    thread = threading.Thread(target=run, args=args, name=name, daemon=True)
+    Variables().run(thread.start)
+    return thread
 
 
 class Wakes:
@@ -31,7 +44,8 @@ class Wakes:
     __slots__ = ("_calls",)
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[None] = SimpleQueue()
+        # By the module: Python may be patched for greenlets after this one was imported, and the patched one stands there.
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def is_set(self) -> bool:
         """Say whether there was a call that nobody has taken."""
@@ -44,12 +58,12 @@ class Wakes:
 
     def wait(self, timeout: float | None) -> None:
         """Sleep until a call, for ``timeout`` seconds at most (None: for as long as it takes). For the one thread."""
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(queue.Empty):
             self._calls.get(timeout=timeout)
 
     def clear(self) -> None:
         """Take all calls: what comes from now on is heard by the next :meth:`wait`. For the one thread."""
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(queue.Empty):
             while True:
                 self._calls.get_nowait()
 
@@ -84,9 +98,7 @@ class Background:
             return
         with self._starting:
             if self._thread is None and not self._stopping:
-                thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = start_thread(self.name, self._run)
 
     def wake(self) -> None:
         """Take the next turn now. May be called by a signal handler."""

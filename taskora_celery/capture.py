@@ -8,6 +8,7 @@ from typing import Any
 
 from taskora_celery.context import current_context
 from taskora_celery.encoding import encodable
+from taskora_celery.reporter.taking import MARK
 
 __all__ = ["CaptureHandler", "install_capture"]
 
@@ -34,7 +35,7 @@ class CaptureHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Append the record to the current job's log; do nothing outside a job, or for what ``ctx.log`` itself emitted."""
         ctx = current_context(None)
-        if ctx is None or hasattr(record, "taskora_entry"):
+        if ctx is None or hasattr(record, MARK):
             return
         try:
             # A record may be made by hand. What cannot be stored would take all entries beside it along.
@@ -43,7 +44,7 @@ class CaptureHandler(logging.Handler):
                 return
             at = record.created if 0 <= record.created <= _LAST else None
             ctx.log.write(_code(record.levelno), record.getMessage(), _meta(record), name, at)
-            vars(record)["taskora_entry"] = True  # should it come to the other logger's handler, too
+            vars(record)[MARK] = True  # should it come to the other logger's handler, too
         except Exception:  # noqa: BLE001 - logging's own convention for a handler that fails
             self.handleError(record)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from taskora_celery import loop_job
-from taskora_celery.background import Background
+from taskora_celery.background import Background, start_thread
 from taskora_celery.greenlet_loop import ThreadState, cooperative_selector, no_running_loop
 from taskora_celery.loop_job import LoopJob, Scope, TaskFactory, current_job, ended
 
@@ -155,9 +155,7 @@ class JobLoop:
             if self._thread is None:
                 self._loop = self._new_loop()
                 self._loop.set_task_factory(TaskFactory(self))
-                thread = threading.Thread(target=self._run, args=(self._loop,), name="taskora-loop", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = start_thread("taskora-loop", self._run, self._loop)
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         if self._environment == "default":

@@ -11,6 +11,7 @@ from weakref import ref
 
 from celery import states
 
+from taskora_celery.django import let_go_of_databases
 from taskora_celery.events import EventSender
 from taskora_celery.progress import backend_meta
 from taskora_celery.reporter.report import JobReport
@@ -92,8 +93,11 @@ class BackendSink:
             self._closed = True
 
     def _write(self, meta: Any) -> None:
-        if self._may_replace(self._backend.get_state(self._id) if self._asks() else states.PENDING):
-            self._backend.store_result(self._id, meta, PROGRESS, request=self._request())
+        try:
+            if self._may_replace(self._backend.get_state(self._id) if self._asks() else states.PENDING):
+                self._backend.store_result(self._id, meta, PROGRESS, request=self._request())
+        finally:
+            let_go_of_databases()  # the backend may be Django's, and this thread lives as long as the process
 
     def _asks(self) -> bool:
         # rpc sends results to the caller's queue; to ask for one would take it from there.

@@ -153,7 +153,10 @@ class ContextTask(OnCommit, TypedTask[P, R]):
             headers = options.get("headers") or {}
             if self.tracked and CREATED_HEADER not in headers:
                 options["headers"] = {**headers, CREATED_HEADER: _created_ms(self, task_id)}
-            result = super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+            # By name: the next class may be a mixin that knows the first two, and takes the rest as options.
+            result = super().apply_async(
+                args, kwargs, task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow, **options
+            )  # fmt: skip
             if isinstance(result, JobHandle):
                 result.sent = True
                 result.queued = self.Request is not Task.Request  # a task that is left alone asks nobody before it runs
@@ -185,7 +188,9 @@ class ContextTask(OnCommit, TypedTask[P, R]):
         """Retry as Celery does, and record it: every road to a retry comes through here."""
         if isinstance(exc, JobStalledError | GivenBack):
             raise exc  # by `autoretry_for`: neither is a failure of the handler
-        do = functools.partial(super().retry, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        do = functools.partial(
+            super().retry, args, kwargs, exc=exc, throw=throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
+        )
         execution = execution_of(self.request)
         if execution is None:
             return retrying_locally(self, do, exc, countdown, eta)

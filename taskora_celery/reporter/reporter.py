@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from taskora_celery.background import Wakes
+from taskora_celery.background import Wakes, start_thread
 from taskora_celery.clock import SYSTEM_CLOCK, Clock
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Lease
@@ -198,9 +198,7 @@ class Reporter:
     def _start(self) -> None:
         with self._start_lock:
             if self._thread is None and not self._stop.is_set():
-                thread = threading.Thread(target=self._run, name="taskora-reporter", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = start_thread("taskora-reporter", self._run)
 
     def _begin(self, begin: Begin) -> Begun | None:
         if self._store is None or self._outage.failures:  # in an outage only the reporter's thread asks again
@@ -233,7 +231,7 @@ class Reporter:
             self._tell_jobs()
             self._show()
             self._note_changes()
-        except Exception:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
+        except BaseException:  # the thread's outer edge: it must outlive whatever a job's values or a driver do
             logger.exception("the reporter failed in one turn; it goes on")
 
     def _pause(self) -> float | None:
@@ -280,7 +278,9 @@ class Reporter:
     def _take(self, live: LiveJob) -> None:
         try:
             self.changes.counted(live.take(self._clock))
-        except Exception:  # whatever a job's values do, the other jobs of the process are told of
+        except BaseException as exc:  # whatever a job's values do, the other jobs of the process are told of
+            if not isinstance(exc, Exception) and threading.current_thread() is not self._thread:
+                raise  # a handler's thread may be ended by its pool in any line
             live.taking = False
             logger.exception("job %s: a report could not be read, and is left out", live.report.id)
 

@@ -12,10 +12,13 @@ from taskora_celery.reporter.report import LogTuple
 from taskora_celery.store.journal import STATE
 from taskora_celery.texts import visible
 
-__all__ = ["PlainEntry", "emit", "plain_entry", "plain_progress"]
+__all__ = ["MARK", "PlainEntry", "emit", "plain_entry", "plain_progress"]
 
 #: ``(code, instant in ms, message, meta, logger)``; for a code >= STATE the message is a mapping.
 PlainEntry = tuple[int, int, Any, Any, str | None]
+
+#: Marks a logging record that is an entry already. Formatters that show what came in with ``extra=`` leave out such names.
+MARK = "_taskora_entry"
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
@@ -64,7 +67,7 @@ def emit(logger: logging.Logger, job_id: str, task_name: str, entry: PlainEntry)
     text = message if not meta else message + " " + " ".join(f"{key}={value!r}" for key, value in meta.items())
     record = logger.makeRecord(
         logger.name, level, "(task)", 0, _on_a_console(text), (), None,
-        extra={"task_id": job_id, "task_name": task_name, "taskora_entry": True},
+        extra={"task_id": job_id, "task_name": task_name, MARK: True},
     )  # fmt: skip
     record.created = ms / 1000
     record.msecs = ms % 1000

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +21,6 @@ from tests.support.eager_apps import tasks_of_their_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import redis
 
@@ -355,3 +357,47 @@ def test_closing_does_not_wait_for_a_redis_that_hangs(app: Celery, monkeypatch: 
     writing.join(10)
     assert AsyncResult("job-1", app=app).result == "result"
     assert AsyncResult("job-1", app=app).state == states.SUCCESS
+
+
+# --- a database of Django's ---------------------------------------------------------------------------------------------------
+
+#: A result backend in a database of Django's, whose server is started anew after each write.
+_IN_DJANGO = """
+import sys
+import django
+from celery.app.task import Context
+from django.conf import settings
+database = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
+settings.configure(DATABASES={"default": database})
+django.setup()
+from django.db import connection
+from taskora_celery.results import BackendSink
+
+class Backend:
+    written = []
+
+    def get_state(self, job_id):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return "PENDING"
+
+    def store_result(self, job_id, meta, *_, **__):
+        self.written.append(meta["progress"])
+
+sink = BackendSink(Backend(), Context(id="job-1"), first_attempt=True)
+for number in range(4):
+    sink.write(number)
+    if connection.connection is not None:
+        connection.connection.close()
+print(Backend.written, connection.connection)
+"""
+
+
+def test_a_connection_of_djangos_is_given_up(tmp_path: Path) -> None:
+    """E4: as Django and Celery do, each in its own thread: one that the server has closed would be used for ever."""
+    pytest.importorskip("django")
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_DJANGO, str(tmp_path / "shop.sqlite3")],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "[0, 1, 2, 3] None\n", done.stderr

@@ -165,6 +165,15 @@ def test_extra_fields_of_any_name_are_kept(captured: LocalContext) -> None:
     assert entry.meta == {"data": 1, "order": 7}
 
 
+def test_a_captured_record_is_the_users_own(captured: LocalContext, caplog: pytest.LogCaptureFixture) -> None:
+    """F6: other handlers show no field that nobody gave; those in JSON show all but what begins with an underscore."""
+    logging.getLogger("shop.orders").warning("entry", extra={"order": 7})
+    (record,) = caplog.records
+    shown = {name for name in set(vars(record)) - set(vars(logging.makeLogRecord({}))) if name[0] != "_"}
+    assert shown - {"message", "asctime"} == {"order"}
+    assert len(captured.get_logs()) == 1
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +18,9 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+ROOT = Path(__file__).parents[2]
 
 
 class Turns:
@@ -78,6 +85,63 @@ def test_it_is_named_and_a_daemon_and_starts_once(turns: Turns, make: Callable[.
     turns.wait_for(1)
     assert [found.daemon for found in alive()] == [True]
     assert len(turns.threads) == 1
+
+
+def test_it_is_started_in_no_jobs_name(turns: Turns, make: Callable[..., Background], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thread contract: a tracer gives a new thread what its starter does; this one outlives the job, and works for all."""
+    job: ContextVar[str] = ContextVar("job", default="none")
+    given: list[str] = []
+    start = threading.Thread.start
+
+    def traced(thread: threading.Thread) -> None:
+        given.append(job.get())
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", traced)
+    token = job.set("the first")
+    try:
+        make().start()
+    finally:
+        job.reset(token)
+    turns.wait_for(1)
+    assert given == ["none"]
+
+
+def test_all_threads_are_started_in_one_place() -> None:
+    """Thread contract: what holds for one of them holds for all."""
+    package = Path(background.__file__).parent
+    starters = [path.name for path in package.rglob("*.py") if "Thread(" in path.read_text(encoding="utf-8")]
+    assert starters == ["background.py"]
+
+
+#: Patches Python after this package was imported: a thread that slept natively would stop all greenlets.
+_PATCHED_LATE = """
+import sys
+from taskora_celery.background import Background
+if sys.argv[1] == "gevent":
+    from gevent import monkey, sleep
+    monkey.patch_all()
+else:
+    from eventlet import monkey_patch, sleep
+    monkey_patch()
+turns = []
+thread = Background("taskora-test", lambda: turns.append(1))
+thread.start()
+for number in (1, 2):
+    while len(turns) < number:
+        sleep(0.01)
+    thread.wake()
+print("through")
+"""
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_python_may_be_patched_after_the_import(library: str) -> None:
+    """A6: in gunicorn with preload, or where a program starts a worker itself; Celery goes on there, too."""
+    pytest.importorskip(library)
+    command = [sys.executable, "-W", "ignore", "-c", _PATCHED_LATE, library]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "through\n"
 
 
 def test_the_first_turn_comes_at_once_and_the_next_when_it_is_woken(turns: Turns, make: Callable[..., Background]) -> None:

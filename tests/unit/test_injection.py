@@ -430,6 +430,27 @@ def test_run_may_come_from_a_mixin(app: Celery) -> None:
     assert not hasattr(Mixin.run, "taskora_handler")
 
 
+def test_a_mixin_need_not_know_all_that_celery_takes(app: Celery) -> None:
+    """A4: one behind the base that knows the arguments, and takes all else as options."""
+
+    class Mixin(Task):
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            return super().apply_async(args, kwargs, **options)
+
+        def retry(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            return super().retry(args, kwargs, **options)
+
+    class Mixed(ContextTask, Mixin):  # type: ignore[misc]
+        name = "unit.mixed"
+
+        def run(self, data: Any, ctx: Context) -> list[Any]:
+            if ctx.attempt == 1:
+                self.retry(countdown=0)
+            return [data, ctx.attempt]
+
+    assert app.register_task(Mixed()).apply_async((1,), link=None).get() == [1, 2]
+
+
 @pytest.mark.parametrize("kind", [staticmethod, classmethod])
 def test_run_may_be_static_or_of_the_class(app: Celery, kind: Any) -> None:
     """A4: Python's own kinds of methods keep their meaning."""

@@ -138,7 +138,9 @@ def test_an_entry_is_repeated_to_python_logging(caplog: pytest.LogCaptureFixture
     emit(logging.getLogger("celery.task.work"), "job-1", "shop.work", (code, 1_790_000_000_123, "hello", {"a": 1}, None))
     (record,) = caplog.records
     assert (record.levelno, record.getMessage(), record.created) == (level, "hello a=1", 1_790_000_000.123)
-    assert (vars(record)["task_id"], vars(record)["task_name"]) == ("job-1", "shop.work")
+    usual = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+    extra = {name: value for name, value in vars(record).items() if name not in usual and name[0] != "_"}
+    assert extra == {"task_id": "job-1", "task_name": "shop.work"}
 
 
 @pytest.mark.parametrize("text", ["\x1b[31mred", "a\nERROR forged", "\r\x08", "\u202eevil", "\u2066x", "\x9b"])

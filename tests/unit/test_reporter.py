@@ -568,6 +568,41 @@ def test_a_sink_that_fails_does_not_end_the_thread(rig: Rig, caplog: pytest.LogC
     wait_until(lambda: rig.progress() == 2, "the next report")
 
 
+def test_whatever_a_value_raises_the_thread_lives_and_other_jobs_are_told_of(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Thread contract: also what is no `Exception`, as a panic in an extension module; again in each turn."""
+
+    class Panic(BaseException):
+        pass
+
+    class Panics:
+        def __repr__(self) -> str:
+            raise Panic
+
+    bad, other = rig.begin("job-2"), rig.begin(tag="tag-1", timeout=8.0)
+    for n in range(3):
+        bad.progress(Panics())
+        other.progress(n)
+        wait_until(lambda n=n: rig.progress() == n, "the other's report")  # type: ignore[misc]
+    assert "job job-2: a report could not be read, and is left out" in caplog.text
+    renewed = len(rig.lease.renewed)
+    rig.pass_time(5)
+    wait_until(lambda: len(rig.lease.renewed) > renewed, "the lease of the other to be renewed")
+
+
+def test_a_handler_that_is_ended_while_it_reports_is_ended(rig: Rig) -> None:
+    """Thread contract: SIGTERM ends a pool's process by SystemExit, in whatever line its handler's thread is."""
+
+    class Ends:
+        def __repr__(self) -> str:
+            raise SystemExit
+
+    ctx = rig.begin()
+    rig.reporter.close()  # so that no other thread takes it
+    ctx.progress(Ends())
+    with pytest.raises(SystemExit):
+        rig.end(ctx)
+
+
 # --- a cancel whose announcement was missed ---------------------------------------------------------------------------------
 
 
