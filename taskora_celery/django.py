@@ -1,27 +1,10 @@
-"""What a Django project needs: ``delay_on_commit`` and ``apply_async_on_commit`` (rule A8), and threads that keep no connection.
-
-Django is not imported here.
-"""
+"""``delay_on_commit`` and ``apply_async_on_commit``, which Celery gives the tasks of a Django project (rule A8)."""
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
 from typing import Any
 
-__all__ = ["OnCommit", "let_go_of_databases"]
-
-
-def let_go_of_databases() -> None:
-    """Give up this thread's connections to Django's databases that are broken, or older than ``CONN_MAX_AGE``; never raises.
-
-    Django does so around a request and Celery around a job, each in its own thread: in another one a connection that the
-    server has closed would be used for ever. One that is in a transaction is kept.
-    """
-    databases = sys.modules.get("django.db")
-    if databases is not None:
-        with suppress(Exception):  # imported by somebody, and not configured, say
-            databases.close_old_connections()
+__all__ = ["OnCommit"]
 
 
 class OnCommit:

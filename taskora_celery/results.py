@@ -11,7 +11,7 @@ from weakref import ref
 
 from celery import states
 
-from taskora_celery.django import let_go_of_databases
+from taskora_celery.databases import let_go_of_databases
 from taskora_celery.events import EventSender
 from taskora_celery.progress import backend_meta
 from taskora_celery.reporter.report import JobReport

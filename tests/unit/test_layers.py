@@ -53,6 +53,7 @@ LAYERS = (
         "options",
         "injection",
         "results",
+        "databases",
         "capture",
         "runtime",
         "reading",
