@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from taskora_celery.context import Context
-from taskora_celery.lease.protocol import Hold
+from taskora_celery.lease.protocol import Hold, Renewal
 from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.live import LiveJob
@@ -116,3 +116,48 @@ def test_of_an_end_that_was_not_asked_for_in_time_handler_and_store_say_the_same
     turn.join(10)
     rig.reporter._turn()
     assert (reply, rig.state) in [(Reply.CANCELLED, "STARTED"), (Reply.ACCEPTED, Outcome.SUCCESS)]
+
+
+class SlowLease(ScriptedLease):
+    """A lease whose next answer takes its time, in which something happens."""
+
+    def __init__(self, happens: Callable[[], Any]) -> None:
+        super().__init__()
+        self.waiting = [happens]
+
+    def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
+        renewal = super().renew(holds, look=look)
+        if self.waiting:
+            self.waiting.pop()()
+        return renewal
+
+
+def test_a_heartbeat_in_the_middle_of_a_renewal_is_a_sign_of_life() -> None:
+    """D4: the broker takes three seconds, and the job is silent for nine behind its beat, of the ten that it may be."""
+    rig = Rig()
+    ctx = rig.begin(Hold("tag-1", 1, 10.0))
+
+    def happens() -> None:
+        rig.clock.advance(3)
+        ctx.heartbeat()
+
+    rig.lease = SlowLease(happens)
+    ctx.heartbeat()
+    rig.reporter._turn()
+    for seconds in (0, 4, 5):
+        rig.clock.advance(seconds)
+        rig.reporter._turn()
+    assert not ctx.signal.aborted
+    rig.clock.advance(3)
+    rig.reporter._turn()
+    assert ctx.signal.reason == "superseded"
+
+
+def test_a_heartbeat_is_not_forgotten_where_the_broker_does_not_answer() -> None:
+    """D1: it goes out when the broker is asked again, also that of a job with nothing else to be asked for."""
+    rig = Rig()
+    rig.lease.fails = True
+    ctx = rig.begin(Hold("tag-1", 1))
+    ctx.heartbeat()
+    rig.reporter._turn()
+    assert ctx.beating
