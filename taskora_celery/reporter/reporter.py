@@ -85,6 +85,8 @@ class Reporter:
         #: What the store is told of all jobs together.
         self.changes = Changes()
         self._urgent = False
+        #: All running jobs are to be asked for.
+        self._looking = False
         #: When the newest job began, in monotonic seconds.
         self._begun_at = 0.0
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
@@ -180,8 +182,7 @@ class Reporter:
 
     def look(self) -> None:
         """Ask the store of every running job whether it may go on; the answer comes with the next flush."""
-        for live in list(self._live.values()):
-            live.outbox.look = True
+        self._looking = True
         self._touched()
 
     def close(self) -> None:
@@ -252,6 +253,10 @@ class Reporter:
 
     def _flush_all(self) -> None:
         with self._lock:
+            if self._looking:
+                self._looking = False  # first: who wants another look meanwhile has it in the next turn
+                for live in list(self._live.values()):
+                    live.outbox.look = True
             backlog = [self._backlog.popleft() for _ in range(len(self._backlog))]
             try:
                 self._flush([*list(self._live.values()), *backlog])

@@ -161,3 +161,19 @@ def test_a_heartbeat_is_not_forgotten_where_the_broker_does_not_answer() -> None
     ctx.heartbeat()
     rig.reporter._turn()
     assert ctx.beating
+
+
+def test_who_wants_a_look_while_a_report_is_on_its_way_has_one_behind_it() -> None:
+    """G1: the job is cancelled behind the report, before anybody listens."""
+    rig = Rig()
+    ctx = rig.begin()
+    ctx.progress(1)
+
+    def happens() -> None:
+        rig.store.cancel(request())
+        rig.reporter.look()
+
+    rig.store.meanwhile = happens
+    rig.reporter._turn()
+    rig.reporter._turn()
+    assert rig.told == ["job-1"]
