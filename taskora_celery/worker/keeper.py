@@ -145,7 +145,7 @@ class Keeper:
         record = self._runtime.record(str(running.id))
         if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
             return False  # it was given up meanwhile: what runs here counts no more
-        running.fenced.move(message.channel, self._fence_of(message.channel))
+        running.fenced.move(message, self._fence_of(message.channel))
         if running.hold.timeout is not None:
             running.regained = True
             self._thread.wake()

@@ -62,12 +62,13 @@ class JobRequest(Request):  # type: ignore[misc]
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
+        if self._adopted:
+            return  # what runs has the message
         # Behind the claim: the keeper's thread gives up a fenced message that it finds to be nobody's.
         self.fenced = self._keeper.fence(message, self.hold)
         visibility = self._keeper.visibility_of(self._message)
         self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility)
-        if not self._adopted:
-            self._keeper.received(self)
+        self._keeper.received(self)
 
     @property
     def is_running(self) -> bool:
