@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -66,6 +67,8 @@ class Keeper:
         self._lease: Lease | None = None
         self._outage = Outage()
         self._requests: WeakValueDictionary[str, JobRequest] = WeakValueDictionary()
+        #: Jobs that had to show life, and whose messages came back here while they ran.
+        self._replaced: deque[JobRequest] = deque()
         self._fences: WeakKeyDictionary[Any, RedisFence] = WeakKeyDictionary()
         #: When each tag was last found held, in monotonic seconds.
         self._held_at: dict[str, float] = {}
@@ -159,6 +162,9 @@ class Keeper:
 
     def received(self, request: JobRequest) -> None:
         """Answer for a message from now on."""
+        before = self._requests.get(request.hold.tag)
+        if before is not None and before.is_running and before.hold.timeout is not None:
+            self._replaced.append(before)  # no look will show any more that its message is gone
         self._requests[request.hold.tag] = request
         if request.hold.timeout is not None:
             if request.fenced is not None:
@@ -228,6 +234,8 @@ class Keeper:
 
     def _keep(self, lease: Lease, now: float) -> float:
         leave = self.leftovers.turn(lease, now)
+        while self._replaced:
+            self._give_up_stalled(self._replaced.popleft())
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}

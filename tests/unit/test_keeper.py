@@ -297,6 +297,24 @@ def test_a_job_whose_message_was_put_back_by_others_is_given_up(rig: Rig, monkey
     assert (silent.given_up, rig.ended) == (SILENT, [silent.id])
 
 
+def test_a_job_whose_message_is_here_again_before_it_is_seen_to_be_gone_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4: others put it back, and its own worker was the first to receive it; the process that hangs is ended all the same."""
+    with_processes(rig, monkeypatch)
+    silent = rig.worker.runs("t1", timeout=5.0)
+    again = rig.worker.receives("t1", timeout=5.0)
+    again.fenced._fence = SimpleNamespace(shorten=lambda _: None)
+    rig.worker.requests["t1"] = silent
+    rig.keeper.received(again)
+    rig.turn()
+    assert rig.steps == [f"lose t1: {SILENT}"]
+    assert (silent.given_up, rig.ended) == (SILENT, [silent.id])
+    assert (again.given_up, again.fenced.settled, rig.renewed()) == (None, False, ["t1"])
+    rig.turn()
+    assert rig.ended == [silent.id]
+
+
 def test_after_a_renewal_of_its_own_a_job_that_came_back_must_show_life_again(rig: Rig) -> None:
     """D4: kombu had given it the whole visibility timeout; from then on its own process renews it."""
     back = rig.worker.runs("t1", timeout=5.0)
