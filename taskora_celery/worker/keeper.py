@@ -237,10 +237,12 @@ class Keeper:
         while self._replaced:
             self._give_up_stalled(self._replaced.popleft())
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
+        # By the answer, a message may have come back, on another channel.
+        channels: list[Any] = [fenced and fenced.channel for _, _, fenced in kept]
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
         overdue = []
-        for (hold, request, fenced), held in zip(kept, renewal.held, strict=True):
+        for (hold, request, fenced), channel, held in zip(kept, channels, renewal.held, strict=True):
             if held is Held.HELD:
                 self._held_at[hold.tag] = now
                 if request is not None and not hold.watched:
@@ -252,7 +254,7 @@ class Keeper:
             elif held is Held.DUE:
                 overdue.append(request)
             else:
-                self._lost(lease, request, held, now - held_before.get(hold.tag, now))
+                self._lost(lease, request, held, now - held_before.get(hold.tag, now), cut_off=channel.closed)
         if renewal.due or overdue:
             # Looked for more at once, unless it is somebody else who brings it back.
             return 0.0 if self._bring_back(lease, overdue, renewal.due) else LOOK_AGAIN
@@ -266,10 +268,9 @@ class Keeper:
         shortest = min((timeout for timeout in timeouts if isinstance(timeout, float)), default=None)
         return lease_interval(self._settings.lease_interval, lease.visibility_timeout, shortest)
 
-    def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float) -> None:
-        """Deal with a delivery of ours that was put back, or was delivered again."""
+    def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float, *, cut_off: bool) -> None:
+        """Deal with a delivery of ours that was put back, or was delivered again; ``cut_off``: its connection was lost before."""
         assert request.fenced is not None
-        cut_off = request.fenced.channel.closed
         if held is Held.GONE and cut_off:
             return  # kombu put it back when the connection was lost: it comes back here, or another worker takes it
         timeout = lease.visibility_timeout or 0.0

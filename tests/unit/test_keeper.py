@@ -453,6 +453,27 @@ def test_a_job_that_runs_goes_on_under_the_message_that_came_back(
     assert (returned.running.regained, claims) == (timeout is not None, {})
 
 
+def test_a_job_whose_message_comes_back_while_the_keeper_looks_for_it_is_not_given_up(
+    rig: Rig, claims: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D3, D4: it was in the queue when Redis looked, and is on the new channel when the answer is there."""
+    with_processes(rig, monkeypatch)
+    returned = Returned(rig, timeout=5.0)
+    rig.worker.loses_its_connection()
+    rig.lease.stands["t1"] = Held.GONE
+    renew = rig.lease.renew
+
+    def comes_back(*arguments: Any, **options: Any) -> Any:
+        renewal = renew(*arguments, **options)
+        assert returned.adopted()
+        return renewal
+
+    monkeypatch.setattr(rig.lease, "renew", comes_back)
+    rig.turn()
+    assert [step for step in rig.steps if step.startswith(("lose", "forget"))] == []
+    assert (returned.running.given_up, returned.running.fenced.settled, rig.ended) == (None, False, [])
+
+
 def test_a_job_that_does_not_run_here_does_not_take_its_message(rig: Rig, claims: dict[str, int]) -> None:
     """D7: it has not begun, or has ended: the new delivery is one of its own."""
     returned = Returned(rig)
