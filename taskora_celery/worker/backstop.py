@@ -69,5 +69,7 @@ class Backstop:
             return True
         steps = [event.data for event in decode(found.journal) if event.kind == "cancel"]
         # What it heard of a plain revoke says nothing of the cancel that came after it.
-        asked = next((n for n, step in enumerate(steps) if step.get("phase") == "requested" and not step.get("gently")), 0)
+        asked = next((n for n, step in enumerate(steps) if step.get("phase") == "requested" and not step.get("gently")), None)
+        if asked is None:  # of another job: that has ended, and its id was sent anew
+            return True
         return any(step.get("phase") != "requested" for step in steps[asked:])
