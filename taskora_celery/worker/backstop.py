@@ -24,7 +24,7 @@ class Backstop:
     """Remembers what was to stop, and looks after two graces whether its process has heard of it; fed by the listener."""
 
     def __init__(self, store: JobStore | None, grace_of: Callable[[str], float | None], wake: Callable[[], None]) -> None:
-        """``grace_of`` returns a running job's grace in seconds, None where it does not run here."""
+        """``grace_of`` returns the grace in seconds of a job that is here, or about to run, None of others."""
         self._store = store
         self._grace_of = grace_of
         self._wake = wake

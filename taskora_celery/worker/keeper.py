@@ -358,14 +358,16 @@ class Keeper:
         if job_id:
             self._runtime.events.retried(self._worker.hostname, job_id, name, reason)
 
+    def _here(self, job_id: str) -> list[JobRequest]:
+        return [request for request in list(self._requests.values()) if request.id == job_id]
+
     def _running(self, job_id: str) -> JobRequest | None:
         # Not `is_running`: a job that was acknowledged early (Celery's default) hangs no less.
-        found = [request for request in list(self._requests.values()) if request.id == job_id and request.has_process]
-        return found[0] if found else None
+        return next((request for request in self._here(job_id) if request.has_process), None)
 
     def _grace_of(self, job_id: str) -> float | None:
-        request = self._running(job_id)
-        return None if request is None else float(request.task.cancel_grace)
+        # Also of one that does not run yet: its process may have begun with it, and this one not have heard of that.
+        return next((float(request.task.cancel_grace) for request in self._here(job_id)), None)
 
     def _end_deaf(self, job_id: str) -> None:
         """End the process of a job that was cancelled two graces ago and cannot hear it."""

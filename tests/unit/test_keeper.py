@@ -22,6 +22,7 @@ from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Lost
+from taskora_celery.worker import backstop as backstop_module
 from taskora_celery.worker import keeper as keeper_module
 from taskora_celery.worker import leftovers as leftovers_module
 from taskora_celery.worker import step as step_module
@@ -699,6 +700,20 @@ def test_the_process_of_a_job_that_hears_nothing_is_ended(
     rig.turn()
     assert rig.ended == ["job of t1"]
     assert caplog.messages == ["job job of t1 (shop.work) does not hear that it was cancelled: its process is ended"]
+
+
+def test_a_deaf_job_is_found_out_whose_cancel_came_before_the_news_of_its_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4: its process has begun, and the worker's main thread is about to hear of it."""
+    monkeypatch.setattr(backstop_module, "MARGIN", 0.0)
+    job = rig.worker.receives("t1")
+    ScriptedExecution(rig.store.memory, job.id, tag="t1", token=job.hold.token)
+    rig.store.memory.cancel(request(job.id))
+    rig.keeper._backstop.announced(request(job.id, grace=0.0))
+    job.is_running = job.has_process = True
+    rig.turn()
+    assert rig.ended == [job.id]
 
 
 def test_it_listens_to_cancels_from_its_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
