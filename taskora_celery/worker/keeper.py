@@ -134,25 +134,29 @@ class Keeper:
             self._fence_of(message.channel).claim(hold)
 
     def adopts(self, message: Any) -> bool:
-        """Say whether a job that runs here goes on under this delivery of its own message.
+        """Say whether a job that runs here, or is about to, goes on under this delivery of its own message.
 
         After a lost connection kombu puts back what runs, and may well receive it again itself: no reason to run it twice.
         """
         running = self._requests.get(str(message.delivery_tag))
-        if running is None or not running.is_running or running.fenced is None:
+        if running is None or running.fenced is None:
+            return False
+        begun = running.is_running
+        # A pool of processes drops what has not begun when a connection is lost; others run whatever they have been given.
+        if not begun and (self._has_processes() or not running.waits_in_pool):
             return False
         if running.hold.timeout is not None and not running.fenced.channel.closed:
             return False  # the connection is the same: it came back because nobody renewed it, so the job shows no life
         if not running.fenced.is_mine():
             return False
-        record = self._runtime.record(str(running.id))
+        record = self._runtime.record(str(running.id)) if begun else None
         if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
             return False  # it was given up meanwhile: what runs here counts no more
         running.fenced.move(message, self._fence_of(message.channel))
         if running.hold.timeout is not None:
             running.regained = True
             self._thread.wake()
-        logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
+        logger.info("job %s: its message came back to its own worker, where it goes on", running.id)
         return True
 
     def visibility_of(self, message: Any) -> float | None:

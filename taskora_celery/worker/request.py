@@ -76,6 +76,11 @@ class JobRequest(Request):  # type: ignore[misc]
         return self.time_start is not None and not self.acknowledged
 
     @property
+    def waits_in_pool(self) -> bool:
+        """Whether it was handed to the pool, which has not begun with it."""
+        return self._apply_result is not None and self.time_start is None
+
+    @property
     def is_active(self) -> bool:
         """Whether the pool runs it just now, also where its message was acknowledged at its start."""
         return self in state.active_requests

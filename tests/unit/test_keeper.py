@@ -484,6 +484,19 @@ def test_a_job_that_does_not_run_here_does_not_take_its_message(rig: Rig, claims
     assert not returned.adopted()
 
 
+@pytest.mark.parametrize(("processes", "adopted"), [(False, True), (True, False)])
+def test_a_job_that_waits_in_a_pool_goes_on_where_the_pool_will_run_it(
+    rig: Rig, claims: dict[str, int], monkeypatch: pytest.MonkeyPatch, processes: bool, adopted: bool
+) -> None:
+    """D3, D7: threads run whatever they were given; processes have dropped it. Its record is of a time before."""
+    if processes:
+        with_processes(rig, monkeypatch)
+    returned = Returned(rig)
+    returned.running.is_running, returned.running.waits_in_pool = False, True
+    returned.execution.end_in_retry()
+    assert returned.adopted() is adopted
+
+
 def test_a_silent_job_does_not_go_on_under_the_message_that_came_back_for_its_silence(rig: Rig, claims: dict[str, int]) -> None:
     """D4: the connection is the one that it was received on, so it was put back since nobody renewed it."""
     returned = Returned(rig, timeout=5.0)
