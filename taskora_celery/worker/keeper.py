@@ -308,11 +308,14 @@ class Keeper:
 
     def _end_stalled(self, lease: Lease, request: JobRequest) -> None:
         """Give up a job of ours that shows no sign of life, and make its message deliverable."""
+        if request.hold.timeout is None:
+            return  # it has begun in the middle of the look, and is renewed with the next
         # Where it cannot be taken it was renewed after all, or somebody else puts it back, which the next look will show.
         if not self._is_given_up(request) and lease.take(request.hold.tag):
             self._give_up_stalled(request, lease)
 
     def _is_given_up(self, request: JobRequest) -> bool:
+        """Say whether nothing runs here any more that counts as this delivery."""
         assert request.fenced is not None
         return request.fenced.settled or not request.is_running or request.given_up is not None
 
@@ -339,7 +342,7 @@ class Keeper:
     def _recover(self, lease: Lease, due: Due) -> None:
         """Bring back a message that nobody renewed in time."""
         own = self._requests.get(due.tag)
-        if own is not None and own.is_running and own.hold.timeout is not None:
+        if own is not None and not self._is_given_up(own):
             self._end_stalled(lease, own)
             return
         # Read before the message is taken: whatever has begun by now is what is lost.

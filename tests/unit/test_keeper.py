@@ -222,6 +222,17 @@ def test_a_message_that_is_no_job_of_ours_comes_back_too(rig: Rig) -> None:
     assert rig.steps == ["take t1", "put back t1"]
 
 
+def test_a_message_comes_back_although_an_execution_that_was_given_up_hangs_here(rig: Rig) -> None:
+    """D5: a thread cannot be ended; the message was another worker's by then, which has died."""
+    silent = rig.worker.runs("t1", timeout=5.0)
+    silent.given_up = "no sign of life"
+    silent.fenced.give_up()
+    rig.steps.clear()
+    rig.lease.due = (due("t1", "job-1"),)
+    rig.turn()
+    assert rig.steps == ["read job-1", "take t1", "lose job-1", "put back t1"]
+
+
 # --- D4: what shows no life ---------------------------------------------------------------------------------------------
 
 SILENT = "no sign of life for 5 s (heartbeat_timeout)"
@@ -346,6 +357,25 @@ def test_what_waits_here_and_was_put_back_is_not_this_workers_any_more(rig: Rig,
     rig.lease.stands["t1"] = stands
     rig.turn()
     assert (waiting.fenced.settled, waiting.given_up) == (True, None)
+
+
+def test_what_begins_here_just_when_its_lease_runs_out_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D3, I3: in a shutdown what waits in the pool is left to run out; a job that begins in the middle of a look is renewed."""
+    rig.keeper._draining = True
+    waiting = rig.worker.receives("t1")
+    rig.lease.stands["t1"], rig.lease.due = Held.DUE, (due("t1", "job-1"),)
+    renew = rig.lease.renew
+
+    def begins(*arguments: Any, **options: Any) -> Any:
+        waiting.is_running = True
+        state.active_requests.add(waiting)
+        return renew(*arguments, **options)
+
+    monkeypatch.setattr(rig.lease, "renew", begins)
+    rig.turn()
+    assert (rig.steps, waiting.given_up, waiting.fenced.settled) == ([], None, False)
+    rig.turn()
+    assert rig.renewed() == ["t1"]
 
 
 def test_behind_a_lost_connection_what_kombu_put_back_is_waited_for(rig: Rig) -> None:
