@@ -6,7 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from taskora_celery import runtime as runtime_module
+from taskora_celery.context import JobInfo
 from taskora_celery.runtime import Runtime
+from taskora_celery.stopping import JobStop
+from tests.support.cancels import request
+from tests.support.executions import NOW_MS, ScriptedExecution
 from tests.support.scripted_store import ScriptedStore
 from tests.support.traced import traced_app
 
@@ -35,3 +39,18 @@ def test_no_job_begins_before_the_process_is_ready_for_it(monkeypatch: pytest.Mo
         for job in jobs:
             job.join(10)
     assert waits
+
+
+def test_a_job_that_is_about_to_begin_is_told_what_the_store_has_said_of_it() -> None:
+    """G3: it is registered, so that the reporter's thread asks for it; told once, it would never be told again."""
+    with traced_app(ScriptedStore()) as app:
+        runtime = Runtime.of(app)
+        store = runtime.readable()
+        ScriptedExecution(store)
+        store.cancel(request())
+        ctx = runtime.new_context("job-1", "shop.work", 1, info=JobInfo(timestamp=NOW_MS - 500), time=runtime.clock.time)
+        assert runtime._on_stopping(ctx)
+        stop = JobStop(runtime.stopper, ctx, worker="w1@host", grace=60.0, in_child=False)
+        runtime.stopper.watch(stop)
+        stop.close_for_good()
+    assert ctx.signal.reason == "cancelled"
