@@ -24,7 +24,7 @@ from taskora_celery.store.protocol import Loss, Shutdown
 from taskora_celery.worker.backstop import Backstop
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
-from taskora_celery.worker.holdings import holdings
+from taskora_celery.worker.holdings import copied, holdings
 from taskora_celery.worker.leftovers import BRPOP_TIMEOUT, Leftovers
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ class Keeper:
             self._runtime.events.retried(self._worker.hostname, job_id, name, reason)
 
     def _here(self, job_id: str) -> list[JobRequest]:
-        return [request for request in list(self._requests.values()) if request.id == job_id]
+        return [request for request in copied(self._requests.values) if request.id == job_id]
 
     def _running(self, job_id: str) -> JobRequest | None:
         # Not `is_running`: a job that was acknowledged early (Celery's default) hangs no less.
