@@ -129,8 +129,8 @@ class Reporter:
         live = self._live.get(id(report))
         if live is None:
             return Reply.ACCEPTED
-        live.cancelled = False  # before there is an end: the thread may take it at once, and have its answer
         if ended is not None:
+            live.cancelled = False  # before there is an end: the thread may take it at once, and have its answer
             live.end = ended
         if live.superseded is not None:
             return Reply.SUPERSEDED

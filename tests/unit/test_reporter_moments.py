@@ -64,8 +64,8 @@ class Rig:
         self.reporter.begin(ctx, Begin("job-1", "shop.work", 1, "w1@host", 1, int(self.clock.time() * 1000)))
         return ctx
 
-    def at(self, ctx: Context, name: str, happens: Callable[[], Any]) -> None:
-        """Let something happen when this thread reads this attribute of the job next, after the reading."""
+    def at(self, ctx: Context, name: str, happens: Callable[[], Any], *, before: bool = False) -> None:
+        """Let something happen when this thread reads this attribute of the job next, after the reading or before it."""
         live = self.reporter._live[id(ctx)]
         slot: Any = getattr(type(live), name)
         waiting, here = [happens], threading.get_ident()
@@ -74,7 +74,7 @@ class Rig:
             value = slot.__get__(live)
             if waiting and threading.get_ident() == here:
                 waiting.pop()()
-            return value
+            return slot.__get__(live) if before else value
 
         live.__class__ = type("Watched", (type(live),), {"__slots__": (), name: property(get, slot.__set__)})
 
@@ -92,6 +92,23 @@ def test_an_end_that_the_thread_takes_at_once_is_refused_all_the_same() -> None:
     rig.store.cancel(request())
     rig.at(ctx, "superseded", rig.reporter._turn)
     assert rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 5)) is Reply.CANCELLED
+
+
+def test_what_is_said_beside_an_end_does_not_hide_that_it_was_refused() -> None:
+    """G4, G7: a handler ends when its last grace is over; what it has said until then is just being written by another thread."""
+    rig = Rig()
+    ctx = rig.begin()
+    rig.store.cancel(request())
+    beside = threading.Thread(target=rig.reporter.flush, args=(ctx,))
+
+    def speaks() -> None:
+        beside.start()
+        beside.join(0.2)
+
+    # The first to look is who notes the answer; the second is the handler's thread.
+    rig.at(ctx, "cancelled", lambda: rig.at(ctx, "cancelled", speaks, before=True))
+    assert rig.reporter.flush(ctx, Ended(Outcome.SUCCESS, 5)) is Reply.CANCELLED
+    beside.join(10)
 
 
 def test_of_an_end_that_was_not_asked_for_in_time_handler_and_store_say_the_same() -> None:
