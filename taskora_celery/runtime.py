@@ -226,7 +226,7 @@ class Runtime:
         """
         request = self.cancel_request(report.id)
         if request is not None:
-            self.stopper.announced(request)  # kept as well: the job may be about to begin, and is told then
+            self.stopper.cancel(request)
         return request is not None and not request.gently
 
     def _on_shutdown(self, **_: object) -> None:

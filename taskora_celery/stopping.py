@@ -321,12 +321,12 @@ class Stopper:
                 if stop.worker == announcement.worker:
                     stop.shut_down()
             return
-        # First kept, then told: a job that begins between the two finds it kept.
-        self._keep(announcement)
         self.cancel(announcement)
 
     def cancel(self, request: CancelRequest) -> None:
-        """Somebody wants a job of this process to stop, as its record says."""
+        """Somebody wants a job of this process to stop, as was announced, or as its record says."""
+        # First kept, then told: a job that begins between the two finds it kept.
+        self._keep(request)
         for stop in list(self._running.values()):
             if stop.ctx.id == request.id:
                 stop.cancel(request)
