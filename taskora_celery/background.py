@@ -146,18 +146,28 @@ class Background:
 
 
 _all: WeakValueDictionary[int, Background] = WeakValueDictionary()
-_resting: list[Background] = []
+
+
+class _Resting(threading.local):
+    """What rests for the fork of this thread: another's may fork as well."""
+
+    def __init__(self) -> None:
+        self.threads: list[Background] = []
+
+
+_resting = _Resting()
 
 
 def _before_fork() -> None:
     # Copied in one step: meanwhile another thread may make one more.
     living = [background for reference in _all.valuerefs() if (background := reference()) is not None]
-    _resting[:] = [background for background in living if background.rest()]
+    _resting.threads = [background for background in living if background.rest()]
 
 
 def _after_fork() -> None:
-    while _resting:
-        _resting.pop().go_on()
+    resting, _resting.threads = _resting.threads, []
+    for background in reversed(resting):
+        background.go_on()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -137,9 +137,9 @@ class RedisSink(BackendSink):
             return
         # Something else is there (or this is the first write): look, judge, and set it only if it is still the same.
         for _ in range(3):
-            if self._closed:
-                return
             current = backend.client.get(key) or b""
+            if self._closed:  # asked behind the look: what it has found may be the outcome, and a RETRY looks like the one before
+                return
             state = backend.decode_result(current)["status"] if current else states.PENDING
             if not self._may_replace(state) or self._swap(key, current, raw):
                 return

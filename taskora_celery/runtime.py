@@ -81,6 +81,8 @@ class Runtime:
         #: OpenTelemetry's API where this process uses it; known with the first job.
         self.tracing: Any = None
         self._ready = False
+        #: Held by the first job, for which others wait. Reentrant: a time limit that lands in it must not leave it locked.
+        self._preparing = threading.RLock()
         self.loops = LoopConnections()
 
     # --- its parts: a subclass may have others, and `use` puts it in force -----------------------------------------------
@@ -135,10 +137,15 @@ class Runtime:
         return cls._lock
 
     def prepare(self) -> None:
-        """Make this process ready to run jobs: capture of logging, and the last flush at its end."""
+        """Make this process ready to run jobs: capture of logging, and the last flush at its end. Returns when that is done."""
         if self._ready:
             return
-        self._ready = True
+        with self._preparing:
+            if not self._ready:
+                self._prepare()
+                self._ready = True
+
+    def _prepare(self) -> None:
         self.tracing = tracing_api()
         install_capture(self.settings.capture_logging)
         log_once()

@@ -122,7 +122,7 @@ class JobStop:
 
     def open_clean_up(self) -> None:
         """Begin the cleaning up after a cancel: it has a grace of its own, and is interrupted and ended likewise."""
-        self._insist_at(self._grace, last=False)
+        self._insist_at(self._grace, self._part, last=False)
         self.interrupt.open()
 
     def close_for_good(self) -> None:
@@ -150,7 +150,7 @@ class JobStop:
             grace = self._grace if request.grace is None else request.grace
             if before is not None and self.interrupt.on_loop:
                 self.interrupt.fire(JobCancelledError)  # by now the signal, which does that at once, has fired
-            self._insist_at(grace, last=False)
+            self._insist_at(grace, self._part, last=False)
 
     @property
     def is_gentle(self) -> bool:
@@ -214,6 +214,8 @@ class JobStop:
         return self._request is not None and not self._request.gently
 
     def _interrupt_at_limit(self, part: int) -> None:
+        if self._closed:  # since this was planned: nobody has dropped it then
+            return
         if part == self._part and not self._interrupt(SoftTimeLimitExceeded) and self.interrupt.can:
             self._after(NOT_YET, lambda: self._interrupt_at_limit(part))
 
@@ -232,8 +234,7 @@ class JobStop:
         if part == self._part and self.interrupt.press():
             self._press_in(2 * pause, part)
 
-    def _insist_at(self, grace: float, *, last: bool) -> None:
-        part = self._part
+    def _insist_at(self, grace: float, part: int, *, last: bool) -> None:
         self._after(grace, lambda: self._insist(part, grace, last=last))
 
     def _insist(self, part: int, grace: float, *, last: bool) -> None:
@@ -241,7 +242,7 @@ class JobStop:
         if part != self._part:
             return
         if last and self.interrupt.end():
-            self._insist_at(max(grace, INSIST_AFTER), last=True)
+            self._insist_at(max(grace, INSIST_AFTER), part, last=True)
             return
         if last and self._in_child:
             logger.error("job %s does not stop: its process is ended", self.ctx.id)
@@ -251,13 +252,14 @@ class JobStop:
                 if part == self._part:
                     os.kill(os.getpid(), signal.SIGKILL)
             return
-        reason = self.ctx.signal.message if self._request is None else self._request.reason
-        fired = self._interrupt(cancelled_as(self.ctx.id, reason))
+        exc = cancelled_as(self.ctx.id, self.ctx.signal.message if self._request is None else self._request.reason)
+        with self._ending:  # its cleaning up, which may be about to begin, has a grace of its own
+            fired = part == self._part and self._interrupt(exc)
         if fired and not self._interrupted:
             self._interrupted = True
             self.note("interrupted")
         # Not fired where it could be: the handler is just about to begin.
-        self._insist_at(max(grace, INSIST_AFTER), last=fired or not self.interrupt.can)
+        self._insist_at(max(grace, INSIST_AFTER), part, last=fired or not self.interrupt.can)
 
     def _after(self, seconds: float, action: Callable[[], Any]) -> None:
         # What is done is let go of: a handler that cannot be interrupted is tried again and again, perhaps for ever.
@@ -319,12 +321,12 @@ class Stopper:
                 if stop.worker == announcement.worker:
                     stop.shut_down()
             return
-        # First kept, then told: a job that begins between the two finds it kept.
-        self._keep(announcement)
         self.cancel(announcement)
 
     def cancel(self, request: CancelRequest) -> None:
-        """Somebody wants a job of this process to stop, as its record says."""
+        """Somebody wants a job of this process to stop, as was announced, or as its record says."""
+        # First kept, then told: a job that begins between the two finds it kept.
+        self._keep(request)
         for stop in list(self._running.values()):
             if stop.ctx.id == request.id:
                 stop.cancel(request)

@@ -364,7 +364,9 @@ class FencedChannel:
             self.give_up()
         else:
             self.settled = True
-            self.channel.basic_reject(delivery_tag, requeue=True)
+            # kombu's `QoS.reject` without its end: another thread may have received the message again on this channel by then.
+            self.channel.qos.restore_by_tag(delivery_tag, leftmost=True)
+            self._forget()
 
     def give_up(self) -> None:
         """Note that the message is no longer this delivery's: kombu neither counts nor puts it back from now on."""
@@ -372,9 +374,12 @@ class FencedChannel:
             self.settled = True
             self._forget()
 
-    def move(self, channel: Any, fence: RedisFence) -> None:
-        """Go on with another channel, on which the same message has come back after a lost connection."""
-        self.channel, self._fence = channel, fence
+    def move(self, message: Any, fence: RedisFence) -> None:
+        """Go on under the same message, which has come back, on its channel: another one after a lost connection."""
+        self.channel, self._fence = message.channel, fence
+        message.channel = self
+        if self.settled:  # meanwhile, and has forgotten the message only on the channel before
+            self._forget()
 
     def is_mine(self) -> bool:
         """Say whether no other delivery has claimed the message; one round trip."""
@@ -385,6 +390,9 @@ class FencedChannel:
         return self._fence.is_taken(self.hold)
 
     def _forget(self) -> None:
-        # What kombu's `QoS.ack` does after its round trip: the slot of the prefetch count is free. Once only: the message may
-        # have come back to this very channel since, under the same tag.
-        self.channel.qos._quick_ack(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it
+        # What kombu's `QoS.ack` does after its round trip: the slot of the prefetch count is free. Not where the message has come
+        # back to this very channel since, under the same tag: it is a later delivery's.
+        qos = self.channel.qos
+        message = qos._delivered.get(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it
+        if message is not None and message.channel is self:
+            qos._quick_ack(self.hold.tag)  # noqa: SLF001 - likewise

@@ -82,6 +82,9 @@ class Leases:
 
     def _renew(self, jobs: list[LiveJob], now: float) -> None:
         held_jobs = [(live, live.report.hold) for live in jobs if live.report.hold is not None]
+        beating = [live for live in jobs if live.report.beating]
+        for live in beating:
+            live.report.beating = False  # before the round trip: a beat that comes in it is the next renewal's
         try:
             if held_jobs:
                 lease = self._of_broker()
@@ -94,13 +97,13 @@ class Leases:
                     )  # fmt: skip
         except Exception as exc:  # noqa: BLE001 - any transport's error; the next renewal tries again
             self._failed(exc)
+            for live in beating:
+                live.report.beating = True
             for live in jobs:
                 live.lease.postpone(self._outage.ask_at)
             return
         self._outage.succeeded()
         for live in jobs:
-            # Cleared before the next look at the clock: a beat that comes in between asks for the next renewal.
-            live.report.beating = False
             live.lease.renewed = now
             if live.report.hold is None:
                 live.no_lease()

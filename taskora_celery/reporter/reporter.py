@@ -73,6 +73,8 @@ class Reporter:
         self._showing = showing or Showing()
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
+        #: Held while the answer to an end is noted, and while its handler, which may not have waited for it, is told.
+        self._answering = threading.Lock()
         self._wake = Wakes()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -83,6 +85,8 @@ class Reporter:
         #: What the store is told of all jobs together.
         self.changes = Changes()
         self._urgent = False
+        #: All running jobs are to be asked for.
+        self._looking = False
         #: When the newest job began, in monotonic seconds.
         self._begun_at = 0.0
         #: Ended jobs whose last reports found no room in the backlog, in this outage.
@@ -126,21 +130,24 @@ class Reporter:
         if live is None:
             return Reply.ACCEPTED
         if ended is not None:
+            live.cancelled = False  # before there is an end: the thread may take it at once, and have its answer
             live.end = ended
         if live.superseded is not None:
             return Reply.SUPERSEDED
         if ended is None and live.is_silent():
             return Reply.ACCEPTED
-        live.cancelled = False
         if not self._outage.failures:  # asking again is for the reporter's thread: no handler pays for an outage twice
             self._send_ending(live)
         if live.superseded is not None:
             return Reply.SUPERSEDED
-        if live.cancelled:
-            return Reply.CANCELLED
+        with self._answering:
+            if live.cancelled:
+                return Reply.CANCELLED
+            if ended is not None:
+                # Not asked in time. What Celery stores is how the job ended, whoever wants it to stop before the store hears of
+                # it.
+                live.stands = ended.state in Outcome.FINAL and (live.end is not None or live.outbox.ended is not None)
         if ended is not None:
-            # Not asked in time. What Celery stores is how the job ended, whoever wants it to stop before the store hears of it.
-            live.stands = ended.state in Outcome.FINAL and (live.end is not None or live.outbox.ended is not None)
             # The index is told in the thread's next turn.
             self.changes.ended(live.begin, ended)
         self._wake.set()
@@ -175,8 +182,7 @@ class Reporter:
 
     def look(self) -> None:
         """Ask the store of every running job whether it may go on; the answer comes with the next flush."""
-        for live in list(self._live.values()):
-            live.outbox.look = True
+        self._looking = True
         self._touched()
 
     def close(self) -> None:
@@ -245,6 +251,10 @@ class Reporter:
 
     def _flush_all(self) -> None:
         with self._lock:
+            if self._looking:
+                self._looking = False  # first: who wants another look meanwhile has it in the next turn
+                for live in list(self._live.values()):
+                    live.outbox.look = True
             backlog = [self._backlog.popleft() for _ in range(len(self._backlog))]
             try:
                 self._flush([*list(self._live.values()), *backlog])
@@ -341,13 +351,14 @@ class Reporter:
             if live.outbox.refused:
                 live.outbox.clear()
             elif id(live) not in unknown:
-                ended = live.outbox.ended
-                live.outbox.clear()
-                if reply is Reply.CANCELLED and live.stands:  # it was on its way when its handler was told
-                    live.outbox.ended = ended
-                    self._touched()
+                with self._answering:
+                    ended = live.outbox.ended
+                    live.outbox.clear()
+                    live.cancelled |= reply is Reply.CANCELLED
+                    if reply is Reply.CANCELLED and live.stands:  # it was on its way when its handler was told
+                        live.outbox.ended = ended
+                        self._touched()
                 live.stopping |= reply in {Reply.STOPPING, Reply.CANCELLED}
-                live.cancelled |= reply is Reply.CANCELLED
                 if reply is Reply.SUPERSEDED:
                     live.fenced = True
                     live.supersede("it was delivered again")

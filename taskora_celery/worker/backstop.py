@@ -24,7 +24,7 @@ class Backstop:
     """Remembers what was to stop, and looks after two graces whether its process has heard of it; fed by the listener."""
 
     def __init__(self, store: JobStore | None, grace_of: Callable[[str], float | None], wake: Callable[[], None]) -> None:
-        """``grace_of`` returns a running job's grace in seconds, None where it does not run here."""
+        """``grace_of`` returns the grace in seconds of a job that is here, or about to run, None of others."""
         self._store = store
         self._grace_of = grace_of
         self._wake = wake
@@ -69,5 +69,7 @@ class Backstop:
             return True
         steps = [event.data for event in decode(found.journal) if event.kind == "cancel"]
         # What it heard of a plain revoke says nothing of the cancel that came after it.
-        asked = next((n for n, step in enumerate(steps) if step.get("phase") == "requested" and not step.get("gently")), 0)
+        asked = next((n for n, step in enumerate(steps) if step.get("phase") == "requested" and not step.get("gently")), None)
+        if asked is None:  # of another job: that has ended, and its id was sent anew
+            return True
         return any(step.get("phase") != "requested" for step in steps[asked:])

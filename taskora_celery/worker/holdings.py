@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from celery.worker import state
@@ -15,7 +15,9 @@ from taskora_celery.lease.redis import FencedChannel
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["Kept", "holdings"]
+__all__ = ["Kept", "copied", "holdings"]
+
+T = TypeVar("T")
 
 
 class Kept(NamedTuple):
@@ -36,14 +38,14 @@ def holdings(consumer: Any, requests: Mapping[str, JobRequest], *, draining: boo
     watched, too: its own process renews it.
     """
     held: dict[str, Kept] = {}
-    running = {str(request.message.delivery_tag) for request in _copied(state.active_requests) if not request.acknowledged}
+    running = {str(request.message.delivery_tag) for request in copied(lambda: state.active_requests) if not request.acknowledged}
     for tag, message in _unacknowledged(consumer):
         request = requests.get(tag)
         fenced = message.channel if isinstance(message.channel, FencedChannel) else None
         if fenced is None or not fenced.settled:
             hold = (fenced.hold if fenced else Hold(tag)) if request is None else request.hold
             held[tag] = Kept(_as_it_stands(hold, message, request, draining and tag not in running), request, fenced)
-    for tag, request in _copied(requests.items()):
+    for tag, request in copied(requests.items):
         if tag not in held and request.is_running and request.fenced is not None and not request.fenced.settled:
             held[tag] = Kept(_as_it_stands(request.hold, request.message, request), request, request.fenced)
     return list(held.values())
@@ -64,15 +66,15 @@ def _unacknowledged(consumer: Any) -> list[tuple[str, Any]]:
     if channel is None:  # not connected yet, or just now not
         return []
     qos = channel.qos
-    dirty = set(_copied(qos._dirty))  # noqa: SLF001 - kombu has no other name for what was acknowledged
-    return [(str(tag), message) for tag, message in _copied(qos._delivered.items()) if tag not in dirty]  # noqa: SLF001
+    dirty = set(copied(lambda: qos._dirty))  # noqa: SLF001 - kombu has no other name for what was acknowledged
+    return [(str(tag), message) for tag, message in copied(qos._delivered.items) if tag not in dirty]  # noqa: SLF001
 
 
-def _copied(values: Any) -> list[Any]:
-    """Return a copy of what the main thread may be changing."""
+def copied(values: Callable[[], Iterable[T]]) -> list[T]:
+    """Return a copy of what the main thread may be changing; ``values`` is called anew where it has changed meanwhile."""
     for _ in range(10):
         try:
-            return list(values)
-        except RuntimeError:  # it changed its size meanwhile
+            return list(values())
+        except RuntimeError:  # it changed its size
             time.sleep(0.001)
     return []

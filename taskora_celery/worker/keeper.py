@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -23,7 +24,7 @@ from taskora_celery.store.protocol import Loss, Shutdown
 from taskora_celery.worker.backstop import Backstop
 from taskora_celery.worker.ending import end_process
 from taskora_celery.worker.exits import ExitWatch
-from taskora_celery.worker.holdings import holdings
+from taskora_celery.worker.holdings import copied, holdings
 from taskora_celery.worker.leftovers import BRPOP_TIMEOUT, Leftovers
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Keeper:
         self._lease: Lease | None = None
         self._outage = Outage()
         self._requests: WeakValueDictionary[str, JobRequest] = WeakValueDictionary()
+        #: Jobs that had to show life, and whose messages came back here while they ran.
+        self._replaced: deque[JobRequest] = deque()
         self._fences: WeakKeyDictionary[Any, RedisFence] = WeakKeyDictionary()
         #: When each tag was last found held, in monotonic seconds.
         self._held_at: dict[str, float] = {}
@@ -131,25 +134,29 @@ class Keeper:
             self._fence_of(message.channel).claim(hold)
 
     def adopts(self, message: Any) -> bool:
-        """Say whether a job that runs here goes on under this delivery of its own message.
+        """Say whether a job that runs here, or is about to, goes on under this delivery of its own message.
 
         After a lost connection kombu puts back what runs, and may well receive it again itself: no reason to run it twice.
         """
         running = self._requests.get(str(message.delivery_tag))
-        if running is None or not running.is_running or running.fenced is None:
+        if running is None or running.fenced is None:
+            return False
+        begun = running.is_running
+        # A pool of processes drops what has not begun when a connection is lost; others run whatever they have been given.
+        if not begun and (self._has_processes() or not running.waits_in_pool):
             return False
         if running.hold.timeout is not None and not running.fenced.channel.closed:
             return False  # the connection is the same: it came back because nobody renewed it, so the job shows no life
         if not running.fenced.is_mine():
             return False
-        record = self._runtime.record(str(running.id))
+        record = self._runtime.record(str(running.id)) if begun else None
         if record is not None and (record.get("o"), record.get("s")) != (running.hold.token, "STARTED"):
             return False  # it was given up meanwhile: what runs here counts no more
-        running.fenced.move(message.channel, self._fence_of(message.channel))
+        running.fenced.move(message, self._fence_of(message.channel))
         if running.hold.timeout is not None:
             running.regained = True
             self._thread.wake()
-        logger.info("job %s: its message came back to its own worker, where it goes on running", running.id)
+        logger.info("job %s: its message came back to its own worker, where it goes on", running.id)
         return True
 
     def visibility_of(self, message: Any) -> float | None:
@@ -159,6 +166,9 @@ class Keeper:
 
     def received(self, request: JobRequest) -> None:
         """Answer for a message from now on."""
+        before = self._requests.get(request.hold.tag)
+        if before is not None and before.is_running and before.hold.timeout is not None:
+            self._replaced.append(before)  # no look will show any more that its message is gone
         self._requests[request.hold.tag] = request
         if request.hold.timeout is not None:
             if request.fenced is not None:
@@ -228,11 +238,15 @@ class Keeper:
 
     def _keep(self, lease: Lease, now: float) -> float:
         leave = self.leftovers.turn(lease, now)
+        while self._replaced:
+            self._give_up_stalled(self._replaced.popleft())
         kept = holdings(self._worker.consumer, self._requests, draining=self._draining)
+        # By the answer, a message may have come back, on another channel.
+        channels: list[Any] = [fenced and fenced.channel for _, _, fenced in kept]
         renewal = lease.renew([hold for hold, _, _ in kept], look=True)
         held_before, self._held_at = self._held_at, {}
         overdue = []
-        for (hold, request, fenced), held in zip(kept, renewal.held, strict=True):
+        for (hold, request, fenced), channel, held in zip(kept, channels, renewal.held, strict=True):
             if held is Held.HELD:
                 self._held_at[hold.tag] = now
                 if request is not None and not hold.watched:
@@ -244,7 +258,7 @@ class Keeper:
             elif held is Held.DUE:
                 overdue.append(request)
             else:
-                self._lost(lease, request, held, now - held_before.get(hold.tag, now))
+                self._lost(lease, request, held, now - held_before.get(hold.tag, now), cut_off=channel.closed)
         if renewal.due or overdue:
             # Looked for more at once, unless it is somebody else who brings it back.
             return 0.0 if self._bring_back(lease, overdue, renewal.due) else LOOK_AGAIN
@@ -258,10 +272,9 @@ class Keeper:
         shortest = min((timeout for timeout in timeouts if isinstance(timeout, float)), default=None)
         return lease_interval(self._settings.lease_interval, lease.visibility_timeout, shortest)
 
-    def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float) -> None:
-        """Deal with a delivery of ours that was put back, or was delivered again."""
+    def _lost(self, lease: Lease, request: JobRequest, held: Held, since: float, *, cut_off: bool) -> None:
+        """Deal with a delivery of ours that was put back, or was delivered again; ``cut_off``: its connection was lost before."""
         assert request.fenced is not None
-        cut_off = request.fenced.channel.closed
         if held is Held.GONE and cut_off:
             return  # kombu put it back when the connection was lost: it comes back here, or another worker takes it
         timeout = lease.visibility_timeout or 0.0
@@ -295,11 +308,14 @@ class Keeper:
 
     def _end_stalled(self, lease: Lease, request: JobRequest) -> None:
         """Give up a job of ours that shows no sign of life, and make its message deliverable."""
+        if request.hold.timeout is None:
+            return  # it has begun in the middle of the look, and is renewed with the next
         # Where it cannot be taken it was renewed after all, or somebody else puts it back, which the next look will show.
         if not self._is_given_up(request) and lease.take(request.hold.tag):
             self._give_up_stalled(request, lease)
 
     def _is_given_up(self, request: JobRequest) -> bool:
+        """Say whether nothing runs here any more that counts as this delivery."""
         assert request.fenced is not None
         return request.fenced.settled or not request.is_running or request.given_up is not None
 
@@ -326,7 +342,7 @@ class Keeper:
     def _recover(self, lease: Lease, due: Due) -> None:
         """Bring back a message that nobody renewed in time."""
         own = self._requests.get(due.tag)
-        if own is not None and own.is_running and own.hold.timeout is not None:
+        if own is not None and not self._is_given_up(own):
             self._end_stalled(lease, own)
             return
         # Read before the message is taken: whatever has begun by now is what is lost.
@@ -349,14 +365,16 @@ class Keeper:
         if job_id:
             self._runtime.events.retried(self._worker.hostname, job_id, name, reason)
 
+    def _here(self, job_id: str) -> list[JobRequest]:
+        return [request for request in copied(self._requests.values) if request.id == job_id]
+
     def _running(self, job_id: str) -> JobRequest | None:
         # Not `is_running`: a job that was acknowledged early (Celery's default) hangs no less.
-        found = [request for request in list(self._requests.values()) if request.id == job_id and request.has_process]
-        return found[0] if found else None
+        return next((request for request in self._here(job_id) if request.has_process), None)
 
     def _grace_of(self, job_id: str) -> float | None:
-        request = self._running(job_id)
-        return None if request is None else float(request.task.cancel_grace)
+        # Also of one that does not run yet: its process may have begun with it, and this one not have heard of that.
+        return next((float(request.task.cancel_grace) for request in self._here(job_id)), None)
 
     def _end_deaf(self, job_id: str) -> None:
         """End the process of a job that was cancelled two graces ago and cannot hear it."""

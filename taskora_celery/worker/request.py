@@ -65,17 +65,23 @@ class JobRequest(Request):  # type: ignore[misc]
             self._adopted = self._keeper.adopts(message)
             if not self._adopted:
                 self._keeper.claim(message, self.hold)
+        if self._adopted:
+            return  # what runs has the message
         # Behind the claim: the keeper's thread gives up a fenced message that it finds to be nobody's.
         self.fenced = self._keeper.fence(message, self.hold)
         visibility = self._keeper.visibility_of(self._message)
         self._request_dict[STAMP] = Delivery.stamp(self.hold.token, os.getpid(), visibility)
-        if not self._adopted:
-            self._keeper.received(self)
+        self._keeper.received(self)
 
     @property
     def is_running(self) -> bool:
         """Whether a process or thread of the pool has begun with it, and has not ended."""
         return self.time_start is not None and not self.acknowledged
+
+    @property
+    def waits_in_pool(self) -> bool:
+        """Whether it was handed to the pool, which has not begun with it."""
+        return self._apply_result is not None and self.time_start is None
 
     @property
     def is_active(self) -> bool:

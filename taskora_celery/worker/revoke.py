@@ -12,6 +12,7 @@ from celery.worker import state as worker_state
 from taskora_celery.cancelling import request_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.runtime import Runtime
+from taskora_celery.worker.holdings import copied
 
 __all__ = ["RevokeStep", "mailbox_of"]
 
@@ -74,7 +75,7 @@ def remember(app: Any, ids: Iterable[str], *, terminate: bool = False) -> None:
     store = Runtime.of(app).store
     if store is None:
         return
-    running = {request.id for request in list(worker_state.active_requests)}
+    running = {request.id for request in copied(lambda: worker_state.active_requests)}
     try:
         for job_id in ids:
             if terminate and job_id in running:

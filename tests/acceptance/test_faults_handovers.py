@@ -102,6 +102,34 @@ def test_a_job_goes_on_when_its_workers_connections_break(swept: Relay) -> None:
     assert all(recorded(handle).stalls == 0 for handle in [*running, waiting])
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork"], indirect=True, scope="session")
+def test_what_waits_in_a_pool_begins_once_when_its_workers_connection_breaks(unswept: Relay) -> None:
+    """D3, D7: a pool of threads runs whatever it was given; it would run all of it twice, the second time beside the first."""
+    worker = unswept.worker()
+    with unswept.client() as client:
+        running = [fault_jobs.stand_late.delay() for _ in range(unswept.slots)]
+        for handle in running:
+            wait_until(lambda job=handle: starts(job.id) and job.get_progress() == 1, "the start")  # type: ignore[misc]
+        waiting = [fault_jobs.stand_late.delay() for _ in range(2)]
+        for handle in waiting:
+            worker.wait_for_log(rf"faults.stand_late\[{handle.id}\] received")
+        written = worker.log_size()
+        assert cut_connections(client, "brpop") == 1
+        for handle in [*running, *waiting]:
+            worker.wait_for_log(rf"faults.stand_late\[{handle.id}\] received", timeout=30, after=written)
+        for handle in running:  # one by one: whoever has a place begins, and stays
+            gates.open_gate(handle.id, "delivery1")
+            handle.get(timeout=30)
+        mark = fault_jobs.mark.delay()
+        assert mark.get(timeout=30) == 1, "what came behind them is through"
+        for handle in waiting:
+            gates.open_gate(handle.id, f"delivery{handle.record().delivery}")
+            handle.get(timeout=30)
+        wait_until(lambda: not held(client) and not client.llen("celery"), "the end of all messages", timeout=20)
+    assert [len(starts(handle.id)) for handle in [*running, *waiting]] == [1] * (len(running) + 2)
+    assert all(recorded(handle).stalls == 0 for handle in [*running, *waiting])
+
+
 def stolen_message(client: redis.Redis) -> bytes:
     """Cut the consumer's connection only, and take what kombu puts back before the worker gets it again; return it."""
     assert cut_connections(client, "brpop") == 1

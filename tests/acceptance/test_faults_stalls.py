@@ -9,6 +9,7 @@ from celery import chord
 
 from taskora_celery import JobCancelledError, JobStalledError
 from tests.support import fault_jobs, gates, jobs
+from tests.support.brokers import lease_of
 from tests.support.fault_jobs import HEARTBEAT_TIMEOUT, exits, starts
 from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
@@ -162,6 +163,22 @@ def test_a_process_that_hangs_is_replaced_and_its_job_delivered_again(unswept: R
         assert handle.get(timeout=20)["delivery"] == 1
         assert len(starts(handle.id)) == 1
     wait_until(lambda: len(worker.children()) == unswept.slots, "new processes in the place of the old", timeout=20)
+
+
+@in_prefork
+def test_a_process_that_hangs_is_ended_where_others_have_put_its_message_back(unswept: Relay) -> None:
+    """D4: another worker was faster to see it, and its own was the first to receive the message."""
+    worker = unswept.worker()
+    with unswept.client() as client, lease_of(fault_jobs.app) as lease:
+        client.set("unacked_mutex", "another worker", ex=20)
+        handle = fault_jobs.hang.delay("python")
+        first: dict[str, Any] = wait_until(lambda: starts(handle.id), "the first start")[0]
+        (due,) = wait_until(lambda: lease.renew([], look=True).due, "the end of its lease", timeout=20)
+        lease.put_back(due.tag)
+        client.delete("unacked_mutex")
+    wait_until(lambda: len(starts(handle.id)) == 2, "the second start", timeout=20)
+    wait_until(lambda: first["pid"] not in worker.members(), "the end of the process", timeout=20)
+    assert handle.get(timeout=20)["delivery"] == 2
 
 
 def _standing(handle: JobHandle) -> None:

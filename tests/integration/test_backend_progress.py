@@ -230,6 +230,25 @@ def test_the_retry_of_an_attempt_itself_stays(app: Celery) -> None:
     assert AsyncResult("job-1", app=app).state == states.RETRY
 
 
+def test_the_retry_of_an_attempt_itself_stays_where_its_first_report_is_late(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E5: the attempt ends in the moment before the report looks at what is there, which is no earlier attempt's RETRY then."""
+    _retry(app, "job-1")
+    sink = sink_of(app, retries=1)
+    client = app.backend.client
+
+    def late(key: Any) -> Any:
+        monkeypatch.undo()
+        sink.close()
+        _retry(app, "job-1")
+        return client.get(key)
+
+    monkeypatch.setattr(client, "get", late)
+    sink.write(5)
+    assert AsyncResult("job-1", app=app).state == states.RETRY
+
+
 def test_started_is_replaced(app: Celery) -> None:
     """E4: `task_track_started` writes it before the handler runs."""
     app.backend.store_result("job-1", {"pid": 1}, states.STARTED, request=request_of("job-1"))

@@ -85,6 +85,21 @@ def test_an_earlier_delivery_leaves_the_message_to_the_later_one(
     assert not is_counted(message), "its slot of the prefetch count is free all the same"
 
 
+@pytest.mark.parametrize("end", ENDS, ids=END_IDS)
+def test_an_earlier_delivery_leaves_the_slot_of_a_later_one_on_its_channel(broker: Broker, end: Callable[[Any], None]) -> None:
+    """D3, D7: what kombu does not count is not renewed while it waits, and not put back when the worker ends."""
+    message = broker.taken()
+    fenced(message)
+    broker.lease.put_back(message.delivery_tag)
+    again = broker.take()
+    later = fenced(again, LATER)
+    later._fence.claim(later.hold)
+    end(message)
+    assert is_counted(again)
+    again.ack()
+    assert not is_counted(again)
+
+
 def test_a_refused_acknowledgement_is_told(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """D7: refused, and logged."""
     message = superseded(broker)
@@ -200,7 +215,7 @@ def test_a_message_that_came_back_to_its_own_worker_is_acknowledged_on_its_new_c
         other = connection.default_channel
         other.qos.restore_by_tag(message.delivery_tag)  # as kombu does when a connection is lost
         again = Broker(broker.app, other, broker.lease).take()
-        channel.move(other, RedisFence(other))
+        channel.move(again, RedisFence(other))
         assert is_counted(again)
         channel.basic_ack(message.delivery_tag)
         assert not is_counted(again)

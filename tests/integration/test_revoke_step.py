@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import pytest
 from celery.worker import state as worker_state
@@ -108,6 +109,27 @@ def test_a_queued_job_is_dropped_for_good(revoke: Revoked, store: ScriptedStore,
     assert revoke(ids) == {"ok": "revoked"}
     assert revoke.asked == [(ids, False, None)]
     assert [store.read(job_id).fields["s"] for job_id in ids] == ["REVOKED"] * 2  # type: ignore[union-attr]
+
+
+class Changing(WeakSet[Active]):
+    """Celery's set of what runs, to which a thread of the pool adds a job while it is gone through."""
+
+    def __iter__(self) -> Iterator[Active]:
+        for request in super().__iter__():
+            yield request
+            if len(self) == 1:
+                self.late = Active("late")
+                self.add(self.late)
+
+
+def test_a_job_that_begins_in_the_moment_of_a_revoke_is_no_error(
+    revoke: Revoked, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G8: the request is stored all the same, and Celery's answer is the answer."""
+    active = Active("other")
+    monkeypatch.setattr(worker_state, "active_requests", Changing([active]))
+    assert revoke(JOB) == {"ok": "revoked"}
+    assert revoke.request() is not None
 
 
 def test_to_revoke_nothing_is_celerys_business(revoke: Revoked, store: ScriptedStore) -> None:

@@ -40,6 +40,7 @@ class ScriptedRequest:
         self.name = "shop.work"
         self.acknowledged = False
         self.is_running = False
+        self.waits_in_pool = False
         self.has_process = False
         self.regained = False
         self.given_up: str | None = None

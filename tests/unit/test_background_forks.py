@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
+from taskora_celery import background as background_module
 from taskora_celery.background import Background, in_background
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_no_process_is_forked_in_the_middle_of_a_turn() -> None:
@@ -67,3 +73,31 @@ def test_what_is_called_once_in_the_background_holds_up_no_fork() -> None:
     assert os.waitpid(pid, 0)[1] == 0
     assert time.monotonic() - before < 5
     over.set()
+
+
+def test_of_two_threads_that_fork_at_once_each_lets_go_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 4: jobs in a pool of threads may both start processes; a thread of ours that nobody lets go of rests for ever."""
+    monkeypatch.setattr(background_module, "_all", WeakValueDictionary())
+    background = Background("a-thread", lambda: None)
+    go_on, rests, forked = background.go_on, threading.Event(), threading.Event()
+
+    def second_fork() -> None:
+        background_module._before_fork()
+        rests.set()
+        forked.wait(10)
+        background_module._after_fork()
+
+    second = threading.Thread(target=second_fork)
+    background_module._before_fork()
+    second.start()
+
+    def lets_the_second_begin() -> None:
+        monkeypatch.setattr(background, "go_on", go_on)
+        go_on()
+        rests.wait(10)
+
+    monkeypatch.setattr(background, "go_on", lets_the_second_begin)
+    background_module._after_fork()
+    forked.set()
+    second.join(10)
+    assert background._turning.acquire(timeout=1), "nobody has let go of it"

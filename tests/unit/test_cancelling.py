@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from taskora_celery.cancelling import request_of
-from taskora_celery.records import CancelReceipt
+from taskora_celery.records import CancelReceipt, Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.stopping import KEPT_FOR
 from taskora_celery.store.announcements import packed, unpacked
@@ -21,8 +21,9 @@ from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import CancelRequest, Report, Shutdown
 from taskora_celery.worker import backstop as backstop_module
 from taskora_celery.worker.backstop import MARGIN, Backstop
-from tests.support.cancels import job_in, request
+from tests.support.cancels import CANCEL_MS, job_in, request
 from tests.support.eager_apps import eager_app
+from tests.support.executions import ScriptedExecution
 from tests.support.manual_clock import ManualClock
 from tests.support.traced import traced_app
 
@@ -268,6 +269,16 @@ def test_a_job_whose_record_is_gone_is_left_alone(watched: Watched) -> None:
     """G4: nothing is known of it, so nothing is done to it."""
     watched.cancel()
     watched.store._jobs.clear()
+    assert (watched.after(60), watched.ended) == (None, [])
+
+
+def test_a_job_that_was_sent_anew_behind_the_end_of_a_cancelled_one_is_left_alone(watched: Watched) -> None:
+    """G4: it has the same id, and runs here; nobody has cancelled it."""
+    watched.cancel()
+    watched.notes("delivered")
+    watched.execution.end(Outcome.REVOKED)
+    anew = ScriptedExecution(watched.store, tag="t2", token=2, now_ms=CANCEL_MS + 2_000, created_ms=CANCEL_MS + 1_000)
+    anew.logs("on we go")
     assert (watched.after(60), watched.ended) == (None, [])
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import pytest
 from celery.worker import state
 
 from taskora_celery.lease.protocol import Hold
-from taskora_celery.worker.holdings import Kept, holdings
+from taskora_celery.worker.holdings import Kept, copied, holdings
 from tests.support.scripted_worker import ScriptedWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Worker(ScriptedWorker):
@@ -96,3 +101,35 @@ def test_the_url_of_its_queue_goes_with_a_message(worker: Worker) -> None:
 def test_without_a_connection_there_is_nothing_to_keep(worker: Worker) -> None:
     """D3: a worker that has none just now."""
     assert holdings(SimpleNamespace(task_consumer=None), {}, draining=False) == []
+
+
+class Changing(WeakValueDictionary[str, Any]):
+    """The keeper's requests, to which the main thread adds one in the middle of the first copy."""
+
+    def __init__(self, requests: dict[str, Any], late: Any) -> None:
+        super().__init__(requests)
+        self.late = [late]
+
+    def _adding(self, values: Iterator[Any]) -> Iterator[Any]:
+        for value in values:
+            yield value
+            if self.late:
+                self["late"] = self.late.pop()
+
+    def items(self) -> Any:
+        return self._adding(super().items())
+
+    def values(self) -> Any:
+        return self._adding(super().values())
+
+
+def test_a_message_that_is_received_in_the_middle_of_a_look_hides_no_other(worker: Worker) -> None:
+    """D3: weak dictionaries are gone through by generators, which end with their error."""
+    worker.runs("runs")
+    late = worker.receives("late")
+    worker.loses_its_connection()
+    del worker.requests["late"]
+    changing = Changing(worker.requests, late)
+    assert [kept.hold.tag for kept in holdings(worker.consumer, changing, draining=False)] == ["runs"]
+    changing = Changing(worker.requests, late)
+    assert len(copied(changing.values)) == 2

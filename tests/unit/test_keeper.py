@@ -22,6 +22,7 @@ from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Lost
+from taskora_celery.worker import backstop as backstop_module
 from taskora_celery.worker import keeper as keeper_module
 from taskora_celery.worker import leftovers as leftovers_module
 from taskora_celery.worker import step as step_module
@@ -221,6 +222,17 @@ def test_a_message_that_is_no_job_of_ours_comes_back_too(rig: Rig) -> None:
     assert rig.steps == ["take t1", "put back t1"]
 
 
+def test_a_message_comes_back_although_an_execution_that_was_given_up_hangs_here(rig: Rig) -> None:
+    """D5: a thread cannot be ended; the message was another worker's by then, which has died."""
+    silent = rig.worker.runs("t1", timeout=5.0)
+    silent.given_up = "no sign of life"
+    silent.fenced.give_up()
+    rig.steps.clear()
+    rig.lease.due = (due("t1", "job-1"),)
+    rig.turn()
+    assert rig.steps == ["read job-1", "take t1", "lose job-1", "put back t1"]
+
+
 # --- D4: what shows no life ---------------------------------------------------------------------------------------------
 
 SILENT = "no sign of life for 5 s (heartbeat_timeout)"
@@ -297,6 +309,24 @@ def test_a_job_whose_message_was_put_back_by_others_is_given_up(rig: Rig, monkey
     assert (silent.given_up, rig.ended) == (SILENT, [silent.id])
 
 
+def test_a_job_whose_message_is_here_again_before_it_is_seen_to_be_gone_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4: others put it back, and its own worker was the first to receive it; the process that hangs is ended all the same."""
+    with_processes(rig, monkeypatch)
+    silent = rig.worker.runs("t1", timeout=5.0)
+    again = rig.worker.receives("t1", timeout=5.0)
+    again.fenced._fence = SimpleNamespace(shorten=lambda _: None)
+    rig.worker.requests["t1"] = silent
+    rig.keeper.received(again)
+    rig.turn()
+    assert rig.steps == [f"lose t1: {SILENT}"]
+    assert (silent.given_up, rig.ended) == (SILENT, [silent.id])
+    assert (again.given_up, again.fenced.settled, rig.renewed()) == (None, False, ["t1"])
+    rig.turn()
+    assert rig.ended == [silent.id]
+
+
 def test_after_a_renewal_of_its_own_a_job_that_came_back_must_show_life_again(rig: Rig) -> None:
     """D4: kombu had given it the whole visibility timeout; from then on its own process renews it."""
     back = rig.worker.runs("t1", timeout=5.0)
@@ -327,6 +357,25 @@ def test_what_waits_here_and_was_put_back_is_not_this_workers_any_more(rig: Rig,
     rig.lease.stands["t1"] = stands
     rig.turn()
     assert (waiting.fenced.settled, waiting.given_up) == (True, None)
+
+
+def test_what_begins_here_just_when_its_lease_runs_out_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D3, I3: in a shutdown what waits in the pool is left to run out; a job that begins in the middle of a look is renewed."""
+    rig.keeper._draining = True
+    waiting = rig.worker.receives("t1")
+    rig.lease.stands["t1"], rig.lease.due = Held.DUE, (due("t1", "job-1"),)
+    renew = rig.lease.renew
+
+    def begins(*arguments: Any, **options: Any) -> Any:
+        waiting.is_running = True
+        state.active_requests.add(waiting)
+        return renew(*arguments, **options)
+
+    monkeypatch.setattr(rig.lease, "renew", begins)
+    rig.turn()
+    assert (rig.steps, waiting.given_up, waiting.fenced.settled) == ([], None, False)
+    rig.turn()
+    assert rig.renewed() == ["t1"]
 
 
 def test_behind_a_lost_connection_what_kombu_put_back_is_waited_for(rig: Rig) -> None:
@@ -435,6 +484,27 @@ def test_a_job_that_runs_goes_on_under_the_message_that_came_back(
     assert (returned.running.regained, claims) == (timeout is not None, {})
 
 
+def test_a_job_whose_message_comes_back_while_the_keeper_looks_for_it_is_not_given_up(
+    rig: Rig, claims: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D3, D4: it was in the queue when Redis looked, and is on the new channel when the answer is there."""
+    with_processes(rig, monkeypatch)
+    returned = Returned(rig, timeout=5.0)
+    rig.worker.loses_its_connection()
+    rig.lease.stands["t1"] = Held.GONE
+    renew = rig.lease.renew
+
+    def comes_back(*arguments: Any, **options: Any) -> Any:
+        renewal = renew(*arguments, **options)
+        assert returned.adopted()
+        return renewal
+
+    monkeypatch.setattr(rig.lease, "renew", comes_back)
+    rig.turn()
+    assert [step for step in rig.steps if step.startswith(("lose", "forget"))] == []
+    assert (returned.running.given_up, returned.running.fenced.settled, rig.ended) == (None, False, [])
+
+
 def test_a_job_that_does_not_run_here_does_not_take_its_message(rig: Rig, claims: dict[str, int]) -> None:
     """D7: it has not begun, or has ended: the new delivery is one of its own."""
     returned = Returned(rig)
@@ -442,6 +512,19 @@ def test_a_job_that_does_not_run_here_does_not_take_its_message(rig: Rig, claims
     assert not returned.adopted()
     returned.message.delivery_tag = "unknown"
     assert not returned.adopted()
+
+
+@pytest.mark.parametrize(("processes", "adopted"), [(False, True), (True, False)])
+def test_a_job_that_waits_in_a_pool_goes_on_where_the_pool_will_run_it(
+    rig: Rig, claims: dict[str, int], monkeypatch: pytest.MonkeyPatch, processes: bool, adopted: bool
+) -> None:
+    """D3, D7: threads run whatever they were given; processes have dropped it. Its record is of a time before."""
+    if processes:
+        with_processes(rig, monkeypatch)
+    returned = Returned(rig)
+    returned.running.is_running, returned.running.waits_in_pool = False, True
+    returned.execution.end_in_retry()
+    assert returned.adopted() is adopted
 
 
 def test_a_silent_job_does_not_go_on_under_the_message_that_came_back_for_its_silence(rig: Rig, claims: dict[str, int]) -> None:
@@ -660,6 +743,20 @@ def test_the_process_of_a_job_that_hears_nothing_is_ended(
     rig.turn()
     assert rig.ended == ["job of t1"]
     assert caplog.messages == ["job job of t1 (shop.work) does not hear that it was cancelled: its process is ended"]
+
+
+def test_a_deaf_job_is_found_out_whose_cancel_came_before_the_news_of_its_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4: its process has begun, and the worker's main thread is about to hear of it."""
+    monkeypatch.setattr(backstop_module, "MARGIN", 0.0)
+    job = rig.worker.receives("t1")
+    ScriptedExecution(rig.store.memory, job.id, tag="t1", token=job.hold.token)
+    rig.store.memory.cancel(request(job.id))
+    rig.keeper._backstop.announced(request(job.id, grace=0.0))
+    job.is_running = job.has_process = True
+    rig.turn()
+    assert rig.ended == [job.id]
 
 
 def test_it_listens_to_cancels_from_its_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_a_message_of_a_job_that_runs_here_is_neither_claimed_nor_run(parent: Pa
     """D3: its own run goes on, and acknowledges it."""
     desk.adopted = True
     request = parent.receives(redelivered=True)
-    assert desk.asked == ["adopts", "fence"]
+    assert desk.asked == ["adopts"]
     assert (request.revoked(), parent.ends) == (True, [])
 
 

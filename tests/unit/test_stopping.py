@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from taskora_celery import stopping
 from taskora_celery.context import Context, JobInfo
-from taskora_celery.errors import JobCancelledError, NotSupportedError
+from taskora_celery.errors import JobCancelledError, NotSupportedError, cancelled_as
 from taskora_celery.interrupts import Interrupt
 from taskora_celery.stopping import JobStop, Stopper
 from taskora_celery.store.protocol import CancelRequest, Shutdown
@@ -154,6 +154,47 @@ def test_a_job_that_ends_while_its_last_words_are_written_is_not_killed(
     for _ in range(3):
         after(stopper, clock, GRACE + 0.01)
     assert kills == []
+
+
+def test_a_handler_that_ends_while_it_is_about_to_be_interrupted_cleans_up_undisturbed(
+    stopper: ManualStopper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4, G5: the cleaning up has a grace of its own; what was due to the handler is not done to it."""
+    stop = running(stopper, clock)
+
+    def ends(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        stop.close()
+        stop.open_clean_up()
+        return cancelled_as(*arguments)
+
+    monkeypatch.setattr(stopping, "cancelled_as", ends)
+    stopper.announced(request(clock))
+    after(stopper, clock, GRACE + 0.01)
+    assert raised(stop) == []
+    after(stopper, clock, GRACE + 0.01)
+    assert raised(stop) == ["JobCancelledError"], "once, as what begins then has told itself"
+
+
+def test_nothing_is_due_any_more_to_a_job_that_ends_while_it_is_planned(
+    stopper: ManualStopper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H1: its limit comes while its end is written; nobody would drop what is planned then, and it would go on for ever."""
+    stop = running(stopper, clock, deadline=clock.time() + 5)
+    stop.close()
+    plan = stopper.after
+
+    def ends(*arguments: Any) -> Any:
+        due = plan(*arguments)
+        stop.close_for_good()
+        return due
+
+    monkeypatch.setattr(stopper, "after", ends)
+    after(stopper, clock, 5)
+    monkeypatch.undo()
+    for _ in range(3):
+        after(stopper, clock, 1)
+    assert stopper.due_in(clock) == []
 
 
 def test_where_no_process_can_be_ended_the_handler_is_interrupted_again(
