@@ -102,7 +102,7 @@ def test_a_job_goes_on_when_its_workers_connections_break(swept: Relay) -> None:
     assert all(recorded(handle).stalls == 0 for handle in [*running, waiting])
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"], indirect=True, scope="session")
+@pytest.mark.parametrize("pool", ["threads"], indirect=True, scope="session")
 def test_what_waits_in_a_pool_begins_once_when_its_workers_connection_breaks(unswept: Relay) -> None:
     """D3, D7: a pool of threads runs whatever it was given; it would run all of it twice, the second time beside the first."""
     worker = unswept.worker()
