@@ -54,6 +54,11 @@ class JobHandle(TypedResult[R_co]):
     :class:`~taskora_celery.StoreUnavailableError` where it does not answer.
     """
 
+    #: Whether the job may be on its way, so that following it waits for its start.
+    sent = False
+    #: Whether this handle comes from the call that sent the job, and its worker will ask whether it was cancelled.
+    queued = False
+
     def __init__(
         self,
         id: str,  # noqa: A002 - Celery's name
@@ -71,11 +76,6 @@ class JobHandle(TypedResult[R_co]):
         if isinstance(backend, Celery):
             raise TypeError(f"{backend!r} is an app, not a result backend: pass it by its name, JobHandle(id, app=app)")
         super().__init__(id, backend, task_name, app, parent)
-
-    #: Whether the job may be on its way, so that following it waits for its start.
-    sent = False
-    #: Whether this handle comes from the call that sent the job, and its worker will ask whether it was cancelled.
-    queued = False
 
     def get_progress(self) -> Any:
         """Return the last value that the job reported, as plain JSON types; None where there is none."""

@@ -144,8 +144,7 @@ class Reporter:
             if live.cancelled:
                 return Reply.CANCELLED
             if ended is not None:
-                # Not asked in time. What Celery stores is how the job ended, whoever wants it to stop before the store hears of
-                # it.
+                # Not asked in time. What Celery stores is how it ended, whoever wants it to stop before the store hears of that.
                 live.stands = ended.state in Outcome.FINAL and (live.end is not None or live.outbox.ended is not None)
         if ended is not None:
             # The index is told in the thread's next turn.
