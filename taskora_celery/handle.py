@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.awaiting import has_ended, is_over, result_of
+from taskora_celery.awaiting import get_anyway, has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
 from taskora_celery.reading import JobReader, check_whole, checked_id, checked_timeout
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
@@ -179,6 +179,19 @@ class JobHandle(TypedResult[R_co]):
         before it began, one short call in the loop's executor says so in the result backend.
         """
         return await acancel_job(self, reason, grace=grace, wait=wait, queued=self.queued)
+
+    if not TYPE_CHECKING:  # its types are in `TypedResult`
+
+        def get(self, timeout: float | None = None, *args: Any, **options: Any) -> Any:
+            """Wait for the end of the job; return its result, or raise its exception: Celery's own, with its options.
+
+            In addition, with a result backend on Redis: a result is found within two seconds also where nobody heard that it is
+            there, since the connection was replaced at that moment.
+            """
+            celerys = super().get
+            return get_anyway(lambda step: celerys(step, *args, **options), self, timeout)
+
+        wait = get
 
     @property
     def _reader(self) -> JobReader:

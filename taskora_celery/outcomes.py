@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import states
 from celery.exceptions import Ignore, Reject
+from kombu.exceptions import EncodeError, OperationalError
 
 from taskora_celery.context import Context
 from taskora_celery.errors import JobAbortedError, JobCancelledError, JobStalledError, RequeueError, StoreUnavailableError
@@ -22,8 +23,8 @@ from taskora_celery.store.announcements import unpacked
 from taskora_celery.store.protocol import Begun, CancelRequest, Ended, JobStore, Report
 
 __all__ = [
-    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "fail_unstored", "log_once", "outcome_is_stored",
-    "reason_in", "refused", "requeues", "revoke", "stalled",
+    "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "fail_unstored", "is_unstored", "log_once",
+    "outcome_is_stored", "reason_in", "refused", "requeues", "revoke", "stalled",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -129,11 +130,20 @@ def outcome_is_stored(task: Any, request: Any) -> bool:
         return False
 
 
-def fail_unstored(store: JobStore | None, redactor: Redactor, job_id: str, tag: str, exc: BaseException) -> None:
-    """Write to a job's record that it has failed though its handler had ended well: Celery cannot encode what it returned.
+def is_unstored(exc: BaseException, info: Any) -> bool:
+    """Say whether a failure can be one of what Celery does with a result: encode it, store it, send the callbacks.
 
-    Celery tries that behind the end of the handler, when the record says SUCCESS. ``tag`` is that of the delivery. Two round
-    trips, each bounded; never raises.
+    ``info`` is what Celery's tracer made of the end: it marks what was raised outside of the handler, except for two errors,
+    which a handler may have raised as well.
+    """
+    return isinstance(exc, EncodeError | OperationalError) or getattr(info, "internal", False) is True
+
+
+def fail_unstored(store: JobStore | None, redactor: Redactor, job_id: str, tag: str, exc: BaseException) -> None:
+    """Write to a job's record that it has failed though its handler ended well: Celery cannot encode or store what it returned.
+
+    Celery tries that behind the end of the handler, when the record says SUCCESS, and a caller may see the failure a moment
+    earlier than the record has it. ``tag`` is that of the delivery. Two round trips, each bounded; never raises.
     """
     try:
         found = None if store is None else store.read(job_id)
@@ -145,7 +155,7 @@ def fail_unstored(store: JobStore | None, redactor: Redactor, job_id: str, tag: 
         ended = Ended(Outcome.FAILURE, found.fields["e"], reason, type(exc).__name__, stands=True)
         store.report([Report(job_id, found.fields["f"], 0, ended=ended)])
     except StoreUnavailableError as failure:
-        logger.warning("job %s: that its result could not be encoded cannot be written to its record: %s", job_id, failure)
+        logger.warning("job %s: that its result could not be stored cannot be written to its record: %s", job_id, failure)
 
 
 def requeues(exc: BaseException, ctx: Context) -> bool:

@@ -8,10 +8,9 @@ from typing import Any
 from celery import states
 from celery.app.trace import build_tracer
 from celery.exceptions import Reject
-from kombu.exceptions import EncodeError
 
 from taskora_celery.context import activate
-from taskora_celery.outcomes import Cancelled, fail_unstored
+from taskora_celery.outcomes import Cancelled, fail_unstored, is_unstored
 from taskora_celery.runtime import Runtime
 from taskora_celery.testing.app import StandInApp
 from taskora_celery.testing.outlet import Message
@@ -67,7 +66,7 @@ class KitWorker:
             return Delivered(states.SUCCESS, value)
         if isinstance(info.retval, Cancelled):
             return Delivered(states.REVOKED, info.retval)
-        if isinstance(info.retval, EncodeError):
+        if is_unstored(info.retval, value):
             runtime = Runtime.of(self._app)
             fail_unstored(runtime.store, runtime.redactor, message.id, str(properties.get("delivery_tag")), info.retval)
         requeued = info.state == states.REJECTED and bool(info.retval.requeue)

@@ -16,14 +16,13 @@ from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
-from kombu.exceptions import EncodeError
 
 from taskora_celery.cancelling import mend_revoked
 from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, attempt_of, stamp_of
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
-from taskora_celery.outcomes import Cancelled, fail_unstored, revoke, stalled
+from taskora_celery.outcomes import Cancelled, fail_unstored, is_unstored, revoke, stalled
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
@@ -182,7 +181,7 @@ class JobRequest(Request):  # type: ignore[misc]
                 Runtime.of(self._app).events.retried(self._hostname, str(self.id), self.name, text)
         elif isinstance(exc, Terminated) and not self._already_cancelled and self._was_ended_by_its_cancel():
             return None
-        elif isinstance(exc, EncodeError):
+        elif is_unstored(exc, exc_info):
             runtime = Runtime.of(self._app)
             fail_unstored(runtime.store, runtime.redactor, str(self.id), self._tag, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)

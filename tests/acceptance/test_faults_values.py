@@ -103,6 +103,10 @@ def test_results_and_errors_stay_celerys_and_their_records_are_bounded(
             assert handle.state == "FAILURE"
             assert recorded(handle, "FAILURE").error == "EncodeError"
             assert _size(redis_client, handle.id) < BOUND
+        handle = odd_jobs.result.apply_async(("nan",), link=odd_jobs.result.si("nan").set(serializer="a wrong one"))
+        with pytest.raises(Exception, match="a wrong one"):
+            handle.get(timeout=30)
+        assert (handle.state, recorded(handle, "FAILURE").error) == ("FAILURE", "SerializerNotInstalled")
         for kind in ("surrogate", "circular", "failing", "not utf-8", "long"):
             handle = odd_jobs.fail.delay(kind)
             status = recorded(handle, "FAILURE", timeout=60)

@@ -10,6 +10,7 @@ from taskora_celery.testing import JobRun, run_job
 from tests.support import kit_jobs as jobs
 from tests.support import kit_quick_jobs as quick_jobs
 from tests.support.apps import pointed_at
+from tests.support.recorded import recorded
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -81,14 +82,16 @@ def test_the_same_task_ends_likewise_in_the_kit_and_in_a_worker(worker: Worker) 
         wait_until(handle.ready, f"the end of {name}", timeout=TIMEOUT)
         task, args = CASES[name]
         run = run_job(task.s(*args).set(task_id=handle.id))  # its id is in texts
+        # That a result could not be encoded is in Celery's result a moment before the worker can write it to the record.
+        recorded(handle, handle.state, timeout=TIMEOUT)
         told = _told(handle)
         assert _told(run.handle) == told, name
-        recorded = _recorded(run)
-        assert recorded.pop("delays") == list(run.delays), name
+        theirs = _recorded(run)
+        assert theirs.pop("delays") == list(run.delays), name
         told["logs"] = [entry[:-1] for entry in told["logs"]]
         if run.state == "FAILURE":  # the handler's own object against what the result backend made of it
-            recorded["result"], told["result"] = recorded["result"][0], told["result"][0]
-        assert recorded == {key: told[key] for key in recorded}, name
+            theirs["result"], told["result"] = theirs["result"][0], told["result"][0]
+        assert theirs == {key: told[key] for key in theirs}, name
 
 
 def test_a_cancel_ends_likewise_in_the_kit_and_in_a_worker(worker: Worker) -> None:

@@ -20,7 +20,7 @@ from celery.exceptions import Terminated, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
-from kombu.exceptions import EncodeError
+from kombu.exceptions import EncodeError, OperationalError
 from kombu.message import Message
 
 from taskora_celery import Context, ContextTask, JobCancelledError, JobStalledError
@@ -291,12 +291,15 @@ def test_a_job_that_is_not_given_back_has_failed(parent: Parent) -> None:
     )
 
 
-def test_a_result_that_cannot_be_encoded_fails_the_record_too(parent: Parent) -> None:
-    """A6, J2: its process has recorded a success, and then Celery tries to store what the handler returned."""
+@pytest.mark.parametrize(("error", "internal"), [(EncodeError, False), (OperationalError, False), (ValueError, True)])
+def test_a_result_that_cannot_be_stored_fails_the_record_too(parent: Parent, error: type[Exception], internal: bool) -> None:
+    """A6, J2: its process has recorded a success, and then Celery stores what the handler returned, and sends its callbacks."""
     request = parent.receives()
     ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token).end("SUCCESS")
-    request.on_failure(info_of(EncodeError("no set in JSON")), return_ok=True)
-    assert (parent.status.state, parent.status.error, parent.status.reason) == ("FAILURE", "EncodeError", "no set in JSON")
+    info = info_of(error("no set in JSON"))
+    info.internal = internal
+    request.on_failure(info, return_ok=True)
+    assert (parent.status.state, parent.status.error, parent.status.reason) == ("FAILURE", error.__name__, "no set in JSON")
 
 
 def test_what_a_broker_counts_is_no_name_of_a_message(parent: Parent) -> None:

@@ -149,6 +149,7 @@ def test_arguments_and_results_travel_encoded() -> None:
         run_job(jobs.echo, object())
     run = run_job(jobs.returns_a_set)
     assert (run.state, type(run.exception)) == ("FAILURE", EncodeError)
+    assert (run.handle.record().state, run.handle.record().error) == ("FAILURE", "EncodeError")
 
 
 def test_arguments_are_checked_as_by_delay() -> None:
