@@ -133,9 +133,11 @@ def outcome_is_stored(task: Any, request: Any) -> bool:
 def is_unstored(exc: BaseException, info: Any) -> bool:
     """Say whether a failure can be one of what Celery does with a result: encode it, store it, send the callbacks.
 
-    ``info`` is what Celery's tracer made of the end: it marks what was raised outside of the handler, except for two errors,
-    which a handler may have raised as well.
+    ``info`` is what Celery's tracer made of the end: it marks what was raised outside of the handler (and what is no failure),
+    except for two errors, which a handler may have raised as well.
     """
+    if isinstance(exc, Ignore | Reject):
+        return False
     return isinstance(exc, EncodeError | OperationalError) or getattr(info, "internal", False) is True
 
 

@@ -165,7 +165,7 @@ class JobsLife(RuleBasedStateMachine):
     @rule()
     def deliver_unasked(self) -> None:
         """A first delivery begins by itself: the worker's parent knew of no cancel."""
-        held = self._begin(fence=2 * NOW_MS * 1000 + self.token)
+        held = self._begin(fence=(2 * NOW_MS + self.token) * 1000)  # its own time, and none that the store gave another delivery
         assert held.runs or self.attempt > 1
 
     @precondition(lambda self: self.executions)

@@ -16,7 +16,7 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.pool import ApplyResult
 from celery import states
-from celery.exceptions import Terminated, WorkerLostError
+from celery.exceptions import Ignore, Reject, Terminated, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
@@ -300,6 +300,17 @@ def test_a_result_that_cannot_be_stored_fails_the_record_too(parent: Parent, err
     info.internal = internal
     request.on_failure(info, return_ok=True)
     assert (parent.status.state, parent.status.error, parent.status.reason) == ("FAILURE", error.__name__, "no set in JSON")
+
+
+@pytest.mark.parametrize("refusal", [Ignore(), Reject("it was delivered again", requeue=False)], ids=repr)
+def test_an_execution_that_was_refused_changes_no_record(parent: Parent, refusal: Exception) -> None:
+    """D7: Celery's tracer marks it as it marks errors of its own."""
+    request = parent.receives()
+    ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token).end("SUCCESS")
+    info = info_of(refusal)
+    info.internal = True
+    request.on_failure(info, return_ok=True)
+    assert parent.status.state == "SUCCESS"
 
 
 def test_what_a_broker_counts_is_no_name_of_a_message(parent: Parent) -> None:
