@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+from hypothesis import settings
+
+#: Generated cases are the same in each run; with ``TASKORA_TEST_MODEL=1`` they are others each time.
+settings.register_profile("repeatable", derandomize=not os.environ.get("TASKORA_TEST_MODEL"))
+settings.load_profile("repeatable")
 
 pytest_plugins = [
     "pytest_taskora_celery",
