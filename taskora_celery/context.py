@@ -66,7 +66,7 @@ class Context(JobReport):
     there. ``log`` writes structured entries. ``signal`` fires when the job should stop.
     """
 
-    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "control", "log", "signal")
+    __slots__ = ("__weakref__", "_checkpoint_limit", "_info", "_word", "control", "log", "signal")
 
     def __init__(
         self,
@@ -92,6 +92,8 @@ class Context(JobReport):
         self.signal = Signal()
         #: Set while a worker runs the job; what is run directly is stopped by nobody.
         self.control: Control | None = None
+        #: What the handler asked for last by :meth:`retry` or :meth:`requeue`.
+        self._word: RetryError | RequeueError | None = None
 
     def inform(self, info: JobInfo, fence: int) -> None:
         """Set what the store knew of the job; called before the handler is."""
@@ -105,8 +107,16 @@ class Context(JobReport):
     def retire(self) -> None:
         """Let go of the log and of what stops the job: what is written from now on is dropped. Called when the job has ended."""
         # Without this, context, log and control hold each other, and each job waits for the garbage collector.
-        self.control = None
+        self.control = self._word = None
         self.log = _RETIRED_LOG
+
+    def returned(self) -> None:
+        """Tell who forgot the ``raise`` before ``ctx.retry(…)`` that nothing came of it; called at the handler's end."""
+        word = self._word
+        if word is not None and word.__traceback__ is None:
+            call = "retry" if isinstance(word, RetryError) else "requeue"
+            message = f"ctx.{call}(…) was called and not raised, so nothing came of it: write `raise ctx.{call}(…)`"
+            self.log.warning(message)
 
     # --- what is known -------------------------------------------------------------------------------------------------
 
@@ -223,15 +233,17 @@ class Context(JobReport):
     ) -> RetryError:
         """Build the exception that makes the job run again: ``raise ctx.retry(delay=30, reason="rate limited")``.
 
-        Nothing happens until it leaves the handler. ``delay`` (seconds, or a ``timedelta``) is used exactly, 0 means now; with
-        None the task's ``retry_backoff`` or ``default_retry_delay`` decides. ``eta`` is an instant instead. A ``reason`` of more
-        than 8 192 characters is cut. ``exc`` is the cause, by default the exception that is being handled. When ``max_retries``
-        is used up the job fails with :class:`~taskora_celery.MaxRetriesExceededError`.
+        Nothing happens until it leaves the handler; one that returns and has not raised it gets a warning in its job's log.
+        ``delay`` (seconds, or a ``timedelta``) is used exactly, 0 means now; with None the task's ``retry_backoff`` or
+        ``default_retry_delay`` decides. ``eta`` is an instant instead. A ``reason`` of more than 8 192 characters is cut. ``exc``
+        is the cause, by default the exception that is being handled. When ``max_retries`` is used up the job fails with
+        :class:`~taskora_celery.MaxRetriesExceededError`.
 
         :raises TypeError: ``delay`` is no duration, ``reason`` no text, ``eta`` no ``datetime``, or ``exc`` no exception.
         :raises ValueError: ``delay`` is negative or not finite, both ``delay`` and ``eta`` are given, or ``eta`` is naive.
         """
-        return build_retry(delay, reason, eta, exc)
+        self._word = error = build_retry(delay, reason, eta, exc)
+        return error
 
     def sleep(self, duration: float | timedelta) -> None:
         """Sleep for ``duration`` seconds, or until the job should stop.
@@ -252,7 +264,8 @@ class Context(JobReport):
         No attempt is used, and the checkpoint is kept; the job's next delivery finds it. Meant for a worker that shuts down
         (``ctx.signal.reason == "shutdown"``), where ``ctx.sleep`` and ``ctx.signal.raise_if_aborted`` do the same by themselves.
         """
-        return RequeueError(reason)
+        self._word = error = RequeueError(reason)
+        return error
 
     def shield(self) -> AbstractContextManager[None]:
         """Keep a block whole: ``with ctx.shield():`` lets no cancel and no time limit of this library interrupt it.

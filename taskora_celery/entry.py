@@ -73,12 +73,16 @@ def _run_local(task: Any, request: Any, handler: Handler, args: tuple[Any, ...],
         if handler.may_await and iscoroutine(result):
             if request.called_directly:
                 return awaited(ctx, partial(handler.awaited, result))
-            return _await(task, request, ctx, handler.awaited(result))
-        return result if request.called_directly else check_result(task, result)
+            result = _await(task, request, ctx, handler.awaited(result))
+        elif not request.called_directly:
+            result = check_result(task, result)
+        ctx.returned()
     except RetryError as error:
         if request.called_directly:
             raise
-        schedule(task, request, error, time.time(), Redactor())
+        return schedule(task, request, error, time.time(), Redactor())
+    else:
+        return result
     finally:
         deactivate(token)
 

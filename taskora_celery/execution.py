@@ -198,6 +198,7 @@ class Execution:
         self._arguments = args, kwargs
         if self._is_cancelled:
             self._end_cancelled()
+        self.ctx.returned()
         self.finish(self._ended(Outcome.SUCCESS, own=True))
         return result
 

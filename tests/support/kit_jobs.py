@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from datetime import datetime, timedelta, timezone
@@ -393,3 +394,20 @@ def small_buffer(to: int, ctx: Context) -> None:
     """Log more than there is room for."""
     for number in range(to):
         ctx.log.info(f"line {number}")
+
+
+@app.task(shared=False)
+def forgets_its_raise(call: str, ctx: Context, catches: bool = False) -> str:
+    """Call ``ctx.retry()`` or ``ctx.requeue()`` on a line of its own; or raise what it is, and go on all the same."""
+    word = getattr(ctx, call)()
+    if catches:
+        with contextlib.suppress(type(word)):
+            raise word
+    return "done"
+
+
+@app.task(shared=False)
+async def forgets_its_raise_too(call: str, ctx: Context) -> str:
+    """Do so in a coroutine."""
+    getattr(ctx, call)()
+    return "done"

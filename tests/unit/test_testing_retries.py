@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
 from taskora_celery import MaxRetriesExceededError
+from taskora_celery.local import local_context
+from taskora_celery.runtime import Runtime
 from taskora_celery.testing import run_job
 from tests.support import kit_jobs as jobs
 from tests.support.kit_quick_jobs import Told, told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_retries_are_followed_in_virtual_time() -> None:
@@ -94,3 +100,36 @@ def test_a_countdown_of_the_call_passes_before_the_first_attempt() -> None:
     """O1: the options of a signature count as in apply_async; it is no retry's delay."""
     run = run_job(jobs.echo.s(1).set(countdown=90))
     assert (run.elapsed, run.delays, run.attempts) == (90.0, (), 1)
+
+
+SAID = "ctx.{0}(…) was called and not raised, so nothing came of it: write `raise ctx.{0}(…)`"
+
+
+@pytest.mark.parametrize("name", ["forgets_its_raise", "forgets_its_raise_too"])
+@pytest.mark.parametrize("call", ["retry", "requeue"])
+def test_what_is_not_raised_is_said_in_the_log(name: str, call: str) -> None:
+    """I1: a plain handler and a coroutine end well, and are told that nothing came of it."""
+    run = run_job(getattr(jobs, name), call)
+    assert (run.result, run.attempts, run.deliveries) == ("done", 1, 1)
+    assert [(entry.level, entry.message) for entry in run.logs] == [("warn", SAID.format(call))]
+
+
+def test_what_is_raised_and_caught_is_the_handlers_own_affair() -> None:
+    """I1: it looked at it."""
+    assert run_job(jobs.forgets_its_raise, "retry", catches=True).logs == ()
+
+
+@pytest.fixture
+def _forgotten() -> Iterator[None]:
+    """The app that runs a coroutine here has its loop no longer than that."""
+    yield
+    Runtime.forget(jobs.app)
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_what_is_not_raised_is_said_in_a_direct_call_and_an_eager_run() -> None:
+    """I1, A5: in the log of the context."""
+    ctx = local_context()
+    assert jobs.forgets_its_raise("retry", ctx=ctx) == "done"
+    for where in (ctx, jobs.forgets_its_raise.apply(("retry",)), jobs.forgets_its_raise_too.apply(("retry",))):
+        assert [entry.message for entry in where.get_logs()] == [SAID.format("retry")]
