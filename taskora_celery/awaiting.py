@@ -9,15 +9,12 @@ holds the result, the rest of ``get`` needs no I/O.
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, Protocol
 
 from celery import states
-from celery.exceptions import BackendGetMetaError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, assert_will_not_block
 
@@ -29,7 +26,7 @@ from taskora_celery.reading import checked_timeout
 from taskora_celery.runtime import Runtime, result_endpoint
 from taskora_celery.store.asyncredis import AsyncRedis
 
-__all__ = ["get_anyway", "has_ended", "is_over", "result_of", "state_of"]
+__all__ = ["has_ended", "is_over", "result_of", "state_of"]
 
 #: A waiter looks again after so many seconds even if nothing was announced: an announcement can be lost.
 LOOK_EVERY = 2.0
@@ -71,35 +68,6 @@ async def result_of(
         if node._cache is not None:
             node.maybe_throw()
     return handle.maybe_throw(callback=callback, propagate=propagate)
-
-
-def get_anyway(get: Callable[[float | None], Any], handle: AsyncResult, timeout: float | None) -> Any:
-    """Return what ``get``, which is Celery's, returns or raises, also where nobody heard that the result is there.
-
-    Celery reads a result once, and then waits for its announcement, which is lost where the connection is replaced in that
-    moment. So it is asked to wait for a short while, again and again: it reads anew each time. Other backends than Redis are
-    polled anyway.
-    """
-    if result_endpoint(handle.app, handle.backend) is None or not (timeout is None or isinstance(timeout, float | int)):
-        return get(timeout)
-    until = None if timeout is None else time.monotonic() + timeout
-    waited, failures = False, 0
-    while True:
-        begun = time.monotonic()
-        left = math.inf if until is None else until - begun
-        step = min(left, LOOK_EVERY)
-        try:
-            return get(step)
-        except CeleryTimeoutError:
-            its_own = handle._cache is not None or time.monotonic() - begun < step  # the job's, or that of a parent
-            if its_own or left <= step:
-                raise
-            waited, failures = True, 0
-        except BackendGetMetaError:
-            if not waited or left <= 0:
-                raise  # as in Celery, where it begins in an outage
-            failures += 1
-            time.sleep(max(0.0, min(outage_pause(failures), left)))
 
 
 def _limit(timeout: float | timedelta | None) -> float | None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from taskora_celery.aio import AsyncJobReader
-from taskora_celery.awaiting import get_anyway, has_ended, is_over, result_of
+from taskora_celery.awaiting import has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
 from taskora_celery.reading import JobReader, check_whole, checked_id, checked_timeout
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.typed import R_co, TypedResult
+from taskora_celery.waiting import get_anyway, waits_for_announcement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -182,14 +183,15 @@ class JobHandle(TypedResult[R_co]):
 
     if not TYPE_CHECKING:  # its types are in `TypedResult`
 
-        def get(self, timeout: float | None = None, *args: Any, **options: Any) -> Any:
+        def get(self, *args: Any, **options: Any) -> Any:
             """Wait for the end of the job; return its result, or raise its exception: Celery's own, with its options.
 
-            In addition, with a result backend on Redis: a result is found within two seconds also where nobody heard that it is
+            In addition, with a result backend on Redis: a result is found within three seconds also where nobody heard that it is
             there, since the connection was replaced at that moment.
             """
-            celerys = super().get
-            return get_anyway(lambda step: celerys(step, *args, **options), self, timeout)
+            if waits_for_announcement(self):
+                return get_anyway(self, *args, **options)
+            return super().get(*args, **options)
 
         wait = get
 

@@ -34,10 +34,12 @@ from taskora_celery.store.connect import Endpoint, query_options
 from taskora_celery.store.loops import LoopConnections
 from taskora_celery.store.protocol import CancelRequest, JobStore, Shutdown
 from taskora_celery.store.redis import RedisStore
+from taskora_celery.store.values import RedisValues
 from taskora_celery.tracing import tracing_api
 
 __all__ = [
-    "Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "lookup_setting", "redactor_of", "result_endpoint", "settings_of",
+    "Runtime", "broker_endpoint_of", "endpoint_of", "is_redis", "is_redis_backend", "lookup_setting", "redactor_of",
+    "result_endpoint", "settings_of",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery")
@@ -84,6 +86,7 @@ class Runtime:
         #: Held by the first job, for which others wait. Reentrant: a time limit that lands in it must not leave it locked.
         self._preparing = threading.RLock()
         self.loops = LoopConnections()
+        self._values: RedisValues | None = None
 
     # --- its parts: a subclass may have others, and `use` puts it in force -----------------------------------------------
 
@@ -176,6 +179,13 @@ class Runtime:
             raise StoreNotConfiguredError("the store of this app cannot be read from an event loop")
         return AsyncRedisReader(self.loops.redis(store.endpoint), store)
 
+    def values(self, endpoint: Endpoint) -> RedisValues:
+        """Return the reader of results for threads; an app has one result backend. Nothing is connected yet."""
+        values = self._values
+        if values is None or values.endpoint != endpoint:
+            values = self._values = RedisValues(endpoint)
+        return values
+
     def close(self) -> None:
         """Flush what can be flushed, and give up threads and connections."""
         if self.listener is not None:
@@ -186,6 +196,8 @@ class Runtime:
         self.events.close()
         if self.store is not None:
             self.store.close()
+        if self._values is not None:
+            self._values.close()
 
     def hear(self, on_announcement: Callable[[Any], None]) -> None:
         """Hand announcements on, from now on."""
@@ -300,10 +312,15 @@ def broker_endpoint_of(app: Any) -> Endpoint | None:
     return _endpoint(broker, app.conf.broker_use_ssl, app.conf.broker_transport_options) if is_redis(broker) else None
 
 
+def is_redis_backend(backend: Any) -> bool:
+    """Say whether a result backend is one of Celery's own on Redis."""
+    return type(backend).__module__ == _REDIS_BACKENDS
+
+
 def result_endpoint(app: Any, backend: Any) -> Endpoint | None:
     """Return where a result backend is; None where it is no Redis, or is reached by more than its URL and its options say."""
     url = app.conf.result_backend
-    if type(backend).__module__ != _REDIS_BACKENDS or not is_redis(url) or backend.url not in {url, url.split("+", 1)[-1]}:
+    if not is_redis_backend(backend) or not is_redis(url) or backend.url not in {url, url.split("+", 1)[-1]}:
         return None
     if any(app.conf.get(name) for name in _BESIDE_THE_URL) or "credential_provider" in url:
         return None

@@ -59,6 +59,7 @@ LAYERS = (
         "reading",
         "aio",
         "awaiting",
+        "waiting",
         "sse",
         "standin",
         "undisturbed",
