@@ -112,7 +112,7 @@ class Context(JobReport):
 
     def returned(self) -> None:
         """Tell who forgot the ``raise`` before ``ctx.retry(…)`` that nothing came of it; called at the handler's end."""
-        word = self._word
+        word, self._word = self._word, None  # a context of one's own may serve several calls
         if word is not None and word.__traceback__ is None:
             call = "retry" if isinstance(word, RetryError) else "requeue"
             message = f"ctx.{call}(…) was called and not raised, so nothing came of it: write `raise ctx.{call}(…)`"

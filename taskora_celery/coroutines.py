@@ -216,9 +216,11 @@ async def awaited(ctx: Context, call: Callable[[], Coroutine[Any, Any, Any]]) ->
     """Await a handler that is called directly, with its context."""
     token = activate(ctx)
     try:
-        return await call()
+        result = await call()
+        ctx.returned()
     finally:
         deactivate(token)
+    return result
 
 
 def check_result(task: Any, result: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -133,3 +134,18 @@ def test_what_is_not_raised_is_said_in_a_direct_call_and_an_eager_run() -> None:
     assert jobs.forgets_its_raise("retry", ctx=ctx) == "done"
     for where in (ctx, jobs.forgets_its_raise.apply(("retry",)), jobs.forgets_its_raise_too.apply(("retry",))):
         assert [entry.message for entry in where.get_logs()] == [SAID.format("retry")]
+
+
+def test_what_is_not_raised_is_said_in_a_direct_call_of_a_coroutine() -> None:
+    """I1, A5: in the log of the context, too."""
+    ctx = local_context()
+    assert asyncio.run(jobs.forgets_its_raise_too("retry", ctx=ctx)) == "done"
+    assert [entry.message for entry in ctx.get_logs()] == [SAID.format("retry")]
+
+
+def test_what_is_not_raised_is_said_once() -> None:
+    """I1: a context may serve several direct calls, and the next one has forgotten nothing."""
+    ctx = local_context()
+    jobs.forgets_its_raise("retry", ctx=ctx)
+    jobs.small_buffer(0, ctx=ctx)
+    assert [entry.message for entry in ctx.get_logs()] == [SAID.format("retry")]
