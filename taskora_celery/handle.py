@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from taskora_celery import waiting
 from taskora_celery.aio import AsyncJobReader
 from taskora_celery.awaiting import has_ended, is_over, result_of
 from taskora_celery.cancelling import acancel_job, cancel_job
@@ -16,7 +17,6 @@ from taskora_celery.reading import JobReader, check_whole, checked_id, checked_t
 from taskora_celery.records import AttemptRecord, CancelReceipt, Event, JobStatus, LogEntry
 from taskora_celery.runtime import Runtime
 from taskora_celery.typed import R_co, TypedResult
-from taskora_celery.waiting import get_anyway, waits_for_announcement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -189,8 +189,8 @@ class JobHandle(TypedResult[R_co]):
             In addition, with a result backend on Redis: a result is found within three seconds also where nobody heard that it is
             there, since the connection was replaced at that moment.
             """
-            if waits_for_announcement(self):
-                return get_anyway(self, *args, **options)
+            if waiting.for_announcement(self):
+                return waiting.get(self, *args, **options)
             return super().get(*args, **options)
 
         wait = get

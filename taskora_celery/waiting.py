@@ -20,7 +20,7 @@ from vine import promise
 from taskora_celery.errors import TaskoraError
 from taskora_celery.runtime import Runtime, is_redis_backend, result_endpoint
 
-__all__ = ["get_anyway", "waits_for_announcement"]
+__all__ = ["for_announcement", "get"]
 
 #: So many seconds are between two looks, and up to one more: Celery interrupts its wait once a second.
 LOOK_EVERY = 2.0
@@ -28,12 +28,12 @@ LOOK_EVERY = 2.0
 OnMessage = Callable[[dict[str, Any]], Any] | None
 
 
-def waits_for_announcement(handle: AsyncResult) -> bool:
+def for_announcement(handle: AsyncResult) -> bool:
     """Say whether ``get`` has to wait for what is only announced; no I/O."""
     return handle._cache is None and not handle.ignored and is_redis_backend(handle.backend)
 
 
-def get_anyway(
+def get(
     handle: AsyncResult,
     timeout: float | None = None,
     propagate: bool = True,

@@ -18,6 +18,7 @@ from taskora_celery import waiting
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.handle import JobHandle
 from taskora_celery.runtime import Runtime
+from taskora_celery.store.connect import Endpoint
 from taskora_celery.store.values import RedisValues
 from taskora_celery.task import ContextTask
 from tests.support.redis_server import RedisServer
@@ -132,6 +133,33 @@ def test_a_redis_that_hangs_delays_no_timeout(make_app: Callable[[str], Celery])
             server.resume()
 
 
+def test_who_looks_at_once_shares_one_connection(redis_url: str) -> None:
+    """J1, fault 13: many threads that began to wait together also look together."""
+    with redis.Redis.from_url(redis_url) as client, ThreadPoolExecutor(8) as pool:
+        client.set("key", b"value", ex=60)
+        before = {one["id"] for one in client.client_list()}
+        values = RedisValues(Endpoint(redis_url))
+        assert set(pool.map(values.get, ["key"] * 200)) == {b"value"}
+        assert len({one["id"] for one in client.client_list()} - before) == 1
+        values.close()
+
+
+def test_nobody_waits_behind_others_for_long() -> None:
+    """J1, fault 13: where Redis hangs, who waits for another thread is told of it, too."""
+    with RedisServer() as server, ThreadPoolExecutor(8) as pool:
+        values = RedisValues(Endpoint(server.url()), timeout=0.5)
+        server.pause()
+        try:
+            begun = time.monotonic()
+            for found in [pool.submit(values.get, "key") for _ in range(8)]:
+                with pytest.raises(StoreUnavailableError):
+                    found.result(timeout=30)
+            assert time.monotonic() - begun < 0.5 * 8  # one after the other it would be more
+        finally:
+            server.resume()
+            values.close()
+
+
 def test_its_time_is_kept(make_app: Callable[[str], Celery], redis_url: str) -> None:
     """J1: a wait of several looks ends when it is over, one of no time at once, unless the result is there."""
     app = make_app(redis_url)
@@ -182,6 +210,6 @@ def test_a_callback_that_fails_so_is_called_once(make_app: Callable[[str], Celer
 def test_it_takes_what_celerys_get_takes() -> None:
     """J1: the same names in the same order, with the same defaults; the states are no arguments, but constants of Celery's."""
     celerys = dict(inspect.signature(AsyncResult.get).parameters)
-    ours = dict(inspect.signature(waiting.get_anyway).parameters)
+    ours = dict(inspect.signature(waiting.get).parameters)
     told = [(name, one.default) for name, one in celerys.items() if name != "self" and not name.isupper()]
     assert [(name, one.default) for name, one in ours.items() if name != "handle"] == told
