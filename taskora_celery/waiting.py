@@ -44,6 +44,8 @@ def get(
     on_message: OnMessage = None,
     on_interval: Callable[..., Any] | None = None,
     disable_sync_subtasks: bool = True,
+    EXCEPTION_STATES: frozenset[str] = states.EXCEPTION_STATES,  # noqa: ARG001, N803 - Celery takes both, and uses neither
+    PROPAGATE_STATES: frozenset[str] = states.PROPAGATE_STATES,  # noqa: ARG001, N803
 ) -> Any:
     """Return a job's result, or raise, as ``AsyncResult.get`` does with the same arguments; it is not there yet."""
     if disable_sync_subtasks:
