@@ -64,7 +64,11 @@ class _Keys:
         self.unacked = f"{self.prefix}{channel.unacked_key}"
 
     def claim(self, tag: str) -> str:
-        return f"{self.prefix}taskora:claim:{tag}"
+        return f"{self.prefix}{_claim(tag)}"
+
+
+def _claim(tag: str) -> str:
+    return f"taskora:claim:{tag}"
 
 
 def _script(client: Any, name: str) -> Any:
@@ -191,15 +195,16 @@ class RedisLease:
         """
         taken = self._taken.pop(tag, None)
         with _Answering():
-            if taken is not None and self._client.zscore(self._keys.index, tag) != taken:
-                return
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
-                if copy is not None:
-                    # A worker has received it a moment before it claims it: in between, who held it until now must neither
-                    # acknowledge the message nor give it back.
-                    self._client.set(self._keys.claim(tag), NOBODY, ex=CLAIM_TTL)
-                self._channel.qos.restore_by_tag(tag)
+                # A worker has received it a moment before it claims it: in between, who held it until now must neither
+                # acknowledge the message nor give it back.
+                may = _MayMove(self._channel, tag, lambda: self._is_untouched(tag, taken), to_nobody=copy is not None)
+                self._channel.qos.restore_by_tag(tag, client=may)
+
+    def _is_untouched(self, tag: str, taken: float | None) -> bool:
+        """Say whether a message that was taken (None: this one was not) has not been delivered again since."""
+        return taken is None or self._client.zscore(self._keys.index, tag) == taken
 
     def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
         """Say whether kombu would find a queue for the message; where it finds none, it drops it. ``known`` is what was asked."""
@@ -226,6 +231,33 @@ class RedisLease:
     def close(self) -> None:
         """Give up the connection."""
         self._connection.close()
+
+
+class _MayMove:
+    """A kombu channel's client for ``QoS.restore_by_tag``: of its transaction nothing is done where ``may()`` says no.
+
+    The message and its claim must stay as they are from before ``may()`` is asked: it is asked again where they do not. With
+    ``to_nobody`` the message is claimed for nobody in the same transaction.
+    """
+
+    def __init__(self, channel: Any, tag: str, may: Callable[[], bool], *, to_nobody: bool = False) -> None:
+        self._channel = channel
+        self._claim = _claim(tag)  # kombu's client adds the prefix
+        self._may = may
+        self._to_nobody = to_nobody
+
+    def transaction(self, move: Callable[[Any], Any], *watched: str) -> Any:
+        """Be redis-py's."""
+
+        def move_if_allowed(pipe: Any) -> None:
+            if not self._may():
+                return
+            move(pipe)
+            if self._to_nobody:
+                pipe.set(self._claim, NOBODY, ex=CLAIM_TTL)
+
+        with self._channel.conn_or_acquire() as client:
+            return client.transaction(move_if_allowed, *watched, self._claim)
 
 
 class _Answering:
@@ -298,10 +330,13 @@ class RedisFence:
     def is_taken(self, hold: Hold) -> bool:
         """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
         try:
-            claim: Any = self._client.get(self._keys.claim(hold.tag))
+            return self._is_another(hold)
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
+
+    def _is_another(self, hold: Hold) -> bool:
+        claim: Any = self._client.get(self._keys.claim(hold.tag))
         return claim is not None and claim != b"%d" % hold.token
 
     def tell_forbidden(self, exc: ResponseError) -> None:
@@ -313,6 +348,18 @@ class RedisFence:
                 "keys %s* and the commands EVALSHA, SCRIPT LOAD, GET and SET; until then jobs run without this fence.",
                 exc, self._keys.claim(""),
             )  # fmt: skip
+
+    def put_back(self, channel: Any, hold: Hold, *, last: bool) -> None:
+        """Put the message back by kombu's own code, unless it is another delivery's by now; ``last``: as the last of its queue.
+
+        Both are one transaction: a worker that claims it meanwhile has it, and the message stays where it is.
+        """
+        may = _MayMove(channel, hold.tag, lambda: not self._is_another(hold))
+        try:
+            channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
+        except ResponseError as exc:
+            self.tell_forbidden(exc)
+            channel.qos.restore_by_tag(hold.tag, leftmost=last)
 
     def acknowledge(self, hold: Hold) -> Held:
         """Remove the message, unless it is another delivery's by now; return what became of it."""
@@ -360,12 +407,10 @@ class FencedChannel:
         """Reject the message if it is still this delivery's."""
         if not requeue:
             self.basic_ack(delivery_tag)
-        elif self.settled or self._fence.is_taken(self.hold):
-            self.give_up()
-        else:
+        elif not self.settled:
             self.settled = True
             # kombu's `QoS.reject` without its end: another thread may have received the message again on this channel by then.
-            self.channel.qos.restore_by_tag(delivery_tag, leftmost=True)
+            self._fence.put_back(self.channel, self.hold, last=True)
             self._forget()
 
     def give_up(self) -> None:

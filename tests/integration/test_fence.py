@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.lease.redis import FencedChannel, RedisFence
-from tests.support.brokers import VISIBILITY, Broker, app_at, broker_at, claim_of, copies, hold_of, queued, scores
+from tests.support.brokers import VISIBILITY, Broker, age, app_at, broker_at, claim_of, copies, hold_of, queued, scores
 from tests.support.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -126,6 +126,75 @@ def test_the_delivery_that_counts_may_put_its_message_back(broker: Broker, redis
     assert (copies(redis_client), scores(redis_client), queued(redis_client)) == ([], {}, ["job-1"])
     assert (is_counted(message), channel.settled) == (False, True)
     assert redis_client.ttl(claim_of(message)) > 0
+
+
+class Elsewhere:
+    """Another worker, which has the message between what a transaction of ours asks and what it changes, once."""
+
+    def __init__(self, broker: Broker, message: Any, channel: Any, *, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.had_it = False
+        self._broker, self._message, self._ends = broker, message, ends
+        self._restore = channel._do_restore_message
+        monkeypatch.setattr(channel, "_do_restore_message", self._late)
+
+    def _late(self, *arguments: Any, **named: Any) -> None:
+        if not self.had_it:
+            self.had_it = True
+            with self._broker.app.connection_for_read() as connection:
+                self._take(connection.default_channel)
+        self._restore(*arguments, **named)
+
+    def _take(self, channel: Any) -> None:
+        channel.qos.restore_by_tag(self._message.delivery_tag)  # as kombu's sweep does
+        again = Broker(self._broker.app, channel, self._broker.lease).take()
+        later = fenced(again, LATER)
+        later._fence.claim(later.hold)
+        if self._ends:
+            again.ack()
+        channel.qos._delivered.clear()  # it goes on: nothing is put back by its end
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("prefix", ["", "tenant_a:"])
+@pytest.mark.parametrize("by", ["its delivery", "who found it due"])
+def test_a_message_that_another_worker_takes_meanwhile_is_not_put_back(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, by: str, prefix: str, ends: bool
+) -> None:
+    """D7: asked and done are one: else the message would be in its queue while it runs."""
+    with broker_at(redis_url, broker_transport_options={"global_keyprefix": prefix} if prefix else {}) as broker:
+        message, index = broker.taken(task_id="job-1"), f"{prefix}unacked_index"
+        channel = fenced(message)
+        if by == "its delivery":
+            other = Elsewhere(broker, message, broker.channel, ends=ends, monkeypatch=monkeypatch)
+            message.reject(requeue=True)
+            assert (is_counted(message), channel.settled) == (False, True)
+        else:
+            age(redis_client, message, index)
+            assert broker.lease.take(message.delivery_tag)
+            other = Elsewhere(broker, message, broker.lease._channel, ends=ends, monkeypatch=monkeypatch)
+            broker.lease.put_back(message.delivery_tag)
+        assert other.had_it
+        held: Any = redis_client.hkeys(f"{prefix}unacked")
+        assert (len(held), len(scores(redis_client, index)), redis_client.llen(f"{prefix}celery")) == (not ends, not ends, 0)
+        claim = None if ends else b"%d" % LATER
+        assert redis_client.get(f"{prefix}{claim_of(message)}") == claim, "the later delivery still has it"
+        channel.give_up()
+
+
+def test_a_message_that_may_not_be_claimed_is_given_back_by_kombus_own_code(
+    broker: Broker, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D7, L1: a broker's user who may not read claims has no fence, and is told so once; nothing is lost."""
+    message = broker.taken(task_id="job-1")
+    channel = fenced(message)
+
+    def refused(*_: Any) -> None:
+        raise NoPermissionError("this user has no permissions to access one of the keys")
+
+    channel._fence._client.get = refused
+    message.reject(requeue=True)
+    assert (copies(redis_client), queued(redis_client)) == ([], ["job-1"])
+    assert "Redis refuses" in caplog.text
 
 
 @pytest.mark.parametrize("claimed", [False, True])

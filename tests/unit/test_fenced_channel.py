@@ -22,7 +22,7 @@ class Channel:
         self.requeued: list[str] = []
         self._quick_ack = self.forgotten.append
 
-    def restore_by_tag(self, tag: str, leftmost: bool) -> None:
+    def restore(self, tag: str) -> None:
         """Note it."""
         self.requeued.append(tag)
 
@@ -42,9 +42,10 @@ class Fence:
         """Give it."""
         return self.held
 
-    def is_taken(self, hold: Hold) -> bool:
-        """Give it as a yes or a no."""
-        return self.held is Held.TAKEN
+    def put_back(self, channel: Channel, hold: Hold, *, last: bool) -> None:
+        """Do as it says."""
+        if self.held is not Held.TAKEN:
+            channel.restore(hold.tag)
 
 
 def made(held: Held = Held.HELD) -> tuple[FencedChannel, Channel]:
@@ -79,7 +80,7 @@ def test_a_later_delivery_on_the_same_channel_is_not_forgotten(end: str, held: H
 def test_a_message_that_comes_back_while_it_is_given_back_is_not_forgotten() -> None:
     """D3, I3: a thread of the pool gives it back, and the worker's main thread has it again before the call returns."""
     fenced, channel = made()
-    channel.restore_by_tag = lambda *_, **__: channel.receives()  # type: ignore[method-assign]
+    channel.restore = lambda _: channel.receives()  # type: ignore[method-assign, assignment]
     fenced.basic_reject("t", requeue=True)
     assert channel.forgotten == []
 
