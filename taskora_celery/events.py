@@ -158,11 +158,11 @@ class EventSender:
 
     def _turn(self) -> float | None:
         while self._waiting:
-            key = next(iter(self._waiting))
-            sink = self._waiting.pop(key)
-            if not sink.send():
-                self._waiting[key] = sink
-                return max(self._outage.ask_at - time.monotonic(), 0.05)
+            for key in list(self._waiting):  # copied in one step: meanwhile jobs have more to show
+                sink = self._waiting.pop(key)
+                if not sink.send():
+                    self._waiting[key] = sink
+                    return max(self._outage.ask_at - time.monotonic(), 0.05)
         return None
 
     def _dispatcher_of(self, hostname: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -250,6 +251,30 @@ def test_the_latest_value_is_sent(rig: Rig) -> None:
 
 
 # --- outages -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_may_have_more_to_show_at_any_step_of_a_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K1: the turn is torn by none, and what comes is sent in the same turn."""
+    monkeypatch.setattr(rig.sender, "_thread", SimpleNamespace(start=lambda: None, wake=lambda: None, stop=lambda: None))
+    jobs = [(rig.sink(id=f"job-{number}"), rig.request) for number in range(100)]  # a sink does not keep its request alive
+    offered = iter([sink for sink, _ in jobs])
+
+    def step(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code is not EventSender._turn.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and (sink := next(offered, None)) is not None:
+            sink.write(1)
+        return step
+
+    next(offered).write(1)
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        assert rig.sender._turn() is None
+    finally:
+        sys.settrace(before)
+    assert len(rig.sent) == len({fields["uuid"] for _, fields in rig.sent}) == len(jobs)
 
 
 def test_an_outage_is_told_once_and_what_is_running_is_shown_when_it_is_over(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
