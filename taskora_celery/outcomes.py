@@ -20,7 +20,8 @@ from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.scheduling import REASON_CHARS, text_of
 from taskora_celery.store.announcements import unpacked
-from taskora_celery.store.protocol import Begun, CancelRequest, Ended, JobStore, Report
+from taskora_celery.store.protocol import Begun, CancelRequest, Ended, JobStore, Reply, Report
+from taskora_celery.tally import Count, pack_count
 
 __all__ = [
     "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "fail_unstored", "is_unstored", "log_once",
@@ -145,7 +146,8 @@ def fail_unstored(store: JobStore | None, redactor: Redactor, job_id: str, tag: 
     """Write to a job's record that it has failed though its handler ended well: Celery cannot encode or store what it returned.
 
     Celery tries that behind the end of the handler, when the record says SUCCESS, and a caller may see the failure a moment
-    earlier than the record has it. ``tag`` is that of the delivery. Two round trips, each bounded; never raises.
+    earlier than the record has it. ``tag`` is that of the delivery. It is counted as a failure, too: the success was
+    counted before, and counts never go back. Three round trips, each bounded; never raises.
     """
     try:
         found = None if store is None else store.read(job_id)
@@ -154,8 +156,10 @@ def fail_unstored(store: JobStore | None, redactor: Redactor, job_id: str, tag: 
         if found.fields.get("l", "") not in {"", tag}:
             return  # another message's, sent under the same id
         reason = redactor.text(text_of(exc), "reason")[:REASON_CHARS]
-        ended = Ended(Outcome.FAILURE, found.fields["e"], reason, type(exc).__name__, stands=True)
-        store.report([Report(job_id, found.fields["f"], 0, ended=ended)])
+        at_ms, name = found.fields["e"], found.fields.get("n", "")
+        ended = Ended(Outcome.FAILURE, at_ms, reason, type(exc).__name__, stands=True)
+        if store.report([Report(job_id, found.fields["f"], 0, ended=ended)])[0] in {Reply.ACCEPTED, Reply.STOPPING}:
+            store.note([], [], at_ms, {pack_count(Count("attempts", (Outcome.FAILURE,), (name,))): 1})
     except StoreUnavailableError as failure:
         logger.warning("job %s: that its result could not be stored cannot be written to its record: %s", job_id, failure)
 

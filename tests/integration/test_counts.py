@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from kombu.exceptions import EncodeError
 
 from taskora_celery import tally
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.outcomes import fail_unstored
 from taskora_celery.records import Outcome
 from taskora_celery.redaction import Redactor
 from taskora_celery.reporter.reporter import Reporter
 from taskora_celery.settings import Settings
 from taskora_celery.store import index
-from taskora_celery.store.protocol import NO_COUNTS, Begin, Ended
+from taskora_celery.store.protocol import NO_COUNTS, Begin, Ended, Report
 from taskora_celery.tally import Count, pack_count, unpack_count
 from tests.support.cancels import loss, request
 from tests.support.executions import NOW_MS, ScriptedExecution
@@ -47,6 +50,27 @@ def test_counts_add_up(store: JobStore) -> None:
     assert store.counts() == {names[0]: 5, names[1]: 100_000_000_001, names[2]: 1}
     assert store.listed(10, going=True) == [("job-1", NOW_MS)]
     assert len(store.listed(10)) == 2
+
+
+def test_a_success_that_became_a_failure_is_counted_as_both(store: JobStore) -> None:
+    """K5, A6: who alerts on failures hears of it; a count that went back would look like a new start."""
+    begun = store.begin(Begin("job-1", "shop.work", 1, "w1@host", NOW_MS, NOW_MS, tag="tag", token=7))
+    store.report([Report("job-1", begun.fence, NOW_MS, ended=Ended(Outcome.SUCCESS, NOW_MS + 5))])
+    store.note([], ["job-1"], NOW_MS, {pack_count(attempts(Outcome.SUCCESS)): 1})
+    for _ in range(2):
+        fail_unstored(store, Redactor(), "job-1", "tag", EncodeError("no set in JSON"))
+    assert counted(store) == {attempts(Outcome.SUCCESS): 1, attempts(Outcome.FAILURE): 1}
+
+
+def test_an_end_that_is_another_deliverys_by_now_is_not_counted(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K5, D7: the job was begun again between the look and the report, which is refused."""
+    begin = Begin("job-1", "shop.work", 1, "w1@host", NOW_MS, NOW_MS, tag="tag", token=7)
+    store.report([Report("job-1", store.begin(begin).fence, NOW_MS, ended=Ended(Outcome.SUCCESS, NOW_MS + 5))])
+    before = store.read("job-1")
+    store.begin(msgspec.structs.replace(begin, token=8, redelivered=True, anyway=True))
+    monkeypatch.setattr(store, "read", lambda _: before)
+    fail_unstored(store, Redactor(), "job-1", "tag", EncodeError("no set in JSON"))
+    assert store.counts() == {}
 
 
 def test_what_finds_no_room_is_counted_without_its_label(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
