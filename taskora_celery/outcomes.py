@@ -25,7 +25,7 @@ from taskora_celery.tally import Count, pack_count
 
 __all__ = [
     "Cancelled", "GivenBack", "as_hook", "check_stalls", "clean_up", "fail_unstored", "is_unstored", "log_once",
-    "outcome_is_stored", "reason_in", "refused", "requeues", "revoke", "stalled",
+    "outcome_is_stored", "reason_in", "refused", "requeues", "revoke", "stalled", "stored_state",
 ]  # fmt: skip
 
 logger = logging.getLogger("taskora_celery.execution")
@@ -123,12 +123,16 @@ def outcome_is_stored(task: Any, request: Any) -> bool:
 
     A member of a chord runs again all the same: its worker may have died after the result and before the chord was told.
     """
-    if request.chord or task.ignore_result:
-        return False
+    # Where the backend cannot be asked, to run once more is the safe answer.
+    return not request.chord and not task.ignore_result and stored_state(task, request.id) in states.READY_STATES
+
+
+def stored_state(task: Any, job_id: str) -> str | None:
+    """Return a job's state as the result backend has it, None where it cannot be asked."""
     try:
-        return task.backend.get_state(request.id) in states.READY_STATES
-    except Exception:  # noqa: BLE001 - any backend's error; to run once more is the safe answer
-        return False
+        return str(task.backend.get_state(job_id))
+    except Exception:  # noqa: BLE001 - any backend's error
+        return None
 
 
 def is_unstored(exc: BaseException, info: Any) -> bool:

@@ -6,13 +6,15 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import celery
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.pool import ApplyResult
-from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import states
+from celery.exceptions import Reject, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
@@ -22,7 +24,7 @@ from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, attempt_of,
 from taskora_celery.errors import StoreUnavailableError
 from taskora_celery.lease.protocol import Hold
 from taskora_celery.lease.redis import FencedChannel
-from taskora_celery.outcomes import Cancelled, fail_unstored, is_unstored, revoke, stalled
+from taskora_celery.outcomes import Cancelled, fail_unstored, is_unstored, refused, revoke, stalled, stored_state
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Loss, Lost
@@ -172,8 +174,7 @@ class JobRequest(Request):  # type: ignore[misc]
             requeued = self._is_requeued()
             text = str(exc)
             told = self.lose(text, None if requeued or self._is_retried() else Outcome.FAILURE, WorkerLostError.__name__)
-            if told.cancelled:
-                self._end_cancelled()
+            if self._is_told(told, exc, requeued):
                 return None
             if told.ended and requeued:
                 return super().on_failure(self._stalled(told, text), send_failed_event)
@@ -185,6 +186,42 @@ class JobRequest(Request):  # type: ignore[misc]
             runtime = Runtime.of(self._app)
             fail_unstored(runtime.store, runtime.redactor, str(self.id), self._tag, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_told(self, told: Lost, exc: BaseException, requeued: bool) -> bool:
+        """Tell of the end of a job whose process died, where it is no failure; say whether it was none."""
+        if told.cancelled:
+            self._end_cancelled()
+            return True
+        return told.stalls is None and self._was_over(exc, requeued)
+
+    def _was_over(self, exc: BaseException, requeued: bool) -> bool:
+        """Deal with a process that died when its delivery was over, as the store says; say whether that is all.
+
+        It had written how its job ended, and not told its parent yet; or its job is another delivery's by now.
+        """
+        runtime = Runtime.of(self._app)
+        record = runtime.record(str(self.id))
+        if record is None:
+            return False
+        ended_as, mine = record.get("s"), (record.get("l", ""), record.get("o")) == (self._tag, self.hold.token)
+        if ended_as == Outcome.LOST or not (mine or ended_as in Outcome.FINAL):
+            self._give_back(record)
+            return True
+        if ended_as == Outcome.REVOKED and mine:
+            self._end_cancelled(stored=stored_state(self._task, str(self.id)) == states.REVOKED)
+            return True
+        fails = ended_as == Outcome.SUCCESS and mine and not (requeued or self.ignore_result)
+        if fails and stored_state(self._task, str(self.id)) != states.SUCCESS:
+            fail_unstored(runtime.store, runtime.redactor, str(self.id), self._tag, exc)  # as Celery is about to do
+        return False
+
+    def _give_back(self, record: Mapping[str, Any]) -> None:
+        """Let go of a job that is another delivery's by now, as its process would have."""
+        state.task_ready(self)
+        if isinstance(refused("its process died", self.hold, record), Reject):
+            self.reject(requeue=True)
+        else:
+            self.acknowledge()
 
     def _was_ended_by_its_cancel(self) -> bool:
         """Write to the record that the process was terminated; say whether the job was cancelled, and its end is told by this."""
@@ -278,10 +315,14 @@ class JobRequest(Request):  # type: ignore[misc]
         super().cancel(pool, signal, **options)  # in pools that cannot, it raises, and the job goes on
         self.lose("the worker ended it, in a cold shutdown or after a lost connection", counts=False)
 
-    def _end_cancelled(self) -> None:
-        """Its process was ended because its job did not stop when it was cancelled: write the end that it could not."""
+    def _end_cancelled(self, *, stored: bool = False) -> None:
+        """Its process was ended because its job did not stop when it was cancelled: tell of the end as it could not.
+
+        ``stored``: the result backend has it already.
+        """
         state.task_ready(self)
-        self._store_revoked()
+        if not stored:
+            self._store_revoked()
         self.acknowledge()
         self._tell_revoked(terminated=True)
 

@@ -27,13 +27,14 @@ from taskora_celery import Context, ContextTask, JobCancelledError, JobStalledEr
 from taskora_celery.cancelling import cancel_job
 from taskora_celery.delivery import STAMP
 from taskora_celery.lease.protocol import Hold
-from taskora_celery.outcomes import Cancelled
+from taskora_celery.outcomes import Cancelled, revoke
 from taskora_celery.reading import status_of
 from taskora_celery.records import JobStatus
 from taskora_celery.runtime import Runtime
 from taskora_celery.worker import request as request_module
 from taskora_celery.worker.keeper import Keeper
 from taskora_celery.worker.request import JobRequest
+from tests.support.cancels import loss
 from tests.support.executions import ScriptedExecution
 from tests.support.scripted_store import ScriptedStore
 from tests.support.traced import traced_app
@@ -291,6 +292,46 @@ def test_a_job_that_is_not_given_back_has_failed(parent: Parent) -> None:
     )
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_process_that_dies_behind_the_end_of_its_job_leaves_one_outcome(parent: Parent, stored: bool) -> None:
+    """D6, G7: what Celery has stored is what the record says; without a result the job has failed, in both."""
+    request = parent.receives()
+    ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token).end("SUCCESS")
+    if stored:
+        parent.app.backend.mark_as_done(JOB, 3, request=request._context)
+    request.on_failure(info_of(LOST))
+    state = "SUCCESS" if stored else "FAILURE"
+    assert (parent.status.state, parent.app.backend.get_state(JOB), parent.ends) == (state, state, ["acknowledged"])
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+@pytest.mark.parametrize("how", ["begun again", "given up by others"])
+def test_a_process_that_dies_when_its_job_is_another_deliverys_changes_nothing(parent: Parent, how: str, rejected: bool) -> None:
+    """D7: no outcome is stored for it; its message is rejected, which the fence refuses where another delivery has it."""
+    request = parent.runs(reject_on_worker_lost=rejected)
+    if how == "begun again":
+        ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token + 1, redelivered=True)
+    else:
+        parent.store.memory.lose(loss(tag="t1", token=request.hold.token))
+    before = parent.store.memory.read(JOB, 0)
+    request.on_failure(info_of(LOST))
+    assert parent.store.memory.read(JOB, 0) == before
+    assert (parent.ends, parent.events, parent.app.backend.get_state(JOB)) == (
+        ["requeued"],
+        [("task-rejected", None)],
+        states.PENDING,
+    )
+    assert request not in state.reserved_requests
+
+
+def test_a_process_that_dies_when_its_id_was_sent_anew_takes_no_turns_with_that_message(parent: Parent) -> None:
+    """D7: given back, the two would push each other out for ever."""
+    request = parent.runs()
+    ScriptedExecution(parent.store.memory, tag="t2", token=request.hold.token + 1)
+    request.on_failure(info_of(LOST))
+    assert (parent.ends, parent.status.state, parent.app.backend.get_state(JOB)) == (["acknowledged"], "STARTED", states.PENDING)
+
+
 @pytest.mark.parametrize(("error", "internal"), [(EncodeError, False), (OperationalError, False), (ValueError, True)])
 def test_a_result_that_cannot_be_stored_fails_the_record_too(parent: Parent, error: type[Exception], internal: bool) -> None:
     """A6, J2: its process has recorded a success, and then Celery stores what the handler returned, and sends its callbacks."""
@@ -452,6 +493,27 @@ def test_a_process_that_was_ended_for_its_cancel_leaves_a_cancelled_job(
     error = parent.app.backend.get_result(JOB)
     assert (type(error), error.reason) == (JobCancelledError, "no longer wanted")
     assert told == [(JobCancelledError, JOB)]
+    assert (parent.events, parent.signals) == ([("task-revoked", True)], [True])
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_process_that_dies_behind_the_end_of_its_cancelled_job_leaves_a_cancelled_job(
+    parent: Parent, stored: bool, rejected: bool
+) -> None:
+    """G6, G7: stopped and ended while it told of the end, which its record has; it is stored once, and no failure."""
+    request = parent.receives(reject_on_worker_lost=rejected)
+    execution = ScriptedExecution(parent.store.memory, tag="t1", token=request.hold.token)
+    assert cancel_job(parent.app, JOB, "no longer wanted").outcome == "requested"
+    execution.end("REVOKED")
+    if stored:
+        revoke(request.task, request._context, "told by its process")
+    parent.events.clear()
+    request.on_failure(info_of(LOST))
+    assert (parent.status.state, parent.ends) == ("REVOKED", ["acknowledged"])
+    assert parent.app.backend.get_state(JOB) == states.REVOKED
+    error = parent.app.backend.get_result(JOB)
+    assert (type(error), error.reason) == (JobCancelledError, "told by its process" if stored else "no longer wanted")
     assert (parent.events, parent.signals) == ([("task-revoked", True)], [True])
 
 
