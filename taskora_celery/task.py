@@ -43,6 +43,7 @@ _CONSUMER_STEPS = (
     "taskora_celery.worker.revoke:RevokeStep",
     "taskora_celery.worker.watching:WatchStep",
     "taskora_celery.worker.step:RecallStep",
+    "taskora_celery.worker.step:HandoverStep",
 )
 _WORKER_REQUEST = "taskora_celery.worker.request:JobRequest"
 

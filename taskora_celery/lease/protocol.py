@@ -87,8 +87,8 @@ class Lease(Protocol):
         By the time that the others come to it, a worker may have received it again.
         """
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:
-        """Make the message deliverable at once.
+    def put_back(self, tag: str, queue: str | None = None, *, token: int | None = None) -> None:
+        """Make the message deliverable at once; with the ``token`` of a delivery, if it is still that one's.
 
         One that is not held by anybody is left alone, and one that was taken if it was delivered again since.
         """
@@ -118,7 +118,7 @@ class NoLease:
         """Say yes: nobody sees what is due."""
         return True
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:
+    def put_back(self, tag: str, queue: str | None = None, *, token: int | None = None) -> None:
         """Do nothing: the broker delivers it again when the connection or the channel is closed."""
 
     def close(self) -> None:

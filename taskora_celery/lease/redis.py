@@ -24,18 +24,15 @@ from kombu.exceptions import InconsistencyError
 from redis.exceptions import LockError, RedisError, ResponseError
 
 from taskora_celery.encoding import encodable
+from taskora_celery.lease.moving import CLAIM_TTL, Keys, MayMove, is_anothers
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
 
-__all__ = ["CLAIM_TTL", "FencedChannel", "RedisFence", "RedisLease", "holds"]
+__all__ = ["FencedChannel", "RedisFence", "RedisLease", "holds"]
 
 logger = logging.getLogger("taskora_celery.lease")
 
-#: A claim outlives its delivery by so many seconds at most; whoever slept longer than that finds its message gone.
-CLAIM_TTL = 86_400
 #: So many due messages are put back in one turn; the next turn follows at once while there are more.
 DUE_AT_ONCE = 50
-#: The claim of a message that was put back: no delivery's, until one receives it.
-NOBODY = "-"
 #: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
 PUT_BACK_WITHIN = 5.0
 #: A sweep takes milliseconds; who holds its mutex for so many seconds has died, and kombu would keep it for five minutes.
@@ -52,23 +49,6 @@ def holds(channel: Any) -> bool:
         and hasattr(channel, "pool")
         and getattr(channel, "ack_emulation", True)
     )
-
-
-class _Keys:
-    """The names of one channel's keys. Its own client would add the prefix for some commands only; ours adds it always."""
-
-    def __init__(self, channel: Any) -> None:
-        self.prefix = getattr(channel, "global_keyprefix", "") or ""
-        self.index = f"{self.prefix}{channel.unacked_index_key}"
-        self.mutex = f"{self.prefix}{channel.unacked_mutex_key}"
-        self.unacked = f"{self.prefix}{channel.unacked_key}"
-
-    def claim(self, tag: str) -> str:
-        return f"{self.prefix}{_claim(tag)}"
-
-
-def _claim(tag: str) -> str:
-    return f"taskora:claim:{tag}"
 
 
 def _script(client: Any, name: str) -> Any:
@@ -89,7 +69,7 @@ class RedisLease:
         self._channel = channel
         self._exchanges = exchanges
         self._client = redis.Redis(connection_pool=channel.pool)
-        self._keys = _Keys(channel)
+        self._keys = Keys(channel)
         self._renew = _script(self._client, "renew")
         self._take = _script(self._client, "take")
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
@@ -186,10 +166,11 @@ class RedisLease:
             self._taken[tag] = float(score)
         return bool(score)
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:  # noqa: ARG002 - the protocol's
+    def put_back(self, tag: str, queue: str | None = None, *, token: int | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Make the message deliverable at once, next in its queue, by kombu's own code; who else tries meanwhile finds it gone.
 
-        A message that was taken, and has another score since, was delivered again: it is left to who received it.
+        A message that was taken, and has another score since, was delivered again: it is left to who received it; so is, with the
+        ``token`` of a delivery, what another one has claimed.
 
         :raises ConnectionError: the broker did not answer.
         """
@@ -197,13 +178,13 @@ class RedisLease:
         with _Answering():
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
-                # A worker has received it a moment before it claims it: in between, who held it until now must neither
-                # acknowledge the message nor give it back.
-                may = _MayMove(self._channel, tag, lambda: self._is_untouched(tag, taken), to_nobody=copy is not None)
+                may = MayMove(self._channel, self._client, self._keys, tag, lambda: self._is_untouched(tag, taken, token))
                 self._channel.qos.restore_by_tag(tag, client=may)
 
-    def _is_untouched(self, tag: str, taken: float | None) -> bool:
-        """Say whether a message that was taken (None: this one was not) has not been delivered again since."""
+    def _is_untouched(self, tag: str, taken: float | None, token: int | None) -> bool:
+        """Say whether a message has not been delivered again since it was taken (None: it was not), or received with a token."""
+        if token is not None and is_anothers(self._client, self._keys, Hold(tag, token)):
+            return False
         return taken is None or self._client.zscore(self._keys.index, tag) == taken
 
     def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
@@ -231,33 +212,6 @@ class RedisLease:
     def close(self) -> None:
         """Give up the connection."""
         self._connection.close()
-
-
-class _MayMove:
-    """A kombu channel's client for ``QoS.restore_by_tag``: of its transaction nothing is done where ``may()`` says no.
-
-    The message and its claim must stay as they are from before ``may()`` is asked: it is asked again where they do not. With
-    ``to_nobody`` the message is claimed for nobody in the same transaction.
-    """
-
-    def __init__(self, channel: Any, tag: str, may: Callable[[], bool], *, to_nobody: bool = False) -> None:
-        self._channel = channel
-        self._claim = _claim(tag)  # kombu's client adds the prefix
-        self._may = may
-        self._to_nobody = to_nobody
-
-    def transaction(self, move: Callable[[Any], Any], *watched: str) -> Any:
-        """Be redis-py's."""
-
-        def move_if_allowed(pipe: Any) -> None:
-            if not self._may():
-                return
-            move(pipe)
-            if self._to_nobody:
-                pipe.set(self._claim, NOBODY, ex=CLAIM_TTL)
-
-        with self._channel.conn_or_acquire() as client:
-            return client.transaction(move_if_allowed, *watched, self._claim)
 
 
 class _Answering:
@@ -306,7 +260,7 @@ class RedisFence:
     def __init__(self, channel: Any) -> None:
         # A plain client, which writes prefixes as it is told. It works on when the channel was closed: jobs outlive a connection.
         self._client = redis.Redis(connection_pool=channel.pool)
-        self._keys = _Keys(channel)
+        self._keys = Keys(channel)
         self._acknowledge = _script(self._client, "acknowledge")
         self._visibility_timeout = float(channel.visibility_timeout)
         self._told_forbidden = False
@@ -330,14 +284,10 @@ class RedisFence:
     def is_taken(self, hold: Hold) -> bool:
         """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
         try:
-            return self._is_another(hold)
+            return is_anothers(self._client, self._keys, hold)
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
-
-    def _is_another(self, hold: Hold) -> bool:
-        claim: Any = self._client.get(self._keys.claim(hold.tag))
-        return claim is not None and claim != b"%d" % hold.token
 
     def tell_forbidden(self, exc: ResponseError) -> None:
         """Say once that there can be no fence here."""
@@ -354,7 +304,7 @@ class RedisFence:
 
         Both are one transaction: a worker that claims it meanwhile has it, and the message stays where it is.
         """
-        may = _MayMove(channel, hold.tag, lambda: not self._is_another(hold))
+        may = MayMove(channel, self._client, self._keys, hold.tag, lambda: not is_anothers(self._client, self._keys, hold))
         try:
             channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
         except ResponseError as exc:
@@ -407,10 +357,15 @@ class FencedChannel:
         """Reject the message if it is still this delivery's."""
         if not requeue:
             self.basic_ack(delivery_tag)
-        elif not self.settled:
+        else:
+            self.put_back(last=True)
+
+    def put_back(self, *, last: bool = False) -> None:
+        """Put the message back if it is still this delivery's: next in its queue, or as the last."""
+        if not self.settled:
             self.settled = True
             # kombu's `QoS.reject` without its end: another thread may have received the message again on this channel by then.
-            self._fence.put_back(self.channel, self.hold, last=True)
+            self._fence.put_back(self.channel, self.hold, last=last)
             self._forget()
 
     def give_up(self) -> None:

@@ -115,7 +115,7 @@ class SqsLease:
         """Say yes: nobody sees others' messages."""
         return True
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:
+    def put_back(self, tag: str, queue: str | None = None, *, token: int | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Make the message visible at once. Without the URL of its queue nothing is done, and it comes back in its time.
 
         :raises ConnectionError: SQS did not answer, or forbade it.

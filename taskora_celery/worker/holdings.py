@@ -15,7 +15,7 @@ from taskora_celery.lease.redis import FencedChannel
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest
 
-__all__ = ["Kept", "copied", "holdings"]
+__all__ = ["Kept", "copied", "holdings", "unacknowledged"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def holdings(consumer: Any, requests: Mapping[str, JobRequest], *, draining: boo
     """
     held: dict[str, Kept] = {}
     running = {str(request.message.delivery_tag) for request in copied(lambda: state.active_requests) if not request.acknowledged}
-    for tag, message in _unacknowledged(consumer):
+    for tag, message in unacknowledged(consumer):
         request = requests.get(tag)
         fenced = message.channel if isinstance(message.channel, FencedChannel) else None
         if fenced is None or not fenced.settled:
@@ -60,7 +60,7 @@ def _queue_of(message: Any) -> str | None:
     return (message.delivery_info or {}).get("sqs_queue")
 
 
-def _unacknowledged(consumer: Any) -> list[tuple[str, Any]]:
+def unacknowledged(consumer: Any) -> list[tuple[str, Any]]:
     """Return tags and messages that the consumer's channel counts as delivered, also those with an ETA."""
     channel = getattr(getattr(consumer, "task_consumer", None), "channel", None)
     if channel is None:  # not connected yet, or just now not

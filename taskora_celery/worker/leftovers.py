@@ -56,8 +56,8 @@ class Leftovers:
             request = self._requests[0]
             fenced = request.fenced
             if fenced is not None and not fenced.settled:
-                if not fenced.is_taken():  # by another delivery: what was given up and has begun elsewhere
-                    lease.put_back(request.hold.tag)
+                # Not where another delivery has it: what was given up and has begun elsewhere.
+                lease.put_back(request.hold.tag, token=request.hold.token)
                 fenced.give_up()
             self._requests.popleft()
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,14 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.signals import worker_shutdown, worker_shutting_down
 from celery.worker import state
 
+from taskora_celery.lease.redis import FencedChannel
+from taskora_celery.worker.holdings import unacknowledged
 from taskora_celery.worker.keeper import Keeper
 from taskora_celery.worker.request import FORGETS_AT_LOST_CONNECTIONS, JobRequest
 
-__all__ = ["KeeperStep", "RecallStep"]
+__all__ = ["HandoverStep", "KeeperStep", "RecallStep"]
+
+logger = logging.getLogger("taskora_celery.worker")
 
 
 class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -76,3 +81,21 @@ class RecallStep(bootsteps.StartStopStep):  # type: ignore[misc]
         for request in tuple(state.active_requests):
             if isinstance(request, JobRequest):
                 request.recall()
+
+
+class HandoverStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Gives back at the worker's end what it still holds, each message through its fence.
+
+    kombu does it when its channel is closed, but looks at no claim: it would take a message from the worker that has it by then.
+    """
+
+    requires: Sequence[str] = ("celery.worker.consumer.tasks:Tasks",)
+
+    def shutdown(self, parent: Any) -> None:
+        """Give back, while the channel is open and behind the pool's end; what is given back is not kombu's any more."""
+        try:
+            for _, message in unacknowledged(parent):
+                if isinstance(message.channel, FencedChannel):
+                    message.channel.put_back()
+        except Exception as exc:  # noqa: BLE001 - any error of the driver: the worker is to end
+            logger.warning("what is held cannot be given back: %s; it comes back when its lease runs out", exc)

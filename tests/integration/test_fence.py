@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.worker.consumer import Connection, Consumer, Tasks
 from redis.exceptions import NoPermissionError, RedisError
 
 from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.lease.redis import FencedChannel, RedisFence
+from taskora_celery.worker.step import HandoverStep
 from tests.support.brokers import VISIBILITY, Broker, age, app_at, broker_at, claim_of, copies, hold_of, queued, scores
 from tests.support.redis_server import RedisServer
 
@@ -156,7 +159,7 @@ class Elsewhere:
 
 @pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("prefix", ["", "tenant_a:"])
-@pytest.mark.parametrize("by", ["its delivery", "who found it due"])
+@pytest.mark.parametrize("by", ["its delivery", "its worker's keeper", "who found it due"])
 def test_a_message_that_another_worker_takes_meanwhile_is_not_put_back(
     redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, by: str, prefix: str, ends: bool
 ) -> None:
@@ -169,10 +172,12 @@ def test_a_message_that_another_worker_takes_meanwhile_is_not_put_back(
             message.reject(requeue=True)
             assert (is_counted(message), channel.settled) == (False, True)
         else:
-            age(redis_client, message, index)
-            assert broker.lease.take(message.delivery_tag)
+            token = EARLIER if by == "its worker's keeper" else None
+            if token is None:
+                age(redis_client, message, index)
+                assert broker.lease.take(message.delivery_tag)
             other = Elsewhere(broker, message, broker.lease._channel, ends=ends, monkeypatch=monkeypatch)
-            broker.lease.put_back(message.delivery_tag)
+            broker.lease.put_back(message.delivery_tag, token=token)
         assert other.had_it
         held: Any = redis_client.hkeys(f"{prefix}unacked")
         assert (len(held), len(scores(redis_client, index)), redis_client.llen(f"{prefix}celery")) == (not ends, not ends, 0)
@@ -261,6 +266,51 @@ def test_what_was_given_up_is_not_put_back_when_the_channel_is_closed(redis_url:
         fenced(message).give_up()
         connection.default_channel.close()
     assert (copies(redis_client), queued(redis_client)) == ([message.delivery_tag], [])
+
+
+@pytest.mark.parametrize("later", ["", "received", "ended"])
+def test_a_worker_that_ends_gives_back_what_is_still_its_own(redis_url: str, redis_client: redis.Redis, later: str) -> None:
+    """I3, D7: kombu puts back what its channel holds, whoever has it by then; so nothing is left to it."""
+    with broker_at(redis_url) as other, other.app.connection_for_read() as connection:
+        channel = connection.default_channel
+        mine = Broker(other.app, channel, other.lease)
+        message, unfenced = mine.taken(task_id="job-1"), mine.taken(task_id="job-2")
+        fenced(message)
+        if later:
+            channel.qos.restore_by_tag(message.delivery_tag)  # as another worker's sweep does
+            again = other.take()
+            claimed = fenced(again, LATER)
+            claimed._fence.claim(claimed.hold)
+            if later == "ended":
+                again.ack()
+        step = HandoverStep(SimpleNamespace())
+        step.shutdown(SimpleNamespace(task_consumer=SimpleNamespace(channel=channel)))
+        assert (is_counted(message), is_counted(unfenced)) == (False, True)
+        channel.close()
+        held = [message.delivery_tag] if later == "received" else []
+        assert (copies(redis_client), list(scores(redis_client))) == (held, held)
+        assert sorted(queued(redis_client)) == (["job-2"] if later else ["job-1", "job-2"])
+        step.shutdown(SimpleNamespace(task_consumer=None))
+
+
+def test_a_worker_that_ends_is_not_kept_by_its_broker(caplog: pytest.LogCaptureFixture) -> None:
+    """I3: what it cannot give back comes back when its lease runs out."""
+    with RedisServer() as server, broker_at(server.url()) as broker:
+        fenced(broker.taken())
+        server.kill()
+        HandoverStep(SimpleNamespace()).shutdown(SimpleNamespace(task_consumer=SimpleNamespace(channel=broker.channel)))
+        assert "what is held cannot be given back" in caplog.text
+        server.start()
+
+
+def test_what_is_held_is_given_back_before_the_channel_is_closed() -> None:
+    """I3, D7: behind it, kombu would have done it."""
+    with app_at("redis://localhost:1") as app:
+        app.finalize()
+        blueprint = Consumer.Blueprint(steps=app.steps["consumer"])
+        blueprint.steps = blueprint.claim_steps()
+        order = list(blueprint._finalize_steps(blueprint.steps))
+        assert order.index(Connection) < order.index(Tasks) < order.index(HandoverStep)  # each is shut down before those
 
 
 def test_who_claims_the_message_has_it(broker: Broker) -> None:

@@ -13,8 +13,9 @@ from celery import Celery
 from kombu.transport.redis import Mutex
 
 from taskora_celery.lease import resolve
+from taskora_celery.lease.moving import CLAIM_TTL
 from taskora_celery.lease.protocol import NO_LEASE, Held, Hold, NoLease
-from taskora_celery.lease.redis import CLAIM_TTL, DUE_AT_ONCE, HOLDS_AT_ONCE, RedisLease
+from taskora_celery.lease.redis import DUE_AT_ONCE, HOLDS_AT_ONCE, RedisLease
 from taskora_celery.lease.resolve import lease_for
 from tests.support.brokers import (
     TOPIC,

@@ -40,7 +40,7 @@ class ScriptedLease:
     def take(self, tag: str) -> bool:
         raise AssertionError("only the worker's parent puts back")
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:
+    def put_back(self, tag: str, queue: str | None = None, *, token: int | None = None) -> None:
         raise AssertionError("only the worker's parent puts back")
 
     def close(self) -> None:

@@ -137,7 +137,7 @@ class SharedLease:
         self.steps.append(f"take {tag}")
         return tag not in self.others
 
-    def put_back(self, tag: str, queue: str | None = None) -> None:
+    def put_back(self, tag: str, queue: str | None = None, *, token: int | None = None) -> None:
         """Note it; it is no longer due then."""
         self.steps.append(f"put back {tag}" + (f" into {queue}" if queue else ""))
         self.due = tuple(due for due in self.due if due.tag != tag)

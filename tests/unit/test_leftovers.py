@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
+from taskora_celery.lease.protocol import Hold
 from taskora_celery.worker.leftovers import Leftovers
 from tests.support.manual_clock import ManualClock
 
@@ -18,20 +18,19 @@ class Message:
         self.settled = settled
         self.taken = taken
         self.given_back: list[str] = []
-        self.hold = SimpleNamespace(tag=TAG)
+        self.hold = Hold(TAG, 7)
 
     @property
     def fenced(self) -> Message:
         return self
 
-    def is_taken(self) -> bool:
-        return self.taken
-
     def give_up(self) -> None:
         self.settled = True
 
-    def put_back(self, tag: str) -> None:
-        self.given_back.append(tag)
+    def put_back(self, tag: str, *, token: int) -> None:
+        assert token == self.hold.token
+        if not self.taken:
+            self.given_back.append(tag)
 
 
 def emptied(message: Any, now: float) -> Any:
@@ -86,9 +85,10 @@ def test_what_comes_while_another_goes_back_goes_back_too() -> None:
     """I3: jobs end while the keeper waits for the broker; none of them is left to a worker that is gone."""
 
     class Slow(Message):
-        def is_taken(self) -> bool:
-            leftovers.add(late)
-            return super().is_taken()
+        def put_back(self, tag: str, *, token: int) -> None:
+            if not self.given_back:
+                leftovers.add(late)
+            super().put_back(tag, token=token)
 
     leftovers = Leftovers(lambda: None)
     first: Any = Slow()

@@ -1,0 +1,70 @@
+"""How a message on kombu's Redis transport goes back into its queue: all at once, or not at all; and under which keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from taskora_celery.lease.protocol import Hold
+
+__all__ = ["CLAIM_TTL", "NOBODY", "Keys", "MayMove", "is_anothers"]
+
+#: A claim outlives its delivery by so many seconds at most; whoever slept longer than that finds its message gone.
+CLAIM_TTL = 86_400
+#: The claim of a message that was put back: no delivery's, until one receives it.
+NOBODY = "-"
+
+
+class Keys:
+    """The names of one channel's keys. Its own client would add the prefix for some commands only; ours adds it always."""
+
+    def __init__(self, channel: Any) -> None:
+        self.prefix = getattr(channel, "global_keyprefix", "") or ""
+        self.index = f"{self.prefix}{channel.unacked_index_key}"
+        self.mutex = f"{self.prefix}{channel.unacked_mutex_key}"
+        self.unacked = f"{self.prefix}{channel.unacked_key}"
+
+    def claim(self, tag: str) -> str:
+        """Return the name of a message's claim."""
+        return f"{self.prefix}{_claim(tag)}"
+
+
+def _claim(tag: str) -> str:
+    return f"taskora:claim:{tag}"
+
+
+def is_anothers(client: Any, keys: Keys, hold: Hold) -> bool:
+    """Say whether another delivery has claimed the message; one round trip."""
+    claim = client.get(keys.claim(hold.tag))
+    return claim is not None and claim != b"%d" % hold.token
+
+
+class MayMove:
+    """A kombu channel's client for ``QoS.restore_by_tag``: of its transaction nothing is done where ``may()`` says no.
+
+    The message and its claim must stay as they are from before ``may()`` is asked: it is asked again where they do not. What is
+    moved is claimed for nobody in the same transaction: a worker has received it a moment before it claims it, and in between,
+    who held it until now must neither acknowledge the message nor give it back. ``client`` and ``keys`` are ours.
+    """
+
+    def __init__(self, channel: Any, client: Any, keys: Keys, tag: str, may: Callable[[], bool]) -> None:
+        self._channel = channel
+        self._client = client
+        self._keys = keys
+        self._tag = tag
+        self._may = may
+
+    def transaction(self, move: Callable[[Any], Any], *watched: str) -> Any:
+        """Be redis-py's."""
+        claim = _claim(self._tag)  # kombu's client adds the prefix
+
+        def move_if_allowed(pipe: Any) -> None:
+            is_there = self._client.hexists(self._keys.unacked, self._tag)
+            if not self._may():
+                return
+            move(pipe)
+            if is_there:
+                pipe.set(claim, NOBODY, ex=CLAIM_TTL)
+
+        with self._channel.conn_or_acquire() as client:
+            return client.transaction(move_if_allowed, *watched, claim)
