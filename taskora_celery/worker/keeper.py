@@ -287,7 +287,7 @@ class Keeper:
                 request.id, since, timeout,
             )  # fmt: skip
         if request.is_running and request.hold.timeout is not None:
-            self._give_up_stalled(request)
+            self._give_up_stalled(request, taken=held is Held.TAKEN)
         elif not request.is_running or held is Held.TAKEN:
             # Of a job that runs, its own process learns the same, and its signal fires.
             request.fenced.give_up()
@@ -319,8 +319,11 @@ class Keeper:
         assert request.fenced is not None
         return request.fenced.settled or not request.is_running or request.given_up is not None
 
-    def _give_up_stalled(self, request: JobRequest, lease: Lease | None = None) -> None:
-        """Fence off a job without a sign of life, put back its message if it was taken with a ``lease``, and end its process."""
+    def _give_up_stalled(self, request: JobRequest, lease: Lease | None = None, *, taken: bool = False) -> None:
+        """Fence off a job without a sign of life, put back its message if it was due, and end its process.
+
+        ``lease`` is the one with which the message was taken to be put back; ``taken``: another delivery has it.
+        """
         if self._is_given_up(request):
             return
         assert request.fenced is not None
@@ -329,7 +332,7 @@ class Keeper:
         outcome = "it has been cancelled" if told.cancelled else "it fails" if told.ended else "it is delivered again"
         logger.error("job %s (%s) is stalled: %s; %s", request.id, request.name, reason, outcome)
         # In a pool whose places are all held by what hangs, no delivery could begin that stores the end.
-        if lease is not None and told.ended and not self._has_processes():
+        if told.ended and not (taken or self._has_processes()):
             request.end_lost(told, reason)
         elif lease is not None:
             self._tell_recovered(str(request.id), request.name, reason)

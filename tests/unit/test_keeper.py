@@ -273,6 +273,29 @@ def test_a_job_that_was_silent_too_often_is_ended_here_where_its_place_may_be_th
     assert rig.steps == ["take t1", f"lose t1: {SILENT}", ends, "forget t1"]
 
 
+@pytest.mark.parametrize("processes", [True, False])
+@pytest.mark.parametrize("where", ["in its queue", "here again", "elsewhere"])
+def test_a_job_that_was_silent_too_often_is_ended_here_also_where_others_put_it_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str, processes: bool
+) -> None:
+    """D6: this worker may receive it again, behind what hangs; who has received it elsewhere tells of the end."""
+    if processes:
+        with_processes(rig, monkeypatch)
+    silent = rig.worker.runs("t1", timeout=5.0)
+    silent.told = Lost(2, ended=True)
+    if where == "here again":
+        again = rig.worker.receives("t1", timeout=5.0)
+        again.fenced._fence = SimpleNamespace(shorten=lambda _: None)
+        rig.worker.requests["t1"] = silent
+        rig.keeper.received(again)
+    else:
+        rig.lease.stands["t1"] = Held.GONE if where == "in its queue" else Held.TAKEN
+    rig.turn()
+    assert ("end t1" in rig.steps) == (where != "elsewhere" and not processes)
+    assert [step for step in rig.steps if step.startswith(("take", "put back"))] == []
+    assert silent.given_up == SILENT
+
+
 def test_where_there_are_no_processes_none_is_ended(rig: Rig) -> None:
     """D4: a thread is told by its signal; to end its process would end the worker."""
     silent = rig.worker.runs("t1", timeout=5.0)
