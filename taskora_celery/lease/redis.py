@@ -365,7 +365,8 @@ class FencedChannel:
         if not self.settled:
             self.settled = True
             # kombu's `QoS.reject` without its end: another thread may have received the message again on this channel by then.
-            self._fence.put_back(self.channel, self.hold, last=last)
+            if not self.channel.closed:  # else kombu has put it back, or it comes back when its lease runs out
+                self._fence.put_back(self.channel, self.hold, last=last)
             self._forget()
 
     def give_up(self) -> None:

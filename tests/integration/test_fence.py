@@ -352,6 +352,21 @@ def test_an_acknowledgement_outlives_the_channel(broker: Broker, redis_client: r
     assert (copies(redis_client), scores(redis_client)) == ([], {})
 
 
+def test_what_is_given_back_behind_its_channels_end_comes_back_by_its_lease(broker: Broker, redis_client: redis.Redis) -> None:
+    """I3, D7: a job outlives a lost connection, and asks to be requeued; a channel that is closed knows no queue any more."""
+    with broker.app.connection_for_read() as connection:
+        message = Broker(broker.app, connection.default_channel, broker.lease).taken(task_id="job-1")
+        channel = fenced(message)
+        channel.qos._delivered.clear()  # Redis was away when it was closed
+        connection.default_channel.close()
+        message.reject(requeue=True)
+    assert (channel.settled, copies(redis_client), queued(redis_client)) == (True, [message.delivery_tag], [])
+    age(redis_client, message)
+    assert broker.lease.take(message.delivery_tag)
+    broker.lease.put_back(message.delivery_tag)
+    assert queued(redis_client) == ["job-1"]
+
+
 def test_from_its_reception_on_a_message_has_the_timeout_of_its_job(broker: Broker, redis_client: redis.Redis) -> None:
     """D5: kombu has given it the visibility timeout; who dies before the first renewal must not hold it for so long."""
     message, other = broker.taken(), broker.taken()

@@ -16,6 +16,7 @@ class Channel:
 
     def __init__(self) -> None:
         self.qos = self
+        self.closed = False
         #: The latest delivery of each message, as kombu counts them.
         self._delivered: dict[str, Any] = {}
         self.forgotten: list[str] = []
