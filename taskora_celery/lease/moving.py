@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from taskora_celery.lease.protocol import Hold
-
 __all__ = ["CLAIM_TTL", "NOBODY", "Keys", "MayMove", "is_anothers"]
 
 #: A claim outlives its delivery by so many seconds at most; whoever slept longer than that finds its message gone.
@@ -33,21 +31,23 @@ def _claim(tag: str) -> str:
     return f"taskora:claim:{tag}"
 
 
-def is_anothers(client: Any, keys: Keys, hold: Hold) -> bool:
-    """Say whether another delivery has claimed the message; one round trip."""
-    claim = client.get(keys.claim(hold.tag))
-    return claim is not None and claim != b"%d" % hold.token
+def is_anothers(claim: bytes | None, token: int) -> bool:
+    """Say whether another delivery than the one with this token has claimed a message whose claim this is."""
+    return claim is not None and claim != b"%d" % token
 
 
 class MayMove:
-    """A kombu channel's client for ``QoS.restore_by_tag``: of its transaction nothing is done where ``may()`` says no.
+    """A kombu channel's client for ``QoS.restore_by_tag``: of its transaction nothing is done where ``may`` says no.
 
-    The message and its claim must stay as they are from before ``may()`` is asked: it is asked again where they do not. What is
-    moved is claimed for nobody in the same transaction: a worker has received it a moment before it claims it, and in between,
-    who held it until now must neither acknowledge the message nor give it back. ``client`` and ``keys`` are ours.
+    ``may`` is given the message's claim and its score in the index, None where there is none; it decides, and does no I/O. The
+    message and its claim must stay as they were when they were read: it is asked again where they do not. What is moved is
+    claimed for nobody in the same transaction: a worker has received it a moment before it claims it, and in between, who held
+    it until now must neither acknowledge the message nor give it back. ``client`` and ``keys`` are ours.
     """
 
-    def __init__(self, channel: Any, client: Any, keys: Keys, tag: str, may: Callable[[], bool]) -> None:
+    def __init__(
+        self, channel: Any, client: Any, keys: Keys, tag: str, may: Callable[[bytes | None, float | None], bool]
+    ) -> None:
         self._channel = channel
         self._client = client
         self._keys = keys
@@ -59,12 +59,21 @@ class MayMove:
         claim = _claim(self._tag)  # kombu's client adds the prefix
 
         def move_if_allowed(pipe: Any) -> None:
-            is_there = self._client.hexists(self._keys.unacked, self._tag)
-            if not self._may():
+            held, claimed, score = self._read()
+            if not self._may(claimed, score):
                 return
             move(pipe)
-            if is_there:
+            if held:
                 pipe.set(claim, NOBODY, ex=CLAIM_TTL)
 
         with self._channel.conn_or_acquire() as client:
             return client.transaction(move_if_allowed, *watched, claim)
+
+    def _read(self) -> tuple[bool, bytes | None, float | None]:
+        """Say whether the message is held, its claim, and its score: in one round trip, so that few tries meet others'."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hexists(self._keys.unacked, self._tag)
+        pipe.get(self._keys.claim(self._tag))
+        pipe.zscore(self._keys.index, self._tag)
+        held, claim, score = pipe.execute()
+        return held, claim, score

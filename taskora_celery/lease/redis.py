@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -49,6 +50,13 @@ def holds(channel: Any) -> bool:
         and hasattr(channel, "pool")
         and getattr(channel, "ack_emulation", True)
     )
+
+
+def _is_untouched(claim: bytes | None, score: float | None, *, taken: float | None = None, token: int | None = None) -> bool:
+    """Say whether a message has not been delivered again since it was taken (None: it was not), or received with a token."""
+    if token is not None and is_anothers(claim, token):
+        return False
+    return taken is None or score == taken
 
 
 def _script(client: Any, name: str) -> Any:
@@ -178,14 +186,8 @@ class RedisLease:
         with _Answering():
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
-                may = MayMove(self._channel, self._client, self._keys, tag, lambda: self._is_untouched(tag, taken, token))
-                self._channel.qos.restore_by_tag(tag, client=may)
-
-    def _is_untouched(self, tag: str, taken: float | None, token: int | None) -> bool:
-        """Say whether a message has not been delivered again since it was taken (None: it was not), or received with a token."""
-        if token is not None and is_anothers(self._client, self._keys, Hold(tag, token)):
-            return False
-        return taken is None or self._client.zscore(self._keys.index, tag) == taken
+                untouched = partial(_is_untouched, taken=taken, token=token)
+                self._channel.qos.restore_by_tag(tag, client=MayMove(self._channel, self._client, self._keys, tag, untouched))
 
     def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
         """Say whether kombu would find a queue for the message; where it finds none, it drops it. ``known`` is what was asked."""
@@ -284,10 +286,11 @@ class RedisFence:
     def is_taken(self, hold: Hold) -> bool:
         """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
         try:
-            return is_anothers(self._client, self._keys, hold)
+            claim: bytes | None = self._client.get(self._keys.claim(hold.tag))
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
+        return is_anothers(claim, hold.token)
 
     def tell_forbidden(self, exc: ResponseError) -> None:
         """Say once that there can be no fence here."""
@@ -304,8 +307,9 @@ class RedisFence:
 
         Both are one transaction: a worker that claims it meanwhile has it, and the message stays where it is.
         """
-        may = MayMove(channel, self._client, self._keys, hold.tag, lambda: not is_anothers(self._client, self._keys, hold))
+        untouched = partial(_is_untouched, token=hold.token)
         try:
+            may = MayMove(channel, self._client, self._keys, hold.tag, untouched)
             channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
         except ResponseError as exc:
             self.tell_forbidden(exc)

@@ -193,10 +193,10 @@ def test_a_message_that_may_not_be_claimed_is_given_back_by_kombus_own_code(
     message = broker.taken(task_id="job-1")
     channel = fenced(message)
 
-    def refused(*_: Any) -> None:
+    def refused(**_: Any) -> None:
         raise NoPermissionError("this user has no permissions to access one of the keys")
 
-    channel._fence._client.get = refused
+    channel._fence._client.pipeline = refused
     message.reject(requeue=True)
     assert (copies(redis_client), queued(redis_client)) == ([], ["job-1"])
     assert "Redis refuses" in caplog.text
