@@ -61,7 +61,9 @@ def test_half_an_hour_of_work_leaves_nothing_behind(
 
     How many keys there are in between follows the speed of the machine, so they are counted when the last job has ended. How many
     files are open follows the jobs of the moment, so they are counted behind each third, when nothing runs: then they are what
-    pools of connections keep, of which each place of a worker may open one more, late.
+    pools of connections keep, which open one where all are in use, and close some again. A worker with 20 greenlets was seen to
+    rest with 43 to 110, in no order (82, 85, 108; 84, 47, 43; 66, 110, 104), so each place has room for two more: less than if
+    one job of five hundred left a file open.
     """
     rng = random.Random(7)
     app = "tests.support.soak_jobs:app"
@@ -88,7 +90,7 @@ def test_half_an_hour_of_work_leaves_nothing_behind(
         for what, room in (("resident", 4.0), ("threads", 0)):
             first, last = ([getattr(sample, what) for sample in third[pool]] for third in thirds[1:])
             assert max(last) <= max(first) + room, f"{what} of {pool} grow: {first} … {last}"
-        assert files[pool][-1] <= max(files[pool][:-1]) + places, f"files of {pool} grow: {files[pool]}"
+        assert files[pool][-1] <= max(files[pool][:-1]) + 2 * places, f"files of {pool} grow: {files[pool]}"
     assert_keys_expire(redis_client)
 
 
