@@ -22,20 +22,17 @@ from taskora_celery.aio import AsyncJobReader
 from taskora_celery.backoff import outage_pause
 from taskora_celery.clock import in_seconds
 from taskora_celery.errors import StoreNotConfiguredError, StoreUnavailableError
-from taskora_celery.reading import checked_timeout
+from taskora_celery.reading import LOOK_EVERY, checked_timeout
 from taskora_celery.runtime import Runtime, result_endpoint
 from taskora_celery.store.asyncredis import AsyncRedis
+from taskora_celery.waiting import OnMessage
 
 __all__ = ["has_ended", "is_over", "result_of", "state_of"]
 
-#: A waiter looks again after so many seconds even if nothing was announced: an announcement can be lost.
-LOOK_EVERY = 2.0
 #: So many seconds are always taken to find a result that is there.
 SHORTEST = 0.05
 #: About a millisecond's work; more bytes are not decoded on the loop.
 DECODED_ON_LOOP = 200_000
-
-OnMessage = Callable[[dict[str, Any]], Any] | None
 
 
 async def result_of(

@@ -1,8 +1,9 @@
 """``JobHandle.get``: Celery's wait for a result, which finds one also where nobody heard that it is there.
 
 Celery reads a result once, and then waits for its announcement, which is lost where the connection is replaced in that moment.
-So, while Celery waits, the result is read anew every few seconds, through a connection whose waits are bounded: a Redis that
-hangs delays no timeout for long. Other backends than Redis are polled by Celery, or keep what they sent.
+So, while Celery waits, the result is read anew every ``LOOK_EVERY`` seconds (and up to one more, since Celery interrupts its wait
+once a second), through a connection whose waits are bounded: a Redis that hangs delays no timeout for long. Other backends than
+Redis are polled by Celery, or keep what they sent.
 """
 
 # ruff: noqa: SLF001 - `_cache` and its two methods are Celery's way into a result, and have no public names
@@ -18,12 +19,10 @@ from celery.result import AsyncResult, assert_will_not_block
 from vine import promise
 
 from taskora_celery.errors import TaskoraError
+from taskora_celery.reading import LOOK_EVERY
 from taskora_celery.runtime import Runtime, is_redis_backend, result_endpoint
 
-__all__ = ["for_announcement", "get"]
-
-#: So many seconds are between two looks, and up to one more: Celery interrupts its wait once a second.
-LOOK_EVERY = 2.0
+__all__ = ["OnMessage", "for_announcement", "get"]
 
 OnMessage = Callable[[dict[str, Any]], Any] | None
 
