@@ -12,7 +12,7 @@ from tests.support import fault_jobs, gates, jobs, plain_jobs
 from tests.support.apps import pointed_at
 from tests.support.fault_jobs import starts
 from tests.support.recorded import recorded
-from tests.support.relay import held, pause, queued, resume
+from tests.support.relay import held, queued, resume
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def test_a_worker_that_slept_changes_nothing_when_it_wakes(swept: Relay) -> None
     everything = [*haunted.values(), *watched]
     before = {handle.id: started(handle, 1) for handle in everything}
     second = swept.another()
-    pause(first)
+    with swept.without_sweeps():
+        swept.pause(first)
     for handle in everything:
         started(handle, 2)
     resume(first)
@@ -125,10 +126,11 @@ def test_without_the_library_what_a_zombie_does_counts(plain_swept: Relay) -> No
     """Fault 6, 7: the control. Its result is the job's, and its acknowledgement takes the newer delivery's message away."""
     first = plain_swept.worker()
     with pointed_at(plain_jobs.app, plain_swept.redis_url, **plain_swept.settings), plain_swept.client() as client:
-        slept, orphaned = plain_jobs.stand.delay(), plain_jobs.orphaned.delay()
-        wait_until(lambda: starts(slept.id) and starts(orphaned.id), "the first starts")
-        second = plain_swept.another()
-        pause(first)
+        with plain_swept.without_sweeps():
+            slept, orphaned = plain_jobs.stand.delay(), plain_jobs.orphaned.delay()
+            wait_until(lambda: starts(slept.id) and starts(orphaned.id), "the first starts")
+            second = plain_swept.another()
+            plain_swept.pause(first)
         wait_until(lambda: len(starts(slept.id)) == len(starts(orphaned.id)) == 2, "the second starts")
         resume(first)
         gates.open_gate(slept.id, "start1")

@@ -127,6 +127,15 @@ class ManagedProcess:
         """The ids of all live processes of the group, the command's own included."""
         return group_members(self.pid)
 
+    def ports(self) -> set[int]:
+        """The local TCP ports (IPv4) of the command's own connections, without those of what it started."""
+        sockets = set()
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                sockets.add(str(link.readlink()))
+        rows = [line.split() for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]]
+        return {int(row[1].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
+
     def logs(self) -> str:
         """Everything that it wrote to stdout and stderr so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""

@@ -36,8 +36,8 @@ CONCURRENCY = 7
 _PREFETCH = 20
 
 #: What is not renewed is delivered again after two seconds, by kombu's own sweep in the pools where it works. A worker that is
-#: killed within its sweep leaves the sweep's mutex behind, for kombu's default of five minutes; where the library runs, its keeper
-#: passes over that after two seconds, but nobody sweeps where only workers without it are left.
+#: killed within its sweep leaves the sweep's mutex behind, for five minutes unless kombu is told otherwise: a keeper of the
+#: library passes over that after two seconds, but where only workers without the library are left, nobody sweeps.
 SWEPT: dict[str, Any] = {
     "broker_transport_options": {
         "visibility_timeout": VISIBILITY_TIMEOUT,
@@ -101,6 +101,27 @@ class Relay:
         """A new client of the database."""
         return redis.Redis.from_url(self.redis_url)
 
+    @contextmanager
+    def without_sweeps(self) -> Iterator[None]:
+        """Hold the mutex of all who put messages back (the library's keepers wait for two seconds, kombu's sweeps for longer)."""
+        with self.client() as client, client.lock("unacked_mutex", timeout=120, sleep=0.01):
+            yield
+
+    def pause(self, worker: Worker) -> None:
+        """Stop all processes of a worker where they are, as a machine does that swaps or is migrated.
+
+        Returns when Redis has given up the worker's last read of its queue: until then it would hand messages to it that are
+        neither queued nor unacknowledged, so that nobody gets them while the worker sleeps (put it into `without_sweeps`).
+        """
+        worker.signal_all(signal.SIGSTOP)
+        ports = worker.ports()
+        with self.client() as client:
+
+            def reads() -> bool:
+                return any("b" in one["flags"] and int(one["addr"].rpartition(":")[2]) in ports for one in client.client_list())
+
+            wait_until(lambda: not reads(), f"the end of the last read of {worker.hostname}", timeout=20)
+
     def begin(self, node: pytest.Item) -> None:
         """Before a test: see to it that its report shows the log of the worker that lives."""
         self.node = node
@@ -149,13 +170,8 @@ def queued(client: redis.Redis) -> int:
     return cast("int", client.llen("celery"))
 
 
-def pause(worker: Worker) -> None:
-    """Stop all processes of a worker where they are, as a machine does that swaps or is migrated."""
-    worker.signal_all(signal.SIGSTOP)
-
-
 def resume(worker: Worker) -> None:
-    """Let them go on."""
+    """Let all processes of a worker that was paused go on."""
     worker.signal_all(signal.SIGCONT)
 
 
