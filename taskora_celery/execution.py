@@ -147,7 +147,7 @@ class Execution:
         try:
             if limit is None or self.request.retries < limit:
                 self._announce(exc, countdown, eta)
-            result = do()
+            return do()
         except Retry:
             if self._handler_ended:
                 self._release()
@@ -156,7 +156,6 @@ class Execution:
             if self._handler_ended and execution_of(self.request) is not None:
                 self.finish(self._ended(Outcome.REJECTED) if isinstance(failure, Reject) else self._failure(failure))
             raise
-        return result
 
     def finish(self, ended: Ended) -> None:
         """Write all that is left, and the outcome; afterwards nothing of this execution reaches the store.

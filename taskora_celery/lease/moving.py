@@ -1,11 +1,12 @@
-"""How a message on kombu's Redis transport goes back into its queue: all at once, or not at all; and under which keys."""
+"""How a message on kombu's Redis transport goes back into its queue, at once or not at all; its keys and scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
-__all__ = ["CLAIM_TTL", "NOBODY", "Keys", "MayMove", "is_anothers"]
+__all__ = ["CLAIM_TTL", "NOBODY", "Keys", "MayMove", "is_anothers", "is_untouched", "script"]
 
 #: A claim outlives its delivery by so many seconds at most; whoever slept longer than that finds its message gone.
 CLAIM_TTL = 86_400
@@ -34,6 +35,18 @@ def _claim(tag: str) -> str:
 def is_anothers(claim: bytes | None, token: int) -> bool:
     """Say whether another delivery than the one with this token has claimed a message whose claim this is."""
     return claim is not None and claim != b"%d" % token
+
+
+def is_untouched(claim: bytes | None, score: float | None, *, taken: float | None = None, token: int | None = None) -> bool:
+    """Say whether a message has not been delivered again since it was taken (None: it was not), or received with a token."""
+    if token is not None and is_anothers(claim, token):
+        return False
+    return taken is None or score == taken
+
+
+def script(client: Any, name: str) -> Any:
+    """Return a script that is called with ``EVALSHA``, and loaded where Redis does not know it."""
+    return client.register_script(files("taskora_celery.lease").joinpath("lua").joinpath(f"{name}.lua").read_bytes())
 
 
 class MayMove:

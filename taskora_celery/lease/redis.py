@@ -17,18 +17,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import redis
 from kombu.exceptions import InconsistencyError
-from redis.exceptions import LockError, RedisError, ResponseError
+from redis.exceptions import LockError, RedisError
 
 from taskora_celery.encoding import encodable
-from taskora_celery.lease.moving import CLAIM_TTL, Keys, MayMove, is_anothers
+from taskora_celery.lease.moving import CLAIM_TTL, Keys, MayMove, is_untouched, script
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
 
-__all__ = ["FencedChannel", "RedisFence", "RedisLease", "holds"]
+__all__ = ["RedisLease", "holds"]
 
 logger = logging.getLogger("taskora_celery.lease")
 
@@ -52,18 +51,6 @@ def holds(channel: Any) -> bool:
     )
 
 
-def _is_untouched(claim: bytes | None, score: float | None, *, taken: float | None = None, token: int | None = None) -> bool:
-    """Say whether a message has not been delivered again since it was taken (None: it was not), or received with a token."""
-    if token is not None and is_anothers(claim, token):
-        return False
-    return taken is None or score == taken
-
-
-def _script(client: Any, name: str) -> Any:
-    """Return a script that is called with ``EVALSHA``, and loaded where Redis does not know it."""
-    return client.register_script(files("taskora_celery.lease").joinpath("lua").joinpath(f"{name}.lua").read_bytes())
-
-
 class RedisLease:
     """Renews, claims and puts back messages of one kombu Redis channel.
 
@@ -78,8 +65,8 @@ class RedisLease:
         self._exchanges = exchanges
         self._client = redis.Redis(connection_pool=channel.pool)
         self._keys = Keys(channel)
-        self._renew = _script(self._client, "renew")
-        self._take = _script(self._client, "take")
+        self._renew = script(self._client, "renew")
+        self._take = script(self._client, "take")
         self.visibility_timeout: float | None = float(channel.visibility_timeout)
         self.shows_due = True
         #: How many due messages lead nowhere and are left alone; who looks has to look past them.
@@ -186,7 +173,7 @@ class RedisLease:
         with _Answering():
             copy: bytes | None = self._client.hget(self._keys.unacked, tag)
             if self._leads_somewhere(tag, copy, {}):
-                untouched = partial(_is_untouched, taken=taken, token=token)
+                untouched = partial(is_untouched, taken=taken, token=token)
                 self._channel.qos.restore_by_tag(tag, client=MayMove(self._channel, self._client, self._keys, tag, untouched))
 
     def _leads_somewhere(self, tag: str, copy: bytes | None, known: dict[Any, bool]) -> bool:
@@ -250,154 +237,3 @@ def _headers(copy: bytes | None) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError, RecursionError):
         return {}
     return headers if isinstance(headers, dict) else {}
-
-
-class RedisFence:
-    """The fence of one consumer's channel: who may acknowledge a message. Used in the worker's parent, by any thread.
-
-    Its round trips take the place of kombu's own, through the channel's pool, and raise what kombu's would: Celery's consumer
-    knows what to do then.
-    """
-
-    def __init__(self, channel: Any) -> None:
-        # A plain client, which writes prefixes as it is told. It works on when the channel was closed: jobs outlive a connection.
-        self._client = redis.Redis(connection_pool=channel.pool)
-        self._keys = Keys(channel)
-        self._acknowledge = _script(self._client, "acknowledge")
-        self._visibility_timeout = float(channel.visibility_timeout)
-        self._told_forbidden = False
-
-    def shorten(self, hold: Hold) -> None:
-        """Let the message be due when a sign of life is: kombu has just given it the whole visibility timeout.
-
-        It is renewed from the next moment on; whoever dies before that must not hold it for an hour.
-        """
-        if hold.timeout is not None:
-            # kombu's own score is the worker's clock, too.
-            self._client.zadd(self._keys.index, {hold.tag: time.time() + hold.timeout - self._visibility_timeout}, xx=True)
-
-    def claim(self, hold: Hold) -> None:
-        """Say that this delivery is the one that counts from now on."""
-        try:
-            self._client.set(self._keys.claim(hold.tag), hold.token, ex=CLAIM_TTL)
-        except ResponseError as exc:
-            self.tell_forbidden(exc)
-
-    def is_taken(self, hold: Hold) -> bool:
-        """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
-        try:
-            claim: bytes | None = self._client.get(self._keys.claim(hold.tag))
-        except ResponseError as exc:
-            self.tell_forbidden(exc)
-            return False
-        return is_anothers(claim, hold.token)
-
-    def tell_forbidden(self, exc: ResponseError) -> None:
-        """Say once that there can be no fence here."""
-        if not self._told_forbidden:
-            self._told_forbidden = True
-            logger.error(
-                "Redis refuses what keeps an earlier delivery from acknowledging a later one: %s. Allow the broker's user the "
-                "keys %s* and the commands EVALSHA, SCRIPT LOAD, GET and SET; until then jobs run without this fence.",
-                exc, self._keys.claim(""),
-            )  # fmt: skip
-
-    def put_back(self, channel: Any, hold: Hold, *, last: bool) -> None:
-        """Put the message back by kombu's own code, unless it is another delivery's by now; ``last``: as the last of its queue.
-
-        Both are one transaction: a worker that claims it meanwhile has it, and the message stays where it is.
-        """
-        untouched = partial(_is_untouched, token=hold.token)
-        try:
-            may = MayMove(channel, self._client, self._keys, hold.tag, untouched)
-            channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
-        except ResponseError as exc:
-            self.tell_forbidden(exc)
-            channel.qos.restore_by_tag(hold.tag, leftmost=last)
-
-    def acknowledge(self, hold: Hold) -> Held:
-        """Remove the message, unless it is another delivery's by now; return what became of it."""
-        keys = [self._keys.index, self._keys.unacked, self._keys.claim(hold.tag)]
-        return Held(int(self._acknowledge(keys=keys, args=[hold.tag, hold.token])))
-
-
-class FencedChannel:
-    """A kombu Redis channel as one delivery may use it: what it acknowledges or rejects is its own, or nothing.
-
-    A message asks its ``channel`` to acknowledge it. All that kombu does is done by the real channel, but for the two that remove
-    or move the message's safety copy: an earlier delivery must not remove the copy of a later one.
-    """
-
-    def __init__(self, channel: Any, fence: RedisFence, hold: Hold) -> None:
-        self.channel = channel
-        self._fence = fence
-        self.hold = hold
-        #: The message was acknowledged or rejected, is another delivery's by now, or was given up: nothing is left to be done.
-        self.settled = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.channel, name)
-
-    def received(self) -> None:
-        """Give the message its own timeout, where it has one; at most one round trip."""
-        self._fence.shorten(self.hold)
-
-    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's signature
-        """Acknowledge the message if it is still this delivery's: one round trip, as kombu's own."""
-        if self.settled:
-            return
-        self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
-        try:
-            held = self._fence.acknowledge(self.hold)
-        except ResponseError as exc:  # scripts are forbidden to this user: kombu's own road, without a fence
-            self._fence.tell_forbidden(exc)
-            self.channel.basic_ack(delivery_tag)
-            return
-        if held is Held.TAKEN:
-            logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)
-        self._forget()
-
-    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Reject the message if it is still this delivery's."""
-        if not requeue:
-            self.basic_ack(delivery_tag)
-        else:
-            self.put_back(last=True)
-
-    def put_back(self, *, last: bool = False) -> None:
-        """Put the message back if it is still this delivery's: next in its queue, or as the last."""
-        if not self.settled:
-            self.settled = True
-            # kombu's `QoS.reject` without its end: another thread may have received the message again on this channel by then.
-            if not self.channel.closed:  # else kombu has put it back, or it comes back when its lease runs out
-                self._fence.put_back(self.channel, self.hold, last=last)
-            self._forget()
-
-    def give_up(self) -> None:
-        """Note that the message is no longer this delivery's: kombu neither counts nor puts it back from now on."""
-        if not self.settled:
-            self.settled = True
-            self._forget()
-
-    def move(self, message: Any, fence: RedisFence) -> None:
-        """Go on under the same message, which has come back, on its channel: another one after a lost connection."""
-        self.channel, self._fence = message.channel, fence
-        message.channel = self
-        if self.settled:  # meanwhile, and has forgotten the message only on the channel before
-            self._forget()
-
-    def is_mine(self) -> bool:
-        """Say whether no other delivery has claimed the message; one round trip."""
-        return not self.settled and not self.is_taken()
-
-    def is_taken(self) -> bool:
-        """Say whether another delivery has claimed the message; one round trip."""
-        return self._fence.is_taken(self.hold)
-
-    def _forget(self) -> None:
-        # What kombu's `QoS.ack` does after its round trip: the slot of the prefetch count is free. Not where the message has come
-        # back to this very channel since, under the same tag: it is a later delivery's.
-        qos = self.channel.qos
-        message = qos._delivered.get(self.hold.tag)  # noqa: SLF001 - kombu has no other name for it
-        if message is not None and message.channel is self:
-            qos._quick_ack(self.hold.tag)  # noqa: SLF001 - likewise

@@ -120,12 +120,17 @@ class Outbox:
         self.progress = self.checkpoint = self.ended = None
 
 
-def drop_excess(outboxes: Sequence[Outbox], limit: int) -> None:
-    """Drop the oldest batch of each in turn until all together hold at most ``limit`` bytes, or nothing that can be dropped."""
+def drop_excess(outboxes: Sequence[Outbox], limit: int) -> int:
+    """Drop the oldest batch of each in turn until all together hold at most ``limit`` bytes, or nothing that can be dropped.
+
+    Return how many entries were dropped.
+    """
+    entries = sum(outbox.entries for outbox in outboxes)
     excess = sum(outbox.size for outbox in outboxes) - limit
     while excess > 0:
         before = excess
         for outbox in outboxes:
             excess -= outbox.drop_oldest() if excess > 0 else 0
         if excess == before:
-            return
+            break
+    return entries - sum(outbox.entries for outbox in outboxes)

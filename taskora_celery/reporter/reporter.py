@@ -242,10 +242,9 @@ class Reporter:
     def _pause(self) -> float | None:
         """Return the seconds until something is due by itself, None where nothing is."""
         now = self._clock.monotonic()
-        due = [live.due_at(now) for live in list(self._live.values())]
+        times = [at for live in list(self._live.values()) if (at := live.due_at(now)) is not None]
         if self._outage.failures and (self._backlog or self.changes or any(live.outbox for live in list(self._live.values()))):
-            due.append(self._outage.ask_at)
-        times = [at for at in due if at is not None]
+            times.append(self._outage.ask_at)
         return max(min(times) - now, 0.0) if times else None
 
     def _flush_all(self) -> None:
@@ -278,9 +277,7 @@ class Reporter:
 
     def _bound(self, jobs: list[LiveJob]) -> None:
         """Keep what waits in memory within ``BUFFER_BYTES``: the oldest entries of each job in turn are dropped, and counted."""
-        entries = sum(live.outbox.entries for live in jobs)
-        drop_excess([live.outbox for live in jobs], BUFFER_BYTES)
-        dropped = entries - sum(live.outbox.entries for live in jobs)
+        dropped = drop_excess([live.outbox for live in jobs], BUFFER_BYTES)
         if dropped:
             self.changes.counted([(Count("dropped", ("log",)), dropped)])
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 from celery.worker import state
 
+from taskora_celery.lease.fence import FencedChannel
 from taskora_celery.lease.protocol import Hold
-from taskora_celery.lease.redis import FencedChannel
 
 if TYPE_CHECKING:
     from taskora_celery.worker.request import JobRequest

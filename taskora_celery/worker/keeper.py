@@ -15,8 +15,9 @@ from celery.concurrency.base import BasePool
 from taskora_celery.background import Background
 from taskora_celery.delivery import Delivery
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.lease.fence import FencedChannel, RedisFence
 from taskora_celery.lease.protocol import NO_LEASE, Due, Held, Hold, Lease
-from taskora_celery.lease.redis import FencedChannel, RedisFence, holds
+from taskora_celery.lease.redis import holds
 from taskora_celery.lease.resolve import lease_for
 from taskora_celery.reporter.decisions import Outage, lease_interval
 from taskora_celery.runtime import Runtime, settings_of

@@ -22,8 +22,8 @@ from celery.worker.request import Request
 from taskora_celery.cancelling import mend_revoked
 from taskora_celery.delivery import CREATED_HEADER, STAMP, Delivery, attempt_of, stamp_of
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.lease.fence import FencedChannel
 from taskora_celery.lease.protocol import Hold
-from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.outcomes import Cancelled, fail_unstored, is_unstored, refused, revoke, stalled, stored_state
 from taskora_celery.records import Outcome
 from taskora_celery.runtime import Runtime

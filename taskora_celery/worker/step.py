@@ -11,7 +11,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.signals import worker_shutdown, worker_shutting_down
 from celery.worker import state
 
-from taskora_celery.lease.redis import FencedChannel
+from taskora_celery.lease.fence import FencedChannel
 from taskora_celery.worker.holdings import unacknowledged
 from taskora_celery.worker.keeper import Keeper
 from taskora_celery.worker.request import FORGETS_AT_LOST_CONNECTIONS, JobRequest

@@ -10,8 +10,8 @@ import pytest
 from celery.worker.consumer import Connection, Consumer, Tasks
 from redis.exceptions import NoPermissionError, RedisError
 
+from taskora_celery.lease.fence import FencedChannel, RedisFence
 from taskora_celery.lease.protocol import Held, Hold
-from taskora_celery.lease.redis import FencedChannel, RedisFence
 from taskora_celery.worker.step import HandoverStep
 from tests.support.brokers import VISIBILITY, Broker, age, app_at, broker_at, claim_of, copies, hold_of, queued, scores
 from tests.support.redis_server import RedisServer

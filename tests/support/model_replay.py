@@ -6,8 +6,9 @@ import copy
 import time
 from typing import TYPE_CHECKING, Any
 
+from taskora_celery.lease.fence import FencedChannel, RedisFence
 from taskora_celery.lease.protocol import Held, Hold
-from taskora_celery.lease.redis import FencedChannel, RedisFence, RedisLease
+from taskora_celery.lease.redis import RedisLease
 from taskora_celery.records import AttemptRecord
 from taskora_celery.store.memory import MemoryStore
 from taskora_celery.store.protocol import Begin, CancelRequest, Ended, Loss, Report, Verdict

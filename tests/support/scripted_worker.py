@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from celery.concurrency.base import BasePool
 from celery.worker import state
 
+from taskora_celery.lease.fence import FencedChannel
 from taskora_celery.lease.protocol import Due, Held, Hold, Renewal
-from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.store.protocol import Lost
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from taskora_celery.lease.fence import FencedChannel
 from taskora_celery.lease.protocol import Held, Hold
-from taskora_celery.lease.redis import FencedChannel
 
 
 class Channel:

@@ -18,8 +18,8 @@ from celery.worker import state
 
 from taskora_celery import Context
 from taskora_celery.errors import StoreUnavailableError
+from taskora_celery.lease.fence import FencedChannel
 from taskora_celery.lease.protocol import Held, Hold
-from taskora_celery.lease.redis import FencedChannel
 from taskora_celery.runtime import Runtime
 from taskora_celery.store.protocol import Lost
 from taskora_celery.worker import backstop as backstop_module
