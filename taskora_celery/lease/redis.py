@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from kombu.exceptions import InconsistencyError
@@ -39,6 +39,26 @@ PUT_BACK_WITHIN = 5.0
 SWEEP_WITHIN = 2.0
 #: So many deliveries are renewed by one script: it keeps Redis for well under a millisecond.
 HOLDS_AT_ONCE = 1_000
+
+
+class Sweep(NamedTuple):
+    """Somebody else who puts messages back: the value of kombu's mutex, and since when it is held, in monotonic seconds."""
+
+    holder: bytes | None
+    since: float
+
+
+def sweep_of(holder: bytes | None, left: float, lasts: float, now: float, before: Sweep | None) -> Sweep:
+    """Say who sweeps, and since when at least.
+
+    ``left`` are the seconds after which the mutex runs out by itself, ``lasts`` those that kombu gives it; ours lasts for
+    ``PUT_BACK_WITHIN``. ``before`` is who was seen in the look before this one.
+    """
+    age = (lasts if left > PUT_BACK_WITHIN else min(lasts, PUT_BACK_WITHIN)) - left
+    since = now - max(age, 0.0)
+    if before is not None and before.holder == holder:
+        since = min(since, before.since)
+    return Sweep(holder, since)
 
 
 def holds(channel: Any) -> bool:
@@ -74,8 +94,8 @@ class RedisLease:
         self._told_stuck = False
         #: The score that was given to each message that was taken.
         self._taken: dict[str, float] = {}
-        #: Since when somebody else has held the sweep's mutex, in monotonic seconds.
-        self._busy_since: float | None = None
+        #: Who else held the sweep's mutex in the last look, None where nobody did.
+        self._sweep: Sweep | None = None
 
     def renew(self, holds: Sequence[Hold], *, look: bool = False) -> Renewal:
         """Renew these deliveries, in one round trip for each thousand; with ``look`` say also what is due.
@@ -136,19 +156,28 @@ class RedisLease:
     def alone(self) -> Iterator[bool]:
         """Hold kombu's own mutex, so that no sweep puts back meanwhile what it saw before it was put back and delivered again.
 
+        True, too, where somebody else holds it who must have died in his sweep: kombu would keep it for five minutes.
+
         :raises ConnectionError: the broker did not answer.
         """
         mutex = self._client.lock(self._keys.mutex, timeout=PUT_BACK_WITHIN)
         with _Answering():
             mine = mutex.acquire(blocking=False)
-        now = time.monotonic()
-        self._busy_since = None if mine else self._busy_since or now
+            self._sweep = None if mine else self._look_at_sweep()
         try:
-            yield mine or (self._busy_since is not None and now - self._busy_since >= SWEEP_WITHIN)
+            yield self._sweep is None or time.monotonic() - self._sweep.since >= SWEEP_WITHIN
         finally:
             if mine:
                 with _Answering(), suppress(LockError):  # it took longer: the mutex is free, or another's
                     mutex.release()
+
+    def _look_at_sweep(self) -> Sweep:
+        pipe = self._client.pipeline(transaction=False)
+        pipe.get(self._keys.mutex)
+        pipe.pttl(self._keys.mutex)
+        holder, left = pipe.execute()
+        lasts = float(self._channel.unacked_mutex_expire)
+        return sweep_of(holder, left / 1000 if left >= 0 else lasts, lasts, time.monotonic(), self._sweep)
 
     def take(self, tag: str) -> bool:
         """Say whether the message is still due, and the caller's to put back; for ``PUT_BACK_WITHIN`` it is nobody else's.

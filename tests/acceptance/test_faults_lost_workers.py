@@ -14,7 +14,7 @@ from tests.support import fault_jobs, gates, plain_jobs
 from tests.support.apps import pointed_at
 from tests.support.fault_jobs import HEARTBEAT_TIMEOUT, starts
 from tests.support.recorded import recorded
-from tests.support.relay import SWEEP, VISIBILITY_TIMEOUT, held
+from tests.support.relay import MUTEX_EXPIRE, SWEEP, VISIBILITY_TIMEOUT, held
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -169,6 +169,17 @@ def test_what_a_killed_worker_held_is_back_within_the_visibility_timeout(swept: 
     """Fault 5, D5, B3, E8: what ran, what was prefetched, and what waited for its time."""
     lost = Held(swept, fault_jobs.stand_late, fault_jobs.mark, 4 * VISIBILITY_TIMEOUT)
     lost.check_back_within(VISIBILITY_TIMEOUT + SWEEP)
+    lost.check_ends()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"], indirect=True, scope="session")
+def test_a_worker_that_is_killed_in_its_sweep_holds_up_nobody(swept: Relay) -> None:
+    """Fault 5, D5: it leaves kombu's mutex behind, for which kombu's own sweep waits: five minutes, if nothing else is set."""
+    lost = Held(swept, fault_jobs.stand_late, fault_jobs.mark, 4 * VISIBILITY_TIMEOUT)
+    with swept.client() as client:
+        client.set("unacked_mutex", "the killed worker's", ex=MUTEX_EXPIRE)
+        lost.check_back_within(VISIBILITY_TIMEOUT + SWEEP)
+        assert client.get("unacked_mutex") == b"the killed worker's", "nobody but the keeper can have put them back"
     lost.check_ends()
 
 

@@ -427,6 +427,32 @@ def test_a_sweep_whose_worker_died_is_not_waited_for(
     assert not alone(), "the patience begins anew"
 
 
+@pytest.mark.parametrize(
+    ("left", "alone"),
+    [(299.0, False), (298.1, False), (297.9, True), (6.0, True), (4.9, False), (3.1, False), (2.9, True), (None, False)],
+)
+def test_how_long_a_sweep_has_held_its_mutex_is_seen_at_once(
+    broker: Broker, redis_client: redis.Redis, left: float | None, alone: bool
+) -> None:
+    """D5, fault 5: from what is left of kombu's 300 seconds, or of our five; a dead worker's jobs wait for no more."""
+    redis_client.set("unacked_mutex", "another's", px=None if left is None else int(left * 1000))
+    with broker.lease.alone() as found:
+        assert found is alone
+
+
+def test_sweeps_of_others_that_follow_one_another_are_not_taken_for_one(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D5: each of them lives, however long somebody or other has been at it."""
+    clock = [1_000.0]
+    monkeypatch.setattr("taskora_celery.lease.redis.time.monotonic", lambda: clock[0])
+    for number in range(5):
+        redis_client.set("unacked_mutex", f"sweep {number}", ex=300)
+        with broker.lease.alone() as found:
+            assert not found
+        clock[0] += 1.0
+
+
 def test_a_mutex_that_ran_out_is_left_to_the_next(broker: Broker, redis_client: redis.Redis) -> None:
     """D5: whoever took longer than it lasts must not release another's."""
     with broker.lease.alone():

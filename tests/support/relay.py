@@ -30,6 +30,8 @@ PLAIN_APP = "tests.support.plain_jobs:app"
 VISIBILITY_TIMEOUT = 2.0
 #: Seconds between two sweeps of kombu's.
 SWEEP = 1.0
+#: Seconds after which kombu gives up the mutex of a sweep whose worker was killed.
+MUTEX_EXPIRE = 5
 #: Jobs that a worker runs at once (but for a solo worker).
 CONCURRENCY = 7
 #: Messages that it holds besides: more than any test sends.
@@ -43,7 +45,7 @@ SWEPT: dict[str, Any] = {
         "visibility_timeout": VISIBILITY_TIMEOUT,
         "unacked_restore_interval": SWEEP,
         "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": 5,
+        "unacked_mutex_expire": MUTEX_EXPIRE,
     },
     "worker_prefetch_multiplier": _PREFETCH,
 }
