@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import redis
 from kombu.exceptions import InconsistencyError
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, RedisError, ResponseError
 
 from taskora_celery.encoding import encodable
 from taskora_celery.lease.moving import CLAIM_TTL, Keys, MayMove, is_untouched, script
@@ -35,7 +35,8 @@ logger = logging.getLogger("taskora_celery.lease")
 DUE_AT_ONCE = 50
 #: Who has said that it puts a due message back has so many seconds for it; should it die, the message is due again.
 PUT_BACK_WITHIN = 5.0
-#: A sweep takes milliseconds; who holds its mutex for so many seconds has died, and kombu would keep it for five minutes.
+#: A sweep nearly always takes milliseconds; who holds its mutex for so many seconds counts as dead, where kombu waits for five
+#: minutes. Where it lives after all, a message may be delivered once more than it had to be, and the earlier delivery is fenced.
 SWEEP_WITHIN = 2.0
 #: So many deliveries are renewed by one script: it keeps Redis for well under a millisecond.
 HOLDS_AT_ONCE = 1_000
@@ -49,16 +50,16 @@ class Sweep(NamedTuple):
 
 
 def sweep_of(holder: bytes | None, left: float, lasts: float, now: float, before: Sweep | None) -> Sweep:
-    """Say who sweeps, and since when at least.
+    """Say who sweeps, and since when at least; ``before`` is what was said in the look before this one.
 
-    ``left`` are the seconds after which the mutex runs out by itself, ``lasts`` those that kombu gives it; ours lasts for
-    ``PUT_BACK_WITHIN``. ``before`` is who was seen in the look before this one.
+    ``left`` are the seconds after which the mutex runs out by itself (``lasts``, where it never does), ``lasts`` those that kombu
+    gives it here (0: none); ours lasts for ``PUT_BACK_WITHIN``. What is left is believed only of a holder that is seen once more:
+    other workers may give their mutex less, but their sweeps are over by then.
     """
+    if before is None or holder is None or before.holder != holder:
+        return Sweep(holder, now)
     age = (lasts if left > PUT_BACK_WITHIN else min(lasts, PUT_BACK_WITHIN)) - left
-    since = now - max(age, 0.0)
-    if before is not None and before.holder == holder:
-        since = min(since, before.since)
-    return Sweep(holder, since)
+    return Sweep(holder, min(before.since, now - age))
 
 
 def holds(channel: Any) -> bool:
@@ -156,7 +157,8 @@ class RedisLease:
     def alone(self) -> Iterator[bool]:
         """Hold kombu's own mutex, so that no sweep puts back meanwhile what it saw before it was put back and delivered again.
 
-        True, too, where somebody else holds it who must have died in his sweep: kombu would keep it for five minutes.
+        True, too, where somebody else has held it for so long that he counts as dead. Keepers that follow one another do not: one
+        at a time brings back what is due.
 
         :raises ConnectionError: the broker did not answer.
         """
@@ -175,8 +177,11 @@ class RedisLease:
         pipe = self._client.pipeline(transaction=False)
         pipe.get(self._keys.mutex)
         pipe.pttl(self._keys.mutex)
-        holder, left = pipe.execute()
-        lasts = float(self._channel.unacked_mutex_expire)
+        try:
+            holder, left = pipe.execute()
+        except ResponseError:  # one of them is forbidden to this user: whoever holds it is taken for one
+            holder, left = b"", -1
+        lasts = float(self._channel.unacked_mutex_expire or 0)
         return sweep_of(holder, left / 1000 if left >= 0 else lasts, lasts, time.monotonic(), self._sweep)
 
     def take(self, tag: str) -> bool:

@@ -24,8 +24,8 @@ key                type  content
 
 Two keys are elsewhere, with what they are about. In the broker's database, under its own prefix, ``taskora:claim:<tag>`` is a
 text: the token of the delivery of a message that counts. Whoever receives a message again writes it, its acknowledgement deletes
-it, and its TTL is a day (``lease/redis.py``). In the result backend's, ``swap.lua`` writes PROGRESS under the key that Celery has
-for the result, with Celery's TTL (``swapping.py``).
+it, and its TTL is a day (``lease/moving.py``). In the result backend's, ``swap.lua`` writes PROGRESS under the key that Celery
+has for the result, with Celery's TTL (``swapping.py``).
 
 The record's fields have one letter, since a job's hash stays a compact listpack only while it is small, and most jobs are:
 

@@ -170,7 +170,7 @@ def test_a_process_that_hangs_is_ended_where_others_have_put_its_message_back(un
     """D4: another worker was faster to see it, and its own was the first to receive the message."""
     worker = unswept.worker()
     with unswept.client() as client, lease_of(fault_jobs.app) as lease:
-        client.set("unacked_mutex", "another worker", ex=300)  # kombu's
+        client.set("unacked_mutex", "another worker", ex=600)  # more than any has: when it began is not to be told
         handle = fault_jobs.hang.delay("python")
         first: dict[str, Any] = wait_until(lambda: starts(handle.id), "the first start")[0]
         (due,) = wait_until(lambda: lease.renew([], look=True).due, "the end of its lease", timeout=20)

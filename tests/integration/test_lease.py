@@ -429,15 +429,52 @@ def test_a_sweep_whose_worker_died_is_not_waited_for(
 
 @pytest.mark.parametrize(
     ("left", "alone"),
-    [(299.0, False), (298.1, False), (297.9, True), (6.0, True), (4.9, False), (3.1, False), (2.9, True), (None, False)],
+    [(299.0, False), (298.5, False), (297.9, True), (6.0, True), (4.9, False), (3.5, False), (2.9, True), (None, False)],
 )
-def test_how_long_a_sweep_has_held_its_mutex_is_seen_at_once(
+def test_how_long_a_sweep_has_held_its_mutex_is_seen_at_the_second_look(
     broker: Broker, redis_client: redis.Redis, left: float | None, alone: bool
 ) -> None:
     """D5, fault 5: from what is left of kombu's 300 seconds, or of our five; a dead worker's jobs wait for no more."""
     redis_client.set("unacked_mutex", "another's", px=None if left is None else int(left * 1000))
     with broker.lease.alone() as found:
+        assert not found, "others may give it less time"
+    with broker.lease.alone() as found:
         assert found is alone
+
+
+def test_where_redis_forbids_to_ask_the_mutex_is_waited_for_as_long_as_it_is_seen(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D5, fault 15: it is held by somebody, and that is all; leases are renewed as before."""
+    clock = [1_000.0]
+    monkeypatch.setattr("taskora_celery.lease.redis.time.monotonic", lambda: clock[0])
+    redis_client.execute_command("ACL", "SETUSER", "timeless", "on", ">secret", "~*", "&*", "+@all", "-pttl")
+    try:
+        with broker_at(redis_url.replace("redis://", "redis://timeless:secret@")) as broker:
+            redis_client.set("unacked_mutex", "another's", px=297_000)
+            found = []
+            for passed in (0.0, 1.9, 0.2):
+                clock[0] += passed
+                with broker.lease.alone() as alone:
+                    found.append(alone)
+            assert found == [False, False, True]
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "timeless")
+
+
+def test_a_mutex_that_kombu_keeps_for_ever_is_waited_for_as_long_as_it_is_seen(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D5, fault 5: an `unacked_mutex_expire` of None, with which kombu itself would never look again."""
+    clock = [1_000.0]
+    monkeypatch.setattr("taskora_celery.lease.redis.time.monotonic", lambda: clock[0])
+    redis_client.set("unacked_mutex", "of a dead worker")
+    with broker_at(redis_url, broker_transport_options={"unacked_mutex_expire": None}) as broker:
+        with broker.lease.alone() as found:
+            assert not found
+        clock[0] += 2.1
+        with broker.lease.alone() as found:
+            assert found
 
 
 def test_sweeps_of_others_that_follow_one_another_are_not_taken_for_one(

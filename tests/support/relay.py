@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import redis
 
+from tests.support import gates
 from tests.support.apps import pointed_at
 from tests.support.key_leaks import assert_keys_expire
 from tests.support.redis_fixtures import SHARED_DATABASES
@@ -105,8 +106,8 @@ class Relay:
 
     @contextmanager
     def without_sweeps(self) -> Iterator[None]:
-        """Hold the mutex of all who put messages back (the library's keepers wait for two seconds, kombu's sweeps for longer)."""
-        with self.client() as client, client.lock("unacked_mutex", timeout=120, sleep=0.01):
+        """Hold the mutex of all who put messages back: keepers of the library wait for two seconds."""
+        with self.client() as client, client.lock("unacked_mutex", timeout=600, sleep=0.01):
             yield
 
     def pause(self, worker: Worker) -> None:
@@ -117,10 +118,12 @@ class Relay:
         """
         worker.signal_all(signal.SIGSTOP)
         ports = worker.ports()
+        assert ports
         with self.client() as client:
 
             def reads() -> bool:
-                return any("b" in one["flags"] and int(one["addr"].rpartition(":")[2]) in ports for one in client.client_list())
+                blocked = [one for one in client.client_list() if "b" in one["flags"] and one["name"] != gates.CLIENT_NAME]
+                return any(int(one["addr"].rpartition(":")[2]) in ports for one in blocked)
 
             wait_until(lambda: not reads(), f"the end of the last read of {worker.hostname}", timeout=20)
 
