@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import queue
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,16 +16,50 @@ from redis.exceptions import ResponseError
 from taskora_celery.lease.moving import CLAIM_TTL, Keys, MayMove, is_anothers, is_untouched, script
 from taskora_celery.lease.protocol import Held, Hold
 
-__all__ = ["FencedChannel", "RedisFence"]
+__all__ = ["FencedChannel", "Places", "RedisFence"]
 
 logger = logging.getLogger("taskora_celery.lease")
+
+#: Of a channel's connections so many are left to kombu: for the message that it receives, and for a sweep.
+KOMBUS_CONNECTIONS = 2
+#: What uses the fence takes so many at most: to move a message is a transaction, and a look at what it is about.
+CONNECTIONS_EACH = 2
+#: Seconds for which a place is waited for. Others have theirs for a round trip, and as long as Redis hangs.
+PLACE_TIMEOUT = 5.0
+
+
+class Places:
+    """Lets so many do something at once, and others wait: for ``PLACE_TIMEOUT`` seconds, then they do it all the same.
+
+    Holds no lock of Python's, so that a signal handler may do it, too, whatever its thread was doing.
+    """
+
+    def __init__(self, number: int) -> None:
+        # By the module: Python may be patched for greenlets after this one was imported, and the patched one stands there.
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(number):
+            self._free.put(None)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take a place, and give it back behind the block."""
+        try:
+            self._free.get(timeout=PLACE_TIMEOUT)
+        except queue.Empty:
+            yield
+        else:
+            try:
+                yield
+            finally:
+                self._free.put(None)
 
 
 class RedisFence:
     """The fence of one consumer's channel: who may acknowledge a message. Used in the worker's parent, by any thread.
 
     Its round trips take the place of kombu's own, through the channel's pool, and raise what kombu's would: Celery's consumer
-    knows what to do then.
+    knows what to do then. They leave some of the pool's connections free. kombu has ten, and raises where jobs that end at once
+    use them all: without this such an acknowledgement fails, and a message that comes in that moment is lost.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -32,6 +69,7 @@ class RedisFence:
         self._acknowledge = script(self._client, "acknowledge")
         self._visibility_timeout = float(channel.visibility_timeout)
         self._told_forbidden = False
+        self._places = Places(max((channel.max_connections - KOMBUS_CONNECTIONS) // CONNECTIONS_EACH, 1))
 
     def shorten(self, hold: Hold) -> None:
         """Let the message be due when a sign of life is: kombu has just given it the whole visibility timeout.
@@ -52,7 +90,8 @@ class RedisFence:
     def is_taken(self, hold: Hold) -> bool:
         """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
         try:
-            claim: bytes | None = self._client.get(self._keys.claim(hold.tag))
+            with self._places.one():
+                claim: bytes | None = self._client.get(self._keys.claim(hold.tag))
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
@@ -73,10 +112,10 @@ class RedisFence:
 
         Both are one transaction: a worker that claims it meanwhile has it, and the message stays where it is.
         """
-        untouched = partial(is_untouched, token=hold.token)
+        may = MayMove(channel, self._client, self._keys, hold.tag, partial(is_untouched, token=hold.token))
         try:
-            may = MayMove(channel, self._client, self._keys, hold.tag, untouched)
-            channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
+            with self._places.one():
+                channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
         except ResponseError as exc:
             self.tell_forbidden(exc)
             channel.qos.restore_by_tag(hold.tag, leftmost=last)
@@ -84,7 +123,8 @@ class RedisFence:
     def acknowledge(self, hold: Hold) -> Held:
         """Remove the message, unless it is another delivery's by now; return what became of it."""
         keys = [self._keys.index, self._keys.unacked, self._keys.claim(hold.tag)]
-        return Held(int(self._acknowledge(keys=keys, args=[hold.tag, hold.token])))
+        with self._places.one():
+            return Held(int(self._acknowledge(keys=keys, args=[hold.tag, hold.token])))
 
 
 class FencedChannel:

@@ -51,11 +51,11 @@ def test_every_job_ends_once_whatever_happens(
 ) -> None:
     """Fault 21, L3: one outcome each, as its receipt says; no entry twice; no thread, connection, message or key is left."""
     with RedisServer("appendonly yes", binary=redis_server.binary) as store, TcpProxy(store.port) as proxy:
-        # A hundred greenlets acknowledge at once. Beyond 10 connections kombu raises, and drops the message that it receives.
-        transport = {**SWEPT["broker_transport_options"], "max_connections": 500}
         settings: dict[str, Any] = {
-            "broker_transport_options": transport, "taskora_redis_url": proxy.url(), "worker_prefetch_multiplier": 1,
-        }  # fmt: skip
+            "broker_transport_options": SWEPT["broker_transport_options"],
+            "taskora_redis_url": proxy.url(),
+            "worker_prefetch_multiplier": 1,
+        }
         options: dict[str, Any] = {"pool": pool, "concurrency": CONCURRENCY[pool], "env": jobs.configured(**settings)}
         start_worker(APP, **options, loglevel="INFO")
         doomed = [start_worker(APP, **options)]

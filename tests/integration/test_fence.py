@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import pytest
 from celery.worker.consumer import Connection, Consumer, Tasks
 from redis.exceptions import NoPermissionError, RedisError
 
-from taskora_celery.lease.fence import FencedChannel, RedisFence
+from taskora_celery.lease.fence import FencedChannel, Places, RedisFence
 from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.worker.step import HandoverStep
 from tests.support.brokers import VISIBILITY, Broker, age, app_at, broker_at, claim_of, copies, hold_of, queued, scores
@@ -418,3 +420,49 @@ def test_the_fence_stands_under_the_names_of_the_transport(
         assert broker.lease.renew([hold_of(message, token=LATER)]).held == (Held.HELD,)
         message.channel._fence.acknowledge(Hold(message.delivery_tag, LATER))
         assert list(redis_client.scan_iter("*unacked*")) + list(redis_client.scan_iter("*my_*")) == []
+
+
+# --- the connections of the channel ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", [1, 2, 10])
+@pytest.mark.parametrize("end", ENDS, ids=END_IDS)
+def test_many_that_end_at_once_use_no_more_connections_than_there_are(
+    redis_url: str, redis_client: redis.Redis, end: Callable[[Any], None], connections: int
+) -> None:
+    """Fault 21, D7: each of them ends as it wants; with kombu's own client it is "Too many connections" for some."""
+    many = 40
+    with broker_at(redis_url, broker_transport_options={"max_connections": connections + 1}) as broker:
+        fence = RedisFence(broker.channel)
+        messages = [broker.taken(task_id=f"job-{number}") for number in range(many)]
+        for message in messages:
+            message.channel = FencedChannel(broker.channel, fence, hold_of(message, token=EARLIER))
+        start = threading.Barrier(many)
+
+        def run(message: Any) -> None:
+            start.wait(10)
+            end(message)
+
+        with ThreadPoolExecutor(many) as threads:
+            list(threads.map(run, messages))  # raises what any of them has raised
+        assert copies(redis_client) == []
+        put_back = end is ENDS[2]
+        assert sorted(queued(redis_client)) == sorted(f"job-{number}" for number in range(many if put_back else 0))
+
+
+def test_a_place_is_given_back_whatever_happens() -> None:
+    """Fault 21: an error of the driver costs no place."""
+    places = Places(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), places.one():
+            raise ZeroDivisionError
+    assert places._free.qsize() == 1
+
+
+def test_who_waits_too_long_for_a_place_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 14: where Redis hangs, the others are not held up for longer; there are no more places afterwards than before."""
+    monkeypatch.setattr("taskora_celery.lease.fence.PLACE_TIMEOUT", 0.01)
+    places = Places(1)
+    with places.one(), places.one(), places.one():
+        assert places._free.qsize() == 0
+    assert places._free.qsize() == 1
