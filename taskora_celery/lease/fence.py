@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from redis.exceptions import ResponseError
 from taskora_celery.lease.moving import CLAIM_TTL, Keys, MayMove, is_anothers, is_untouched, script
 from taskora_celery.lease.protocol import Held, Hold
 
-__all__ = ["FencedChannel", "Places", "RedisFence"]
+__all__ = ["FencedChannel", "Places", "RedisFence", "places_in"]
 
 logger = logging.getLogger("taskora_celery.lease")
 
@@ -24,33 +25,48 @@ logger = logging.getLogger("taskora_celery.lease")
 KOMBUS_CONNECTIONS = 2
 #: What uses the fence takes so many at most: to move a message is a transaction, and a look at what it is about.
 CONNECTIONS_EACH = 2
-#: Seconds for which a place is waited for. Others have theirs for a round trip, and as long as Redis hangs.
-PLACE_TIMEOUT = 5.0
+#: So many places at most, be there no limit on the connections.
+PLACES = 50
+#: Seconds for which a place is waited for. A thousand that end at once are through earlier, each with a Redis 0.2 s away.
+PLACE_TIMEOUT = 120.0
+
+
+def places_in(connections: int) -> int:
+    """Say how many may use a pool of so many connections at once."""
+    return min(max((connections - KOMBUS_CONNECTIONS) // CONNECTIONS_EACH, 1), PLACES)
 
 
 class Places:
-    """Lets so many do something at once, and others wait: for ``PLACE_TIMEOUT`` seconds, then they do it all the same.
+    """Lets so many threads or greenlets do something at once; others wait for ``PLACE_TIMEOUT`` seconds, and then do it, too.
 
-    Holds no lock of Python's, so that a signal handler may do it, too, whatever its thread was doing.
+    A signal handler may come in, whatever its thread was doing: it waits for no place where that thread has one, or is about to.
     """
 
     def __init__(self, number: int) -> None:
-        # By the module: Python may be patched for greenlets after this one was imported, and the patched one stands there.
+        # By the modules, here and below: Python may be patched for greenlets after this one was imported.
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(number):
             self._free.put(None)
+        #: The threads and greenlets that have a place, or wait for one.
+        self._inside: set[int] = set()
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """Take a place, and give it back behind the block."""
-        try:
-            self._free.get(timeout=PLACE_TIMEOUT)
-        except queue.Empty:
+        me = threading.get_ident()
+        if me in self._inside:
             yield
-        else:
-            try:
-                yield
-            finally:
+            return
+        self._inside.add(me)
+        taken = False
+        try:
+            with suppress(queue.Empty):
+                self._free.get(timeout=PLACE_TIMEOUT)
+                taken = True
+            yield
+        finally:
+            self._inside.discard(me)
+            if taken:
                 self._free.put(None)
 
 
@@ -69,7 +85,7 @@ class RedisFence:
         self._acknowledge = script(self._client, "acknowledge")
         self._visibility_timeout = float(channel.visibility_timeout)
         self._told_forbidden = False
-        self._places = Places(max((channel.max_connections - KOMBUS_CONNECTIONS) // CONNECTIONS_EACH, 1))
+        self._places = Places(places_in(channel.pool.max_connections))
 
     def shorten(self, hold: Hold) -> None:
         """Let the message be due when a sign of life is: kombu has just given it the whole visibility timeout.
@@ -90,8 +106,7 @@ class RedisFence:
     def is_taken(self, hold: Hold) -> bool:
         """Say whether another delivery of the message counts by now; where Redis forbids to ask, it does not."""
         try:
-            with self._places.one():
-                claim: bytes | None = self._client.get(self._keys.claim(hold.tag))
+            claim: bytes | None = self._client.get(self._keys.claim(hold.tag))
         except ResponseError as exc:
             self.tell_forbidden(exc)
             return False
@@ -113,18 +128,24 @@ class RedisFence:
         Both are one transaction: a worker that claims it meanwhile has it, and the message stays where it is.
         """
         may = MayMove(channel, self._client, self._keys, hold.tag, partial(is_untouched, token=hold.token))
-        try:
-            with self._places.one():
+        with self._places.one():
+            try:
                 channel.qos.restore_by_tag(hold.tag, client=may, leftmost=last)
-        except ResponseError as exc:
-            self.tell_forbidden(exc)
-            channel.qos.restore_by_tag(hold.tag, leftmost=last)
+            except ResponseError as exc:
+                self.tell_forbidden(exc)
+                channel.qos.restore_by_tag(hold.tag, leftmost=last)
 
     def acknowledge(self, hold: Hold) -> Held:
         """Remove the message, unless it is another delivery's by now; return what became of it."""
         keys = [self._keys.index, self._keys.unacked, self._keys.claim(hold.tag)]
         with self._places.one():
             return Held(int(self._acknowledge(keys=keys, args=[hold.tag, hold.token])))
+
+    def acknowledge_unfenced(self, channel: Any, tag: str, exc: ResponseError) -> None:
+        """Let kombu remove the message, whoever has it: scripts are forbidden to this user."""
+        self.tell_forbidden(exc)
+        with self._places.one():
+            channel.basic_ack(tag)
 
 
 class FencedChannel:
@@ -155,9 +176,8 @@ class FencedChannel:
         self.settled = True  # before the round trip: who finds the message gone meanwhile knows why
         try:
             held = self._fence.acknowledge(self.hold)
-        except ResponseError as exc:  # scripts are forbidden to this user: kombu's own road, without a fence
-            self._fence.tell_forbidden(exc)
-            self.channel.basic_ack(delivery_tag)
+        except ResponseError as exc:
+            self._fence.acknowledge_unfenced(self.channel, delivery_tag, exc)
             return
         if held is Held.TAKEN:
             logger.warning("message %s was delivered again: the earlier delivery's acknowledgement is refused", delivery_tag)

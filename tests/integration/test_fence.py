@@ -12,7 +12,7 @@ import pytest
 from celery.worker.consumer import Connection, Consumer, Tasks
 from redis.exceptions import NoPermissionError, RedisError
 
-from taskora_celery.lease.fence import FencedChannel, Places, RedisFence
+from taskora_celery.lease.fence import FencedChannel, Places, RedisFence, places_in
 from taskora_celery.lease.protocol import Held, Hold
 from taskora_celery.worker.step import HandoverStep
 from tests.support.brokers import VISIBILITY, Broker, age, app_at, broker_at, claim_of, copies, hold_of, queued, scores
@@ -424,30 +424,76 @@ def test_the_fence_stands_under_the_names_of_the_transport(
 
 # --- the connections of the channel ------------------------------------------------------------------------------------
 
+MANY = 40
 
-@pytest.mark.parametrize("connections", [1, 2, 10])
+
+def end_at_once(broker: Broker, end: Callable[[Any], None], before: Callable[[], Any] | None = None) -> None:
+    """End so many messages in one moment, ``before`` which something is done, each in a thread of its own.
+
+    Raises what any of them has raised.
+    """
+    fence = RedisFence(broker.channel)
+    messages = [broker.taken(task_id=f"job-{number}") for number in range(MANY)]
+    for message in messages:
+        message.channel = FencedChannel(broker.channel, fence, hold_of(message, token=EARLIER))
+    start = threading.Barrier(MANY, before)
+
+    def run(message: Any) -> None:
+        start.wait(10)
+        end(message)
+
+    with ThreadPoolExecutor(MANY) as threads:
+        list(threads.map(run, messages))
+    assert not any(is_counted(message) for message in messages)
+
+
+def check_ended(client: redis.Redis, end: Callable[[Any], None]) -> None:
+    """Nothing is held any more, and in the queue is what was to go back."""
+    assert copies(client) == []
+    assert sorted(queued(client)) == sorted(f"job-{number}" for number in range(MANY if end is ENDS[2] else 0))
+
+
+@pytest.mark.parametrize("connections", [2, 3, 10, 0, None])
 @pytest.mark.parametrize("end", ENDS, ids=END_IDS)
 def test_many_that_end_at_once_use_no_more_connections_than_there_are(
-    redis_url: str, redis_client: redis.Redis, end: Callable[[Any], None], connections: int
+    redis_url: str, redis_client: redis.Redis, end: Callable[[Any], None], connections: int | None
 ) -> None:
     """Fault 21, D7: each of them ends as it wants; with kombu's own client it is "Too many connections" for some."""
-    many = 40
-    with broker_at(redis_url, broker_transport_options={"max_connections": connections + 1}) as broker:
-        fence = RedisFence(broker.channel)
-        messages = [broker.taken(task_id=f"job-{number}") for number in range(many)]
-        for message in messages:
-            message.channel = FencedChannel(broker.channel, fence, hold_of(message, token=EARLIER))
-        start = threading.Barrier(many)
+    with broker_at(redis_url, broker_transport_options={"max_connections": connections}) as broker:
+        end_at_once(broker, end)
+        check_ended(redis_client, end)
 
-        def run(message: Any) -> None:
-            start.wait(10)
-            end(message)
 
-        with ThreadPoolExecutor(many) as threads:
-            list(threads.map(run, messages))  # raises what any of them has raised
-        assert copies(redis_client) == []
-        put_back = end is ENDS[2]
-        assert sorted(queued(redis_client)) == sorted(f"job-{number}" for number in range(many if put_back else 0))
+@pytest.mark.parametrize("end", ENDS, ids=END_IDS)
+def test_many_that_end_at_once_wait_for_a_redis_that_hangs(
+    redis_url: str, redis_client: redis.Redis, end: Callable[[Any], None]
+) -> None:
+    """Fault 14, D7: none of them gives up because others hold its connection."""
+    with broker_at(redis_url) as broker:
+        end_at_once(broker, end, lambda: redis_client.execute_command("CLIENT", "PAUSE", 700))
+        check_ended(redis_client, end)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=END_IDS)
+def test_many_that_end_at_once_where_the_fence_is_forbidden(
+    redis_url: str, redis_client: redis.Redis, end: Callable[[Any], None]
+) -> None:
+    """Fault 15, 21: kombu's own road is as narrow."""
+    redis_client.execute_command(
+        "ACL", "SETUSER", "unfenced", "on", ">secret", "~unacked*", "~celery*", "~_kombu*", "&*", "+@all"
+    )
+    try:
+        with broker_at(redis_url.replace("redis://", "redis://unfenced:secret@")) as broker:
+            end_at_once(broker, end)
+            check_ended(redis_client, end)
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "unfenced")
+
+
+@pytest.mark.parametrize(("connections", "places"), [(1, 1), (3, 1), (5, 1), (6, 2), (10, 4), (100, 49), (2**31, 50)])
+def test_two_connections_are_left_to_kombu_and_no_end_takes_more_than_two(connections: int, places: int) -> None:
+    """Fault 21: at least one can end, and a pool without a limit is none for the memory."""
+    assert places_in(connections) == places
 
 
 def test_a_place_is_given_back_whatever_happens() -> None:
@@ -459,10 +505,23 @@ def test_a_place_is_given_back_whatever_happens() -> None:
     assert places._free.qsize() == 1
 
 
+def test_a_signal_handler_waits_for_no_place_that_its_own_thread_has() -> None:
+    """I3: the handler of SIGQUIT gives messages back, whatever the thread was doing."""
+    places = Places(1)
+    with places.one(), places.one():
+        assert places._free.qsize() == 0
+    assert places._free.qsize() == 1
+
+
 def test_who_waits_too_long_for_a_place_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fault 14: where Redis hangs, the others are not held up for longer; there are no more places afterwards than before."""
+    """Fault 14: not even a place that is lost holds up anybody for ever; there are no more places afterwards than before."""
     monkeypatch.setattr("taskora_celery.lease.fence.PLACE_TIMEOUT", 0.01)
     places = Places(1)
-    with places.one(), places.one(), places.one():
-        assert places._free.qsize() == 0
+
+    def wait() -> int:
+        with places.one():
+            return places._free.qsize()
+
+    with places.one(), ThreadPoolExecutor(1) as thread:
+        assert thread.submit(wait).result(10) == 0
     assert places._free.qsize() == 1
