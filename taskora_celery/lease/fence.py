@@ -57,9 +57,9 @@ class Places:
         if me in self._inside:
             yield
             return
-        self._inside.add(me)
         taken = False
         try:
+            self._inside.add(me)
             with suppress(queue.Empty):
                 self._free.get(timeout=PLACE_TIMEOUT)
                 taken = True

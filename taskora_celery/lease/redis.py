@@ -157,8 +157,8 @@ class RedisLease:
     def alone(self) -> Iterator[bool]:
         """Hold kombu's own mutex, so that no sweep puts back meanwhile what it saw before it was put back and delivered again.
 
-        True, too, where somebody else has held it for so long that he counts as dead. Keepers that follow one another do not: one
-        at a time brings back what is due.
+        True, too, where another worker has held it for so long that it counts as dead. Keepers that follow one another do not:
+        one at a time brings back what is due.
 
         :raises ConnectionError: the broker did not answer.
         """

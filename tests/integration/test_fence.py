@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import kombu
 import pytest
 from celery.worker.consumer import Connection, Consumer, Tasks
 from redis.exceptions import NoPermissionError, RedisError
@@ -451,6 +452,18 @@ def check_ended(client: redis.Redis, end: Callable[[Any], None]) -> None:
     """Nothing is held any more, and in the queue is what was to go back."""
     assert copies(client) == []
     assert sorted(queued(client)) == sorted(f"job-{number}" for number in range(MANY if end is ENDS[2] else 0))
+
+
+def test_without_room_in_its_pool_kombu_loses_what_it_receives(redis_url: str, redis_client: redis.Redis) -> None:
+    """Fault 21: the control, and why room is left."""
+    with broker_at(redis_url, broker_transport_options={"max_connections": 1}) as broker:
+        broker.task.apply_async()
+        assert len(queued(redis_client)) == 1
+        kombu.Consumer(broker.channel, [kombu.Queue("celery")]).consume()
+        broker.channel.pool.get_connection()  # as an acknowledgement does
+        with pytest.raises(RedisError, match="Too many connections"):
+            broker.channel.connection.client.drain_events(timeout=10)
+    assert (queued(redis_client), copies(redis_client)) == ([], [])
 
 
 @pytest.mark.parametrize("connections", [2, 3, 10, 0, None])
