@@ -460,7 +460,7 @@ def test_without_room_in_its_pool_kombu_loses_what_it_receives(redis_url: str, r
         broker.task.apply_async()
         assert len(queued(redis_client)) == 1
         kombu.Consumer(broker.channel, [kombu.Queue("celery")]).consume()
-        broker.channel.pool.get_connection()  # as an acknowledgement does
+        broker.channel.pool.get_connection("EVALSHA")  # as an acknowledgement does
         with pytest.raises(RedisError, match="Too many connections"):
             broker.channel.connection.client.drain_events(timeout=10)
     assert (queued(redis_client), copies(redis_client)) == ([], [])
